@@ -1,0 +1,1 @@
+"""When: the Airflow DAGs. They name jobs as strings; parsing one loads neither Ray nor torch."""

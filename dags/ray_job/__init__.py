@@ -1,0 +1,1 @@
+"""Run a Ray job as an Airflow task: one job, whatever is killed, and only success is success."""

@@ -1,0 +1,73 @@
+"""`moonlark generations`: the registry as a table."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from infra.cli.console import console
+from infra.cli.store import open_store
+from infra.cli.times import as_utc
+from sql import generations
+from sql.engine import read_snapshot
+from sql.generations import Generation, LivePointer
+
+
+def command(
+    limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """List what the nights made, the newest first.
+
+    States: building, sealed (complete), staged (replicas load it), published (was or is live),
+    failed (with the reason), pruned (its files are gone).
+    """
+    with read_snapshot(open_store().engine) as conn:
+        live = generations.read_live(conn)
+        found = generations.list_generations(conn)[:limit]
+    if as_json:
+        rows = [_row(generation, live) for generation in found]
+        typer.echo(json.dumps({"generations": rows}, indent=2))
+    elif not found:
+        typer.echo("no generation yet: moonlark night")
+    else:
+        console.print(_table(found, live))
+
+
+def _row(generation: Generation, live: LivePointer | None) -> dict[str, Any]:
+    return {
+        "generation": generation.generation_id,
+        "live": live is not None and live.generation_id == generation.generation_id,
+        "state": generation.state,
+        "created_at": as_utc(generation.created_at_ms),
+        "events": generation.event_count,
+        "users": generation.user_count,
+        "catalog_seq": generation.catalog_seq,
+        "encoder_id": generation.encoder_id,
+        "metrics": dict(generation.metrics),
+        "failed_reason": generation.failed_reason,
+    }
+
+
+def _table(found: list[Generation], live: LivePointer | None) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "generation", "state", "created"):
+        table.add_column(name, no_wrap=True)
+    for name in ("events", "users", "ndcg@10"):
+        table.add_column(name, justify="right")
+    table.add_column("why it failed")
+    for generation in found:
+        is_live = live is not None and live.generation_id == generation.generation_id
+        ndcg = generation.metrics.get("ndcg@10")
+        table.add_row(
+            "*" if is_live else "",
+            generation.generation_id,
+            f"{generation.state} (live)" if is_live else generation.state,
+            as_utc(generation.created_at_ms),
+            f"{generation.event_count:,}",
+            f"{generation.user_count:,}",
+            f"{ndcg:.4f}" if isinstance(ndcg, float) else "",
+            generation.failed_reason or "",
+        )
+    return table

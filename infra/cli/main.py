@@ -1,0 +1,53 @@
+"""`moonlark`: the commands, in the order in which a newcomer needs them.
+
+A command is a function `command` in `infra.cli.<module>`; its module is imported when the command
+runs, so that `moonlark status` does not wait four seconds for torch and Ray.
+"""
+
+from typing import Annotated
+
+import typer
+
+from infra.cli.lazy import Entry, LazyCommands
+
+COMMANDS = {
+    "init": Entry("infra.cli.init", "Make the database and the folders."),
+    "ingest": Entry("infra.cli.ingest", "Read a catalog and events from files."),
+    "night": Entry("infra.cli.night", "Make a generation from them and publish it."),
+    "serve": Entry("infra.cli.serve", "Answer over HTTP, on this machine."),
+    "down": Entry("infra.cli.down", "Stop what `serve --detach` started."),
+    "recommend": Entry("infra.cli.recommend", "Show a user's list."),
+    "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
+    "generations": Entry("infra.cli.generations", "List what the nights made."),
+    "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
+    "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
+    "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
+}
+
+
+class MoonlarkCommands(LazyCommands):
+    """The group with the commands above."""
+
+    entries = COMMANDS
+
+
+app = typer.Typer(
+    name="moonlark", cls=MoonlarkCommands, no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def moonlark(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, for a bug report.")
+    ] = False,
+) -> None:
+    """A recommender that learns by night and listens by day.
+
+    A first walk: init, ingest --dataset ml-100k, night, serve. Settings come from variables
+    that begin with MOONLARK_, such as MOONLARK_DATABASE_URL.
+    """
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,66 @@
+"""The steps of the night, one after the other in this process; the import loads torch and Ray."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import ray
+import ray.data
+import typer
+
+from infra.cli.console import console
+from ray_jobs.nightly.build import build
+from ray_jobs.nightly.embed import embed
+from ray_jobs.nightly.evaluate import evaluate
+from ray_jobs.nightly.export import export
+from ray_jobs.nightly.fold import fold
+from ray_jobs.nightly.publish import publish
+from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
+from ray_jobs.nightly.train import train
+
+STEPS: dict[str, Callable[[Night], Report]] = {
+    "export": export,
+    "embed": embed,
+    "train": train,
+    "build": build,
+    "fold": fold,
+    "evaluate": evaluate,
+    "publish": publish,
+}
+MAX_SHOWN_CHARACTERS = 100
+
+
+def run_night(generation: str) -> None:
+    """Run all steps for `generation` on the cluster that the environment names.
+
+    Raises:
+        NightError, StoreError: as the steps do; what was done stays done.
+    """
+    os.nice(NICENESS)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    night = open_night(generation)
+    typer.echo(f"generation {generation}")
+    done = False
+    try:
+        for number, (name, step) in enumerate(STEPS.items(), start=1):
+            _run(night, name, step, f"{number}/{len(STEPS)}")
+        done = True
+    finally:
+        if not done:
+            typer.echo(f"to go on: moonlark night --generation {generation}", err=True)
+        ray.shutdown()
+    typer.echo("next: moonlark serve")
+
+
+def _run(night: Night, name: str, step: Callable[[Night], Report], place: str) -> None:
+    started_s = time.monotonic()
+    with console.status(f"{place} {name} ..."):
+        report = run_step(night, name, step)
+    facts = [f"{k}={v}" for k, v in report.items() if isinstance(v, int | float | str)]
+    shown = " ".join(fact for fact in facts if not fact.startswith("seconds="))
+    if len(shown) > MAX_SHOWN_CHARACTERS:
+        shown = shown[:MAX_SHOWN_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+    console.print(f"{place} {name:<9}{time.monotonic() - started_s:6.1f} s  {shown}")

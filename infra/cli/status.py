@@ -1,0 +1,110 @@
+"""`moonlark status`: read from the database, so that it answers when nothing else does."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Connection, func, select
+
+from infra.cli.store import now_ms, open_store
+from infra.cli.times import ago, as_utc
+from sql import catalog, generations
+from sql.engine import read_snapshot, shown
+from sql.generations import LivePointer, Replica
+from sql.tables import items, users
+
+LEASE_MS = 5_000
+"""A replica that was not heard of for so long is not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an on-call looks at first."""
+
+    database: str
+    items: int
+    catalog_seq: int
+    events: int
+    users: int
+    live: LivePointer | None
+    replicas: list[Replica]
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """Show what is stored, live and ready.
+
+    Reads the database itself; GET /v1/status asks a replica.
+    """
+    engine = open_store().engine
+    at_ms = now_ms()
+    with read_snapshot(engine) as conn:
+        status = _read(conn, shown(engine), at_ms)
+    if as_json:
+        typer.echo(json.dumps(_document(status, at_ms), indent=2))
+        return
+    for name, line in _lines(status, at_ms):
+        typer.echo(f"{name:<10} {line}")
+    typer.echo(f"next: {_next(status)}")
+
+
+def _read(conn: Connection, database: str, at_ms: int) -> Status:
+    counted = select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
+    user_count, event_count = conn.execute(counted.select_from(users)).one()
+    item_count = conn.execute(select(func.count()).select_from(items).where(~items.c.deleted))
+    return Status(
+        database=database,
+        items=int(item_count.scalar_one()),
+        catalog_seq=catalog.catalog_seq(conn),
+        events=int(event_count),
+        users=int(user_count),
+        live=generations.read_live(conn),
+        replicas=generations.fresh_replicas(conn, at_ms, LEASE_MS),
+    )
+
+
+def _document(status: Status, at_ms: int) -> dict[str, Any]:
+    document = asdict(status)
+    document["live"] = status.live._asdict() if status.live else None
+    document["replicas"] = [
+        {"replica_id": r.replica_id, "ready": list(r.ready), "heartbeat_age_ms": at_ms - r.at_ms}
+        for r in status.replicas
+    ]
+    return document
+
+
+def _lines(status: Status, at_ms: int) -> list[tuple[str, str]]:
+    lines = [
+        ("database", status.database),
+        ("catalog", f"{status.items:,} items (catalog_seq {status.catalog_seq})"),
+        ("events", f"{status.events:,} of {status.users:,} users"),
+        ("live", _live_line(status.live, at_ms) if status.live else "nothing yet"),
+    ]
+    if status.live and status.live.hold:
+        held = "no night publishes until `moonlark publish --clear-hold`"
+        lines.append(("hold", held))
+    lines.append(("replicas", _replicas_line(status)))
+    return lines
+
+
+def _live_line(live: LivePointer, at_ms: int) -> str:
+    when = f"{as_utc(live.at_ms)}, {ago(live.at_ms, at_ms)}"
+    return f"{live.generation_id} (flip {live.flip}, {when}, by {live.who}: {live.why})"
+
+
+def _replicas_line(status: Status) -> str:
+    if not status.replicas:
+        return "none"
+    live = status.live.generation_id if status.live else None
+    ready = sum(live in replica.ready for replica in status.replicas)
+    return f"{len(status.replicas)}, of which {ready} answer from the live generation"
+
+
+def _next(status: Status) -> str:
+    if not status.items or not status.events:
+        return "moonlark ingest --dataset ml-100k"
+    if status.live is None:
+        return "moonlark night"
+    return "moonlark recommend USER" if status.replicas else "moonlark serve"

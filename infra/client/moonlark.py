@@ -1,0 +1,298 @@
+"""`Moonlark`: the nouns of the HTTP API as methods of a Python object.
+
+Answers are the API's own models (`serve.schemas`, pydantic only), so the two cannot drift.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from infra.client.errors import UnexpectedAnswer
+from infra.client.retry import RetryPolicy
+from infra.client.transport import VERSIONS_HINT, Transport, quote_id
+from serve.schemas import (
+    MAX_EVENTS,
+    MAX_ITEMS,
+    AttributeValue,
+    ErasureAnswer,
+    EventsAnswer,
+    ItemAnswer,
+    ItemChangeAnswer,
+    ItemsAnswer,
+    RecommendationAnswer,
+    RecommendManyAnswer,
+    SearchAnswer,
+    SimilarAnswer,
+    StatusAnswer,
+    UserAnswer,
+    UserEventsAnswer,
+)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Attributes = Mapping[str, AttributeValue]
+USER_EVENTS_PAGE = 500
+
+
+class Moonlark:
+    """A connection to moonlark; safe to share between threads; close it, or use it in a `with`.
+
+    Args:
+        base_url: such as `http://127.0.0.1:8000`.
+        timeout_s: bound of one call in seconds, all its tries and waits together.
+        api_key: sent as `Authorization: Bearer KEY`.
+        retry: bounds of the retries (see `infra.client.retry`).
+        transport: another httpx transport, for tests.
+
+    Every method raises an error of the tree in `infra.client.errors`, or `ValueError` for what
+    cannot be sent. Times are aware `datetime`s.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        timeout_s: float = 10.0,
+        api_key: str | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._transport = Transport(base_url, timeout_s, api_key, retry or RetryPolicy(), transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Moonlark({self._transport.base_url!r})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    # Events
+
+    def post_events(
+        self, events: Sequence[Mapping[str, Any]], *, keep_unknown_items: bool = False
+    ) -> EventsAnswer:
+        """Store 1 to 500 events, all or none; in force for the next recommendation.
+
+        Each event is as in the API: `user_id`, `kind`, `item_id`, `value`, `text`, `occurred_at`,
+        ... An event without `event_id` gets one before the first try, so that a retry is harmless;
+        to be safe across a crash of the caller too, give your own.
+        """
+        if not 1 <= len(events) <= MAX_EVENTS:
+            raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_EVENTS}")
+        bodies = [{"event_id": uuid.uuid4().hex, **_without_none(event)} for event in events]
+        query = [("on_unknown_item", "keep")] if keep_unknown_items else []
+        return self._call(EventsAnswer, "POST", "/v1/events", query=query, body={"events": bodies})
+
+    # Recommendations
+
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool = True,
+        offset: int = 0,
+        as_of: datetime | None = None,
+    ) -> RecommendationAnswer:
+        """The user's list, best first. `as_of` pins what changes with time alone (activity)."""
+        query = [("k", str(k)), ("offset", str(offset)), ("exclude_seen", _text(exclude_seen))]
+        query += _filters(category, attributes, exclude)
+        if as_of is not None:
+            query.append(("as_of", _rfc3339("as_of", as_of)))
+        path = f"/v1/users/{quote_id(user_id)}/recommendations"
+        return self._call(RecommendationAnswer, "GET", path, query=query)
+
+    def recommend_many(
+        self,
+        users: Sequence[str],
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool = True,
+        offset: int = 0,
+        as_of: datetime | None = None,
+    ) -> RecommendManyAnswer:
+        """As `recommend`, for up to 100 users, in the order given."""
+        body = {
+            "users": list(users),
+            "k": k,
+            "category": category,
+            "attributes": dict(attributes or {}),
+            "exclude": list(exclude),
+            "exclude_seen": exclude_seen,
+            "offset": offset,
+            "as_of": as_of,
+        }
+        return self._call(RecommendManyAnswer, "POST", "/v1/recommendations", body=body)
+
+    # Items
+
+    def item(self, item_id: str) -> ItemAnswer:
+        """An item as it is now."""
+        return self._call(ItemAnswer, "GET", _item_path(item_id))
+
+    def similar(
+        self,
+        item_id: str,
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        exclude: Sequence[str] = (),
+    ) -> SimilarAnswer:
+        """The items nearest to an item."""
+        query = [("k", str(k)), *_filters(category, attributes, exclude)]
+        return self._call(SimilarAnswer, "GET", f"{_item_path(item_id)}/similar", query=query)
+
+    def search(
+        self,
+        text: str,
+        *,
+        user_id: str | None = None,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool = False,
+    ) -> SearchAnswer:
+        """Items for a text; personalised for `user_id`. It stores no event: post a `search` one."""
+        body = {
+            "text": text,
+            "user_id": user_id,
+            "k": k,
+            "category": category,
+            "attributes": dict(attributes or {}),
+            "exclude": list(exclude),
+            "exclude_seen": exclude_seen,
+        }
+        return self._call(SearchAnswer, "POST", "/v1/search", body=body)
+
+    def put_item(self, item_id: str, item: Mapping[str, Any]) -> ItemChangeAnswer:
+        """Create or replace an item: `title`, `text`, `category`, `attributes`, `published_at`.
+
+        With a `version` of yours in it, a retry that comes late neither overwrites nor revives.
+        """
+        return self._call(ItemChangeAnswer, "PUT", _item_path(item_id), body=item)
+
+    def put_items(self, items: Sequence[Mapping[str, Any]]) -> ItemsAnswer:
+        """Create or replace 1 to 500 items; each has its `item_id` in it."""
+        if not 1 <= len(items) <= MAX_ITEMS:
+            raise ValueError(f"items: {len(items)} of them, accepted: 1 to {MAX_ITEMS}")
+        body = {"items": [_without_none(item) for item in items]}
+        return self._call(ItemsAnswer, "PUT", "/v1/items", body=body)
+
+    def delete_item(self, item_id: str, *, version: int | None = None) -> ItemChangeAnswer:
+        """Delete an item: it comes back by no path."""
+        query = [] if version is None else [("version", str(version))]
+        return self._call(ItemChangeAnswer, "DELETE", _item_path(item_id), query=query)
+
+    # Users
+
+    def user(self, user_id: str) -> UserAnswer:
+        """A user's session in short."""
+        return self._call(UserAnswer, "GET", _user_path(user_id))
+
+    def user_events(self, user_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """All events of a user with `user_seq` above `after`, oldest first, fetched by pages."""
+        path = f"{_user_path(user_id)}/events"
+        following: int | None = after
+        while following is not None:
+            asked = following
+            query = [("after", str(asked)), ("limit", str(USER_EVENTS_PAGE))]
+            page = self._call(UserEventsAnswer, "GET", path, query=query)
+            yield from page.events
+            following = page.next_after
+            if following is not None and following <= asked:
+                raise self._unexpected("GET", path, f"next_after {following} is not above {asked}")
+
+    def erase_user(self, user_id: str) -> ErasureAnswer:
+        """Delete everything kept about a user, and get the receipt."""
+        return self._call(ErasureAnswer, "DELETE", _user_path(user_id))
+
+    # The system
+
+    def status(self) -> StatusAnswer:
+        """Live generation, watermarks, delta, replicas."""
+        return self._call(StatusAnswer, "GET", "/v1/status")
+
+    def ready(self) -> bool:
+        """Whether the replica that is asked answers from a generation. One try, never raises."""
+        return self._transport.probe("/readyz") == 200
+
+    def _call(
+        self,
+        answer: type[Answer],
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        content = None if body is None else _without_none(body)
+        response = self._transport.request(method, path, query=query, body=content)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise self._unexpected(method, path, str(error)) from error
+
+    def _unexpected(self, method: str, path: str, what: str) -> UnexpectedAnswer:
+        url = self._transport.base_url + path
+        message = f"{method} {url}: {what}"
+        return UnexpectedAnswer(message, method=method, url=url, tries=1, hint=VERSIONS_HINT)
+
+
+def _item_path(item_id: str) -> str:
+    return f"/v1/items/{quote_id(item_id)}"
+
+
+def _user_path(user_id: str) -> str:
+    return f"/v1/users/{quote_id(user_id)}"
+
+
+def _filters(
+    category: str | None, attributes: Attributes | None, exclude: Sequence[str]
+) -> list[tuple[str, str]]:
+    """As query parameters; what repeats is repeated."""
+    query = [] if category is None else [("category", category)]
+    query += [("attribute", f"{name}:{_text(v)}") for name, v in (attributes or {}).items()]
+    return query + [("exclude", item_id) for item_id in exclude]
+
+
+def _text(value: AttributeValue) -> str:
+    """As a query parameter: JSON's words for true and false."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _rfc3339(field: str, at: datetime) -> str:
+    if at.tzinfo is None:
+        raise ValueError(f"{field}: {at} has no time zone, accepted: an aware datetime")
+    return at.isoformat()
+
+
+def _without_none(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` with times as RFC 3339, without the fields that say nothing."""
+    return {
+        name: _rfc3339(name, value) if isinstance(value, datetime) else value
+        for name, value in body.items()
+        if value is not None
+    }

@@ -1,0 +1,166 @@
+"""A file becomes rows: Parquet through pyarrow, CSV and JSON Lines line by line, never read whole.
+
+Text formats go through the standard library rather than pyarrow: pyarrow guesses types (the id
+"007" would become 7) and ends at the first bad line; here each bad line is one rejected row.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.ingest.errors import UnreadableFile
+from sql.ids import BadInput
+
+BATCH_ROWS = 10_000
+MAX_LINE_CHARACTERS = 1_000_000
+MAX_COLUMNS = 1_000
+FORMATS = ".parquet, .csv, .tsv, .jsonl, .ndjson (text also with .gz)"
+
+Row = tuple[int, dict[str, Any] | BadInput]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """An open file. `columns` is None where each row has its own (JSON Lines).
+
+    `rows`: (number from 1, cells by column), or (number, why this line is no row).
+    """
+
+    path: Path
+    columns: tuple[str, ...] | None
+    total: int | None
+    rows: Iterator[Row]
+
+
+@contextmanager
+def open_rows(
+    path: Path, *, delimiter: str | None = None, encoding: str = "utf-8"
+) -> Iterator[Rows]:
+    """Open `path` by its suffix; `delimiter` and `encoding` are for text.
+
+    Raises:
+        UnreadableFile: absent, unknown, or damaged; also while the rows are read.
+    """
+    packed = path.suffix.lower() == ".gz"
+    kind = (path.with_suffix("") if packed else path).suffix.lower()
+    try:
+        if kind == ".parquet":
+            with pq.ParquetFile(path) as file:
+                yield _parquet(path, file)
+        elif kind in (".csv", ".tsv"):
+            with _open_text(path, encoding) as text:
+                yield _csv(path, text, delimiter or ("\t" if kind == ".tsv" else ","))
+        elif kind in (".jsonl", ".ndjson"):
+            with _open_text(path, encoding) as text:
+                yield Rows(path, None, None, _json_lines(text))
+        else:
+            raise UnreadableFile(path, f"unknown format {kind!r}", hint=f"accepted: {FORMATS}")
+    except FileNotFoundError as error:
+        raise UnreadableFile(path, "no such file", hint="check the path") from error
+    except (pa.ArrowException, gzip.BadGzipFile, EOFError) as error:
+        raise UnreadableFile(path, f"damaged: {error}", hint="write the file again") from error
+    except LookupError as error:
+        if "unknown encoding" not in str(error):
+            raise
+        raise UnreadableFile(path, str(error), hint="such as --encoding latin-1") from error
+
+
+def _open_text(path: Path, encoding: str) -> TextIO:
+    """Bytes that are no text become lone surrogates, which the rules for ids and texts refuse."""
+    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    if path.suffix.lower() == ".gz":
+        stream = io.BufferedReader(gzip.GzipFile(path))
+        return io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
+    return path.open(encoding=encoding, errors="surrogateescape", newline="")
+
+
+def _parquet(path: Path, file: Any) -> Rows:
+    return Rows(path, tuple(file.schema_arrow.names), file.metadata.num_rows, _parquet_rows(file))
+
+
+def _parquet_rows(file: Any) -> Iterator[Row]:
+    number = 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+        for cells in _with_milliseconds(batch).to_pylist():
+            number += 1
+            yield number, cells
+
+
+def _with_milliseconds(batch: Any) -> Any:
+    """Times cut to milliseconds: Python's datetime has no nanoseconds."""
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type):
+            kind = pa.timestamp("ms", field.type.tz)
+            cut = batch.column(index).cast(kind, safe=False)
+            batch = batch.set_column(index, pa.field(field.name, kind), cut)
+    return batch
+
+
+def _csv(path: Path, text: TextIO, delimiter: str) -> Rows:
+    if len(delimiter) != 1:
+        raise UnreadableFile(path, f"delimiter {delimiter!r}", hint="accepted: one character")
+    reader = csv.reader(text, delimiter=delimiter)
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise UnreadableFile(path, f"header: {error}", hint=f"accepted: {FORMATS}") from error
+    if not header or len(set(header)) != len(header) or len(header) > MAX_COLUMNS:
+        hint = f"the first line names each column once, at most {MAX_COLUMNS}"
+        raise UnreadableFile(path, f"header {header[:20]}", hint=hint)
+    return Rows(path, tuple(header), None, _csv_rows(reader, header))
+
+
+def _csv_rows(reader: Any, header: list[str]) -> Iterator[Row]:
+    number = 0
+    while True:
+        number += 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, BadInput("row", str(error), "a line of CSV")
+            continue
+        if not cells:
+            number -= 1  # a blank line is no row
+        elif len(cells) == len(header):
+            yield number, dict(zip(header, cells, strict=True))
+        else:
+            yield number, BadInput("row", f"{len(cells)} columns", f"{len(header)}, as the header")
+
+
+def _json_lines(text: TextIO) -> Iterator[Row]:
+    number = 0
+    while line := text.readline(MAX_LINE_CHARACTERS):
+        number += 1
+        if len(line) == MAX_LINE_CHARACTERS and not line.endswith("\n"):
+            _skip_line(text)
+            yield number, BadInput("row", line[:200], f"at most {MAX_LINE_CHARACTERS} characters")
+        elif line.strip():
+            yield number, _json_object(line)
+
+
+def _skip_line(text: TextIO) -> None:
+    while (part := text.readline(MAX_LINE_CHARACTERS)) and not part.endswith("\n"):
+        pass
+
+
+def _json_object(line: str) -> dict[str, Any] | BadInput:
+    try:
+        cells = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return BadInput("row", line[:200], f"a JSON object ({error})")
+    return cells if isinstance(cells, dict) else BadInput("row", line[:200], "a JSON object")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

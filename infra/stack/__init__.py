@@ -1,0 +1,1 @@
+"""What runs moonlark on one machine: a local Ray cluster, Serve on it, an embedded Airflow."""

@@ -1,0 +1,173 @@
+"""The weights of one generation, laid out for numpy: steps and item vectors without torch.
+
+Shapes: B users, T events, N items, R residuals, E text_dim, D dim, H hidden, G = 4H gates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.config import UserLSTMConfig
+from ray_jobs.encoders.session import Session
+
+Floats = NDArray[np.float32]
+Ordinals = NDArray[np.int64]
+
+
+class FedEvent(Protocol):
+    """What the LSTM's input needs of an event; `fold.FoldEvent` is one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def ordinal(self) -> int | None: ...
+    @property
+    def vector(self) -> Floats | None: ...
+    @property
+    def value(self) -> float | None: ...
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """Rows (or one row) scaled to length 1; shorter than 1e-12 stays near 0, as in torch."""
+    norms = np.sqrt(np.sum(rows * rows, axis=-1, keepdims=True))
+    scaled: Floats = rows / np.maximum(norms, np.float32(1e-12))
+    return scaled
+
+
+class UserEncoder:
+    """A user encoder read from a weights file (`weights.load_weights`). Immutable, thread-safe."""
+
+    def __init__(
+        self,
+        config: UserLSTMConfig,
+        tensors: Mapping[str, Floats],
+        residual_ordinals_R: Ordinals,
+        digest: str,
+    ) -> None:
+        self.config = config
+        self.digest = digest
+        self.dim, self.hidden, self.text_dim = config.dim, config.hidden, config.text_dim
+        self.residual_ordinals_R = residual_ordinals_R
+        self._residual_RD = tensors["residual"]
+        self._text_ED = np.ascontiguousarray(tensors["text.weight"].T)
+        self._text_bias_D = tensors["text.bias"]
+        self._unknown_D = tensors["unknown"]
+        self._kind_rows = {kind: row for row, kind in enumerate(config.kinds)}
+        self._kind_KD, self._rating_RD = tensors["kind"], tensors["rating"]
+        # torch's gates i, f, g, o become i, f, o, g, and the first three are halved:
+        # sigmoid(x) = (tanh(x / 2) + 1) / 2, so one tanh over all four gates does.
+        self._input_DG = _gates(tensors["lstm.weight_ih"])
+        self._hidden_HG = _gates(tensors["lstm.weight_hh"])
+        self._bias_G = _gates(tensors["lstm.bias"][:, None])[0]
+        self.out_HD = np.ascontiguousarray(tensors["out.weight"].T)
+        self.out_bias_D = tensors["out.bias"]
+        self._zero = Session(
+            user_seq=0,
+            h=np.zeros(self.hidden, np.float32),
+            c=np.zeros(self.hidden, np.float32),
+            pooled=np.zeros(0 if config.pooling == "last" else self.hidden, np.float32),
+            steps=0,
+            seen=np.zeros(0, np.int64),
+            excluded=np.zeros(0, np.int64),
+        )
+        for array in (self._zero.h, self._zero.c, self._zero.pooled):
+            array.flags.writeable = False
+
+    def zero(self) -> Session:
+        """The session of a user who did nothing yet."""
+        return self._zero
+
+    def residuals(self, ordinals_N: Ordinals) -> Floats:
+        """Residuals (N, D) of items; zero where an item has none."""
+        ordinals_N = np.asarray(ordinals_N, dtype=np.int64)
+        found_ND = np.zeros((len(ordinals_N), self.dim), dtype=np.float32)
+        if len(self.residual_ordinals_R):
+            rows_N = np.searchsorted(self.residual_ordinals_R, ordinals_N)
+            rows_N = np.minimum(rows_N, len(self.residual_ordinals_R) - 1)
+            known_N = self.residual_ordinals_R[rows_N] == ordinals_N
+            found_ND[known_N] = self._residual_RD[rows_N[known_N]]
+        return found_ND
+
+    def item_vectors(self, bert_NE: Floats, ordinals_N: Ordinals) -> Floats:
+        """Unit item vectors (N, D) from the BERT vectors of the items' texts.
+
+        Raises:
+            ValueError: another text width, or not one ordinal a row.
+        """
+        bert_NE = np.asarray(bert_NE, dtype=np.float32)
+        if bert_NE.shape != (len(ordinals_N), self.text_dim):
+            wanted = (len(ordinals_N), self.text_dim)
+            raise ValueError(f"bert vectors have shape {bert_NE.shape}, expected {wanted}")
+        return unit_rows(bert_NE @ self._text_ED + self._text_bias_D + self.residuals(ordinals_N))
+
+    def text_vectors(self, bert_NE: Floats) -> Floats:
+        """Unit vectors (N, D) of texts that are no items: what a search is looked up with."""
+        return unit_rows(np.asarray(bert_NE, dtype=np.float32) @ self._text_ED + self._text_bias_D)
+
+    def gate_inputs(self, events: Sequence[FedEvent]) -> Floats:
+        """The input's share (T, G) of the gates, for all events at once.
+
+        Raises:
+            ValueError: a kind these weights do not know, or a vector of another width.
+        """
+        kinds_T, ratings_T = self._rows_of(events)
+        inputs_TD = self._kind_KD[kinds_T] + self._rating_RD[ratings_T]
+        texts_TD = np.tile(self._unknown_D, (len(events), 1))
+        with_text = [row for row, event in enumerate(events) if event.vector is not None]
+        if with_text:
+            bert = np.array([events[row].vector for row in with_text], dtype=np.float32)
+            if bert.shape[1:] != (self.text_dim,):
+                raise ValueError(f"text vectors have shape {bert.shape[1:]}, not {self.text_dim}")
+            texts_TD[with_text] = bert @ self._text_ED + self._text_bias_D
+        inputs_TD += texts_TD
+        with_item = [row for row, event in enumerate(events) if event.ordinal is not None]
+        if with_item and len(self.residual_ordinals_R):
+            ordinals = np.array([events[row].ordinal for row in with_item], dtype=np.int64)
+            inputs_TD[with_item] += self.residuals(ordinals)
+        gates_TG: Floats = inputs_TD @ self._input_DG + self._bias_G
+        return gates_TG
+
+    def step(self, gates: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
+        """One LSTM step: (G,) and (H,), or (B, G) and (B, H). Returns new arrays."""
+        hidden = self.hidden
+        active = np.tanh(gates + h @ self._hidden_HG)
+        sigmoids = active[..., : 3 * hidden]
+        sigmoids *= 0.5
+        sigmoids += 0.5
+        c = sigmoids[..., hidden : 2 * hidden] * c
+        c += sigmoids[..., :hidden] * active[..., 3 * hidden :]
+        return sigmoids[..., 2 * hidden :] * np.tanh(c), c
+
+    def accumulate(self, pooled: Floats, h: Floats) -> Floats:
+        """The pooled sum (`mean`) or average (`ema`) after one more h; nothing for `last`."""
+        if self.config.pooling == "last":
+            return pooled
+        if self.config.pooling == "mean":
+            return pooled + h
+        decay = np.float32(self.config.ema_decay)
+        return decay * pooled + (np.float32(1.0) - decay) * h
+
+    def pooled_state(self, h: Floats, pooled: Floats, steps: int) -> Floats:
+        """What the user vector is read from."""
+        if self.config.pooling == "last":
+            return h
+        return pooled / np.float32(steps) if self.config.pooling == "mean" else pooled
+
+    def _rows_of(self, events: Sequence[FedEvent]) -> tuple[list[int], list[int]]:
+        kinds = []
+        for event in events:
+            row = self._kind_rows.get(event.kind)
+            if row is None:
+                accepted = ", ".join(self.config.kinds)
+                raise ValueError(f"kind {event.kind!r} is unknown to these weights: {accepted}")
+            kinds.append(row)
+        return kinds, [self.config.rating_bucket(event.kind, event.value) for event in events]
+
+
+def _gates(weights_GX: Floats) -> Floats:
+    """(4H, X) in torch's order i, f, g, o -> (X, 4H) in the order i, f, o, g, first 3 halved."""
+    i, f, g, o = np.split(weights_GX, 4)
+    half = np.float32(0.5)
+    return np.ascontiguousarray(np.concatenate([i * half, f * half, o * half, g]).T)

@@ -1,0 +1,111 @@
+"""Step 4. Item vectors become shards, a Ray task a shard, with one coarse quantizer for all.
+
+Only BERT vectors are stored as such; the projection (and the residual, where an item has one) is
+applied here, so new weights cost no embedding.
+
+Run: python -m ray_jobs.nightly.build --generation ID
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.config import SEEN_KINDS
+from ray_jobs.encoders.weights import load_weights
+from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.workspace import NothingToDo, Workspace
+from ray_jobs.shards.atomic import whole_file
+from ray_jobs.shards.items import ITEMS_NAME
+from ray_jobs.shards.manifest import COARSE_NAME, shard_name
+from ray_jobs.shards.placement import Family, choose_family, choose_shard_count, shard_of
+from ray_jobs.shards.texts import TextVectors
+from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
+
+SEED = 0
+
+
+def build(night: Night) -> Report:
+    """Write items.parquet, the shards and, for IVF, coarse.faiss."""
+    night.workspace.require_report("train")
+    workspace = night.workspace
+    directory = workspace.directory
+    ordinals_N, vectors_ND = item_vectors(workspace)
+    if not len(ordinals_N):
+        raise NothingToDo("no item has a vector", hint="moonlark ingest --items FILE")
+    _write_items(workspace)
+    choice = choose_family(len(ordinals_N))
+    shard_count = night.settings.shards or choose_shard_count(len(ordinals_N))
+    coarse: Path | None = None
+    if choice.family != "Flat":
+        coarse = directory / COARSE_NAME
+        write_coarse(coarse, train_coarse(vectors_ND, choice.nlist, seed=SEED))
+    (directory / "shards").mkdir(exist_ok=True)
+    shard_N = shard_of(ordinals_N, shard_count)
+    tasks = [
+        build_shard.remote(
+            directory / shard_name(number),
+            vectors_ND[shard_N == number],
+            ordinals_N[shard_N == number],
+            choice.family,
+            coarse,
+        )
+        for number in range(shard_count)
+    ]
+    sizes = ray.get(tasks)
+    return {
+        "items": len(ordinals_N),
+        "dim": int(vectors_ND.shape[1]),
+        "family": choice.family,
+        "nlist": choice.nlist,
+        "nprobe": choice.nprobe,
+        "shards": shard_count,
+        "shard_items": sizes,
+    }
+
+
+def item_vectors(workspace: Workspace) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ordinals (N,) ascending and unit item vectors (N, dim) of the exported catalog."""
+    items = pq.read_table(workspace.items, columns=["ordinal", "text_digest"])
+    ordinals_N = items["ordinal"].to_numpy()
+    texts = TextVectors.open(workspace.directory)
+    rows_N = texts.rows_of(items["text_digest"].to_pylist())
+    encoder = load_weights(workspace.directory / "weights.safetensors")
+    return ordinals_N, encoder.item_vectors(np.asarray(texts.vectors[rows_N]), ordinals_N)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def build_shard(
+    path: Path,
+    vectors_ND: NDArray[np.float32],
+    ordinals_N: NDArray[np.int64],
+    family: Family,
+    coarse: Path | None,
+) -> int:
+    """Write one shard; returns its number of items."""
+    write_shard(path, vectors_ND, ordinals_N, family, coarse)
+    return len(ordinals_N)
+
+
+def _write_items(workspace: Workspace) -> None:
+    """items.parquet of the generation: the catalog with each item's count of seen events."""
+    items = pq.read_table(workspace.items)
+    log = pq.read_table(workspace.events, columns=["ordinal", "kind"])
+    seen = log.filter(pc.is_in(log["kind"], value_set=pa.array(sorted(SEEN_KINDS))))
+    counted = pc.value_counts(pc.drop_null(seen["ordinal"].combine_chunks()))
+    count_of = dict(
+        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    )
+    counts = [count_of.get(ordinal, 0) for ordinal in items["ordinal"].to_pylist()]
+    column = items.schema.get_field_index("event_count")
+    items = items.set_column(column, items.schema.field(column), pa.array(counts, pa.int64()))
+    with whole_file(workspace.directory / ITEMS_NAME) as temporary:
+        pq.write_table(items, temporary, compression="zstd")
+
+
+if __name__ == "__main__":
+    main("build", build, needs_ray=True)

@@ -1,0 +1,128 @@
+"""Step 1. One snapshot of the log and the catalog becomes Parquet work files.
+
+What a night sees is exactly this snapshot: the watermark of the log is the last `user_seq` of
+each user in it, the watermark of the catalog is its `change_seq`. What comes later is the delta.
+
+Run: python -m ray_jobs.nightly.export --generation ID
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import Connection
+
+from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.workspace import NothingToDo
+from ray_jobs.shards.items import Item, attributes_json, write_items
+from sql import catalog, events, generations
+from sql.engine import read_snapshot
+
+CHUNK = 10_000
+"""Rows in a Parquet row group: the unit in which later steps read."""
+
+EVENTS_SCHEMA = pa.schema(
+    [
+        ("user_key", pa.int64()),
+        ("user_seq", pa.int64()),
+        ("kind", pa.string()),
+        ("item_id", pa.string()),
+        ("ordinal", pa.int64()),
+        ("text_digest", pa.string()),
+        ("text", pa.string()),
+        ("value", pa.float64()),
+        ("undoes_seq", pa.int64()),
+        ("occurred_at_ms", pa.int64()),
+    ]
+)
+
+TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
+
+
+def export(night: Night) -> Report:
+    """Write items, events and the texts they name; register the generation as building."""
+    night.workspace.make()
+    generations.register(night.engine, night.generation_id, at_ms=night.now_ms())
+    with read_snapshot(night.engine) as conn:
+        catalog_seq = catalog.catalog_seq(conn)
+        items, digests = _export_items(conn, night.workspace.work)
+        event_count, user_count, event_digests = _export_events(conn, night.workspace.events)
+        texts = _export_texts(conn, night.workspace.texts, digests | event_digests)
+    if items == 0:
+        raise NothingToDo("the catalog is empty", hint="moonlark ingest --items FILE")
+    if event_count == 0:
+        raise NothingToDo("the event log is empty", hint="moonlark ingest --events FILE")
+    return {
+        "catalog_seq": catalog_seq,
+        "items": items,
+        "events": event_count,
+        "users": user_count,
+        "texts": texts,
+    }
+
+
+def _export_items(conn: Connection, work: Path) -> tuple[int, set[str]]:
+    digests: set[str] = set()
+
+    def rows() -> Iterator[Item]:
+        after = -1
+        while page := catalog.read_items(conn, after_ordinal=after, limit=CHUNK):
+            after = page[-1].ordinal
+            digests.update(item.text_digest for item in page)
+            yield from map(as_shown, page)
+
+    return write_items(work, rows()), digests
+
+
+def as_shown(item: catalog.Item) -> Item:
+    """An item of the catalog as the shards' item table keeps it (no text: the digest names it)."""
+    return Item(
+        ordinal=item.ordinal,
+        item_id=item.item_id,
+        title=item.body.title,
+        category=item.body.category,
+        attributes_json=attributes_json(item.body.attributes),
+        published_at_ms=item.body.published_at_ms,
+        text_digest=item.text_digest,
+    )
+
+
+def _export_events(conn: Connection, path: Path) -> tuple[int, int, set[str]]:
+    count = 0
+    users: set[int] = set()
+    digests: set[str] = set()
+    with pq.ParquetWriter(path, EVENTS_SCHEMA) as writer:
+        for chunk in events.iterate_log(conn, chunk=CHUNK):
+            count += len(chunk)
+            users.update(event.user_key for event in chunk)
+            digests.update(event.text_digest for event in chunk if event.text_digest is not None)
+            rows: list[dict[str, Any]] = [
+                {name: getattr(event, name) for name in EVENTS_SCHEMA.names} for event in chunk
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, EVENTS_SCHEMA), row_group_size=CHUNK)
+    return count, len(users), digests
+
+
+def _export_texts(conn: Connection, path: Path, digests: set[str]) -> int:
+    with pq.ParquetWriter(path, TEXTS_SCHEMA) as writer:
+        for chunk in _chunks(sorted(digests)):
+            texts = catalog.texts_by_digest(conn, chunk)
+            columns = {
+                "text_digest": list(texts),
+                "text": list(texts.values()),
+            }
+            writer.write_table(pa.Table.from_pydict(columns, TEXTS_SCHEMA), row_group_size=CHUNK)
+    return len(digests)
+
+
+def _chunks(values: list[str]) -> Iterator[list[str]]:
+    iterator = iter(values)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+if __name__ == "__main__":
+    main("export", export)

@@ -1,0 +1,80 @@
+"""The gate: a bad night does no harm. Each check refuses with a reason that the on-call reads.
+
+It looks at the files as a replica will: manifest, digests, shards opened as by day.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.nightly.build import item_vectors
+from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.workspace import GateRefused
+from ray_jobs.shards.manifest import open_manifest, verify
+from ray_jobs.shards.reader import ShardSet
+
+HINT = "the last good generation stays live; `moonlark generations` shows the reason"
+
+RECALL_QUERIES = 200
+RECALL_AT = 100
+SEED = 0
+
+
+def check_gate(night: Night) -> float:
+    """Pass, or say why not. The generation's manifest is written already.
+
+    Returns:
+        recall@100 of the index.
+
+    Raises:
+        GateRefused: naming the check, the figure and the limit.
+        ray_jobs.shards.errors.CorruptArtifact: a file is not what was written.
+    """
+    exported = night.workspace.require_report("export")
+    built = night.workspace.require_report("build")
+    evaluated = night.workspace.require_report("evaluate")
+    settings = night.settings
+    if not evaluated["finite"]:
+        raise GateRefused("an item vector is not finite", hint=HINT)
+    if built["items"] != exported["items"] or sum(built["shard_items"]) != exported["items"]:
+        raise GateRefused(
+            f"{exported['items']} items were exported, the shards hold {built['shard_items']}",
+            hint=HINT,
+        )
+    recall = _index_recall(night)
+    if recall < settings.gate_min_index_recall:
+        raise GateRefused(
+            f"index recall@100 {recall:.4f} is below {settings.gate_min_index_recall}", hint=HINT
+        )
+    live = evaluated.get("live")
+    # Refuse only what is worse beyond the margin and not by chance (95 % of paired resamples).
+    if live is not None and live["difference_high"] < 0:
+        lost = live["ndcg@10"] - evaluated["ndcg@10"]
+        if lost > settings.gate_margin:
+            raise GateRefused(
+                f"NDCG@10 {evaluated['ndcg@10']:.4f} against {live['ndcg@10']:.4f} of the live "
+                f"{live['generation']} on {evaluated['questions']} held-out events",
+                hint=HINT,
+            )
+    return recall
+
+
+def _index_recall(night: Night) -> float:
+    """Recall@100 of the shards against exact search, over sampled item vectors."""
+    directory = night.workspace.directory
+    manifest = open_manifest(directory)
+    verify(directory, manifest)
+    shards = ShardSet.open(directory, manifest)
+    ordinals_N, vectors_ND = item_vectors(night.workspace)
+    rng = np.random.default_rng(SEED)
+    count = min(RECALL_QUERIES, len(vectors_ND))
+    queries_BD = vectors_ND[np.sort(rng.choice(len(vectors_ND), count, replace=False))]
+    k = min(RECALL_AT, len(vectors_ND))
+    _, found_BK = shards.search_all(queries_BD, k)
+    exact_BK: NDArray[np.int64] = np.argpartition(-(queries_BD @ vectors_ND.T), k - 1, axis=1)[
+        :, :k
+    ]
+    hits = sum(
+        len(np.intersect1d(found, ordinals_N[exact]))
+        for found, exact in zip(found_BK, exact_BK, strict=True)
+    )
+    return hits / (count * k)

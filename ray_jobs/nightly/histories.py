@@ -1,0 +1,117 @@
+"""The exported log as columns, and as the events that the fold reads. One loader for all steps.
+
+Shapes: U users, E events (sorted by user_key, then user_seq), T texts, S search and comment texts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.config import UNDO
+from ray_jobs.encoders.fold import FoldEvent
+from ray_jobs.nightly.event_vectors import EventVectors
+from ray_jobs.nightly.workspace import Workspace
+from ray_jobs.shards.texts import TextVectors
+
+NONE = -1
+"""No ordinal, no text row, nothing undone."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Every event of some users, in log order."""
+
+    user_keys_E: NDArray[np.int64]
+    user_seqs_E: NDArray[np.int64]
+    kinds_E: NDArray[np.str_]
+    ordinals_E: NDArray[np.int64]
+    undoes_E: NDArray[np.int64]
+    values_E: NDArray[np.float64]
+    """Rating, NaN where there is none."""
+    occurred_E: NDArray[np.int64]
+    rows_E: NDArray[np.int64]
+    """Row of the event's vector: below T of `texts`, from T on of `event_vectors`, NONE."""
+    texts: TextVectors
+    event_vectors: EventVectors
+
+    @cached_property
+    def offsets_U1(self) -> NDArray[np.int64]:
+        """User u has the events offsets[u] .. offsets[u + 1]."""
+        starts = np.flatnonzero(np.diff(self.user_keys_E, prepend=NONE))
+        return np.append(starts, len(self.user_keys_E)).astype(np.int64)
+
+    @cached_property
+    def effective_E(self) -> NDArray[np.bool_]:
+        """Without undos, and without what an undo or a re-rating took back."""
+        counted = self.kinds_E != UNDO
+        takes = np.flatnonzero(self.undoes_E != NONE)
+        # user_seq is gapless from 1, so event s of a user lies s - 1 behind the user's first.
+        firsts = self.offsets_U1[np.searchsorted(self.offsets_U1, takes, side="right") - 1]
+        counted[firsts + self.undoes_E[takes] - 1] = False
+        return counted
+
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors that `rows_E` names, (T + S, text_dim); copies the texts' matrix."""
+        if not len(self.event_vectors.vectors_SD):
+            return np.asarray(self.texts.vectors)
+        return np.concatenate([self.texts.vectors, self.event_vectors.vectors_SD])
+
+    def users(self) -> Iterator[tuple[int, list[FoldEvent]]]:
+        """(user_key, events) of each user."""
+        for first, last in zip(self.offsets_U1[:-1], self.offsets_U1[1:], strict=True):
+            events = [self._event(row) for row in range(first, last)]
+            yield int(self.user_keys_E[first]), events
+
+    def _event(self, row: int) -> FoldEvent:
+        vector_row, text_count = int(self.rows_E[row]), len(self.texts)
+        vector: NDArray[np.float32] | None = None
+        if vector_row >= text_count:
+            vector = self.event_vectors.vectors_SD[vector_row - text_count]
+        elif vector_row != NONE:
+            vector = self.texts.vectors[vector_row]
+        ordinal, undoes = int(self.ordinals_E[row]), int(self.undoes_E[row])
+        value = float(self.values_E[row])
+        return FoldEvent(
+            user_seq=int(self.user_seqs_E[row]),
+            kind=str(self.kinds_E[row]),
+            ordinal=None if ordinal == NONE else ordinal,
+            vector=vector,
+            value=None if np.isnan(value) else value,
+            undoes_seq=None if undoes == NONE else undoes,
+        )
+
+
+def open_histories(workspace: Workspace, user_keys: tuple[int, int] | None = None) -> Histories:
+    """The exported log of all users, or of those with first <= user_key <= last.
+
+    Row groups are sorted by user_key, so a range reads only the groups it needs.
+    """
+    filters = None
+    if user_keys is not None:
+        filters = [("user_key", ">=", user_keys[0]), ("user_key", "<=", user_keys[1])]
+    table = pq.read_table(workspace.events, filters=filters)
+    texts = TextVectors.open(workspace.directory)
+    event_vectors = EventVectors.open(workspace.work)
+    keys = table["user_key"].to_numpy()
+    seqs = table["user_seq"].to_numpy()
+    digests = pc.fill_null(table["text_digest"], "").combine_chunks().dictionary_encode()
+    rows_of_distinct = texts.rows_of(digests.dictionary.to_pylist())
+    rows_E = rows_of_distinct[digests.indices.to_numpy()] if len(table) else keys
+    own_E = event_vectors.rows_of(keys, seqs)
+    return Histories(
+        user_keys_E=keys,
+        user_seqs_E=seqs,
+        kinds_E=table["kind"].to_numpy().astype(np.str_),
+        ordinals_E=pc.fill_null(table["ordinal"], NONE).to_numpy(),
+        undoes_E=pc.fill_null(table["undoes_seq"], NONE).to_numpy(),
+        values_E=pc.fill_null(table["value"], np.nan).to_numpy(),
+        occurred_E=table["occurred_at_ms"].to_numpy(),
+        rows_E=np.where(own_E == NONE, rows_E, own_E + len(texts)),
+        texts=texts,
+        event_vectors=event_vectors,
+    )

@@ -1,0 +1,32 @@
+"""What nobody can go back to any more is deleted: files, sessions, then the registry says so."""
+
+import shutil
+
+from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.workspace import generation_directory
+from sql import generations, sessions
+from sql.engine import read_snapshot
+
+
+def prune(night: Night) -> list[str]:
+    """Delete all but the live generation, the one before it and the newest few.
+
+    Returns:
+        the ids of the generations that are gone.
+    """
+    with read_snapshot(night.engine) as conn:
+        live = generations.read_live(conn)
+        known = generations.list_generations(conn)
+    finished = [g for g in known if g.state in ("sealed", "staged", "published")]
+    newest = sorted(finished, key=lambda g: g.created_at_ms, reverse=True)
+    kept = {g.generation_id for g in newest[: night.settings.keep_generations]}
+    kept.add(night.generation_id)
+    if live is not None:
+        kept.update(g for g in (live.generation_id, live.previous) if g is not None)
+    gone = [g.generation_id for g in finished if g.generation_id not in kept]
+    for generation_id in gone:
+        generations.prune(night.engine, generation_id)  # first: nobody may stage it any more
+        shutil.rmtree(generation_directory(night.workspace.root, generation_id))
+    if gone:
+        sessions.prune_sessions(night.engine, keep_generations=sorted(kept))
+    return gone

@@ -1,0 +1,68 @@
+"""Back to an earlier generation, losing nothing: today's deltas hang on it too.
+
+The generation before the live one is still loaded on every replica, so this takes seconds; older
+ones are staged first. `hold` is set: no night publishes until a person clears it
+(`moonlark publish --clear-hold`).
+
+Run: python -m ray_jobs.nightly.rollback [--to ID] --why REASON
+"""
+
+import argparse
+import getpass
+import json
+import logging
+import sys
+import time
+
+from sqlalchemy import Engine
+
+from ray_jobs.nightly.publish import stage_and_flip
+from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.step import RESULT_MARK
+from ray_jobs.nightly.workspace import NothingToDo
+from sql import generations
+from sql.engine import open_engine, read_snapshot
+from sql.generations import LivePointer
+from sql.schema import check_schema
+from sql.settings import StoreSettings
+
+
+def now_ms() -> int:
+    """Wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePointer:
+    """Make `to` (by default the generation before the live one) live again, with `hold`.
+
+    Raises:
+        NothingToDo: there is no earlier generation.
+    """
+    with read_snapshot(engine) as conn:
+        live = generations.read_live(conn)
+    target = to or (live.previous if live else None)
+    if target is None:
+        raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
+    pointer, _, _ = stage_and_flip(
+        engine,
+        target,
+        settings=NightSettings(),
+        who=who,
+        why=why,
+        hold=True,
+        now_ms=now_ms,
+    )
+    return pointer
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="make an earlier generation live again")
+    parser.add_argument("--to", default=None, help="generation id; default: the one before")
+    parser.add_argument("--why", required=True, help="kept in the pointer's history")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    store_engine = open_engine(StoreSettings().database_url)
+    check_schema(store_engine)
+    result = rollback(store_engine, arguments.to, who=getpass.getuser(), why=arguments.why)
+    report = {"generation": result.generation_id, "flip": result.flip, "hold": result.hold}
+    sys.stdout.write(f"{RESULT_MARK} {json.dumps(report)}\n")

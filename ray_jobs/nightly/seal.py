@@ -1,0 +1,42 @@
+"""A generation is sealed: the digest of every file, in the manifest and in the registry."""
+
+from ray_jobs.nightly.step import Night
+from ray_jobs.shards.manifest import Manifest, manifest_digest, write_manifest
+from sql import generations
+
+
+def write_generation_manifest(night: Night) -> Manifest:
+    """Digest every file and write MANIFEST.json: the folder is whole from here on."""
+    exported = night.workspace.require_report("export")
+    embedded = night.workspace.require_report("embed")
+    built = night.workspace.require_report("build")
+    return write_manifest(
+        night.workspace.directory,
+        generation_id=night.generation_id,
+        encoder_id=embedded["encoder_id"],
+        text_dim=embedded["text_dim"],
+        dim=built["dim"],
+        family=built["family"],
+        nlist=built["nlist"],
+        nprobe=built["nprobe"],
+        shard_count=built["shards"],
+        item_count=built["items"],
+        catalog_seq=exported["catalog_seq"],
+    )
+
+
+def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
+    """Register the generation as sealed, ready to be staged."""
+    exported = night.workspace.require_report("export")
+    evaluated = night.workspace.require_report("evaluate")
+    generations.seal(
+        night.engine,
+        night.generation_id,
+        encoder_id=manifest.encoder_id,
+        catalog_seq=manifest.catalog_seq,
+        event_count=exported["events"],
+        user_count=exported["users"],
+        metrics={**evaluated, "index_recall": index_recall},
+        manifest_digest=manifest_digest(night.workspace.directory),
+        artifacts={path: (entry.sha256, entry.size) for path, entry in manifest.files.items()},
+    )

@@ -1,0 +1,54 @@
+"""Settings of the night. What decides the meaning of bytes is no setting: it is in the manifest."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class NightSettings(BaseSettings):
+    """Read from the environment (`MOONLARK_...`) once per job, then passed down."""
+
+    model_config = SettingsConfigDict(env_prefix="MOONLARK_", frozen=True)
+
+    bert_model: str | None = None
+    """Hugging Face BERT: a folder, a hub name, or the default MiniLM. The day must use the same."""
+
+    embed_workers: int = Field(1, ge=1, le=1024)
+    """Actors that embed, each with a copy of BERT and one CPU."""
+
+    embed_batch: int = Field(256, ge=1, le=8192)
+    """Texts handed to an actor at a time."""
+
+    train_workers: int = Field(1, ge=1, le=256)
+    """Ray Train workers; gradients are averaged over them."""
+
+    train_recipe: Literal["nightly", "tiny"] = "nightly"
+    """Named training configuration (`ray_jobs.encoders.fit`); `tiny` is for tests."""
+
+    shards: int | None = Field(None, ge=1, le=4096)
+    """Shards of the index; by default chosen from the catalog's size, at least 2."""
+
+    fold_users: int = Field(2_000, ge=1)
+    """Users folded by one Ray task: the unit of work and of retry."""
+
+    holdout_hours: float = Field(24.0, gt=0)
+    """The last hours of the log are kept from training, for the gate."""
+
+    holdout_events: int = Field(500, ge=1)
+    """The holdout is widened until it has this many events (never past a tenth of the log)."""
+
+    gate_min_index_recall: float = Field(0.95, ge=0, le=1)
+    """Recall@100 of the shards against exact search below which a candidate is refused."""
+
+    gate_margin: float = Field(0.01, ge=0, le=1)
+    """NDCG@10 a candidate may lose against the live generation before it is refused."""
+
+    stage_deadline_s: float = Field(60.0, gt=0)
+    """The pointer flips when all fresh replicas are ready, or after this."""
+
+    lease_s: float = Field(5.0, gt=0)
+    """A replica whose heartbeat is older than this is not waited for."""
+
+    keep_generations: int = Field(3, ge=2)
+    """Generations kept on disk besides the live one and the one before it."""

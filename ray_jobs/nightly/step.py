@@ -1,0 +1,95 @@
+"""How a step of the night runs: the same way from Airflow, from the command line and in a test.
+
+A step is a function `step(night) -> report`. `main` is the entrypoint of its Ray job: it reads
+the settings, skips what is already done, records why a generation failed, and prints the report
+as the last line, where the Airflow operator picks it up.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from sqlalchemy import Engine
+
+from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.workspace import Workspace
+from sql import generations
+from sql.engine import open_engine
+from sql.schema import check_schema
+from sql.settings import StoreSettings
+
+log = logging.getLogger("moonlark.night")
+
+RESULT_MARK = "MOONLARK_RESULT"
+"""The line that starts so carries the step's report as JSON."""
+
+NICENESS = 10
+"""The night yields to the day on a shared machine."""
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Night:
+    """What every step needs: where things are and what it was told. Defaults are production's."""
+
+    engine: Engine
+    store: StoreSettings
+    settings: NightSettings
+    workspace: Workspace
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    @property
+    def generation_id(self) -> str:
+        """The generation that is being made."""
+        return self.workspace.generation_id
+
+
+def open_night(generation_id: str) -> Night:
+    """The night as the environment says; checks the database's schema first."""
+    store = StoreSettings()
+    engine = open_engine(store.database_url)
+    check_schema(engine)
+    root = Path(store.artifact_root).absolute()
+    return Night(engine, store, NightSettings(), Workspace(root, generation_id))
+
+
+def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
+    """Run `step` unless its report exists already; record the reason if it fails."""
+    done = night.workspace.report(name)
+    if done is not None:
+        log.info("%s: already done, nothing to do again", name)
+        return done
+    started = time.perf_counter()
+    try:
+        report = step(night)
+    except Exception as error:  # edge of the job: the registry must say why the night ended
+        generations.fail(night.engine, night.generation_id, f"{name}: {error}")
+        raise
+    report["seconds"] = round(time.perf_counter() - started, 3)
+    if night.workspace.work.exists():  # publish takes the work files away
+        night.workspace.write_report(name, report)
+    log.info("%s: %s", name, json.dumps(report, sort_keys=True))
+    return report
+
+
+def main(name: str, step: Callable[[Night], Report], *, needs_ray: bool = False) -> None:
+    """Entrypoint of `python -m ray_jobs.nightly.<name> --generation ID`."""
+    parser = argparse.ArgumentParser(description=f"the step {name!r} of the night")
+    parser.add_argument("--generation", required=True, help="id of the generation being made")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    os.nice(NICENESS)
+    if needs_ray:
+        ray.init(logging_level=logging.WARNING)
+    report = run_step(open_night(arguments.generation), name, step)
+    sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
+    sys.stdout.flush()

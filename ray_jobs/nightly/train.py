@@ -1,0 +1,103 @@
+"""Step 3. The user encoder is trained on the log with Ray Train: one worker on a laptop, N by
+setting.
+
+Every worker reads the same work files and takes its share of the windows; gradients are averaged
+by DistributedDataParallel. Worker 0 writes the weights.
+
+Run: python -m ray_jobs.nightly.train --generation ID
+"""
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray.train
+import ray.train.torch
+from torch import nn
+
+from ray_jobs.encoders import fit as fitting
+from ray_jobs.encoders.train_data import TrainData, from_columns
+from ray_jobs.encoders.weights import save_weights
+from ray_jobs.nightly.histories import open_histories
+from ray_jobs.nightly.holdout import held_out
+from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.workspace import Workspace
+
+log = logging.getLogger("moonlark.night")
+
+WEIGHTS = "weights.safetensors"
+
+
+def train(night: Night) -> Report:
+    """Write weights.safetensors of the generation."""
+    night.workspace.require_report("embed")
+    settings = night.settings
+    trainer = ray.train.torch.TorchTrainer(
+        _train_loop,
+        train_loop_config={"workspace": night.workspace, "settings": settings},
+        scaling_config=ray.train.ScalingConfig(num_workers=settings.train_workers),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str(night.workspace.work / "ray_train"),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+        ),
+    )
+    result = trainer.fit()
+    return dict(result.metrics or {})
+
+
+def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
+    """The effective events before the holdout, and the catalog."""
+    histories = open_histories(workspace)
+    used_E = histories.effective_E & ~held_out(histories, settings)
+    items = pq.read_table(workspace.items, columns=["ordinal", "text_digest"])
+    return from_columns(
+        users_E=histories.user_keys_E[used_E],
+        ordinals_E=histories.ordinals_E[used_E],
+        texts_E=histories.rows_E[used_E],
+        kinds_E=histories.kinds_E[used_E].tolist(),
+        values_E=histories.values_E[used_E].astype(np.float32),
+        held_out_E=np.zeros(int(used_E.sum()), np.bool_),
+        bert_NT=histories.vectors(),
+        item_ordinals_I=items["ordinal"].to_numpy(),
+        item_texts_I=histories.texts.rows_of(items["text_digest"].to_pylist()),
+    )
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """What each worker of the group runs."""
+    workspace: Workspace = config["workspace"]
+    settings: NightSettings = config["settings"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    recipe = fitting.tiny() if settings.train_recipe == "tiny" else fitting.nightly()
+    fitted = fitting.fit(
+        recipe,
+        training_data(workspace, settings),
+        on_epoch=lambda epoch, _: log.info("%s", epoch),
+        wrap=_distributed if world_size > 1 else _alone,
+        rank=rank,
+        world_size=world_size,
+    )
+    if rank == 0:
+        save_weights(workspace.directory / WEIGHTS, fitted.model, fitted.residual_ordinals)
+    last = dataclasses.asdict(fitted.history[-1])
+    metrics = {k: v for k, v in last.items() if isinstance(v, int | float) and math.isfinite(v)}
+    ray.train.report({**metrics, "workers": world_size, "recipe": settings.train_recipe})
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    wrapped: nn.Module = ray.train.torch.prepare_model(model)
+    return wrapped
+
+
+def _alone(model: nn.Module) -> nn.Module:
+    return model
+
+
+if __name__ == "__main__":
+    main("train", train, needs_ray=True)

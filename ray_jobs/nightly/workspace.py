@@ -1,0 +1,127 @@
+"""Where a generation lies while it is made, and where when it is done.
+
+    <artifact_root>/work/<generation_id>/          work files; gone after publish
+    <artifact_root>/generations/<generation_id>/   what is published (ray_jobs/shards/FORMAT.md)
+
+Work files may hold rows of users, published files never do. A step writes its report last, so a
+report that exists means that the step is done and need not run again.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The paths of one generation. `root` is a folder that every Ray node can reach."""
+
+    root: Path
+    generation_id: str
+
+    @property
+    def work(self) -> Path:
+        """Work files of this night."""
+        return self.root / "work" / self.generation_id
+
+    @property
+    def directory(self) -> Path:
+        """The generation itself."""
+        return generation_directory(self.root, self.generation_id)
+
+    @property
+    def items(self) -> Path:
+        """Exported catalog, sorted by ordinal."""
+        return self.work / "items.parquet"
+
+    @property
+    def events(self) -> Path:
+        """Exported log, sorted by (user_key, user_seq)."""
+        return self.work / "events.parquet"
+
+    @property
+    def texts(self) -> Path:
+        """Distinct texts that items and events name, by digest."""
+        return self.work / "texts.parquet"
+
+    def make(self) -> None:
+        """Create both folders."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def report(self, step: str) -> dict[str, Any] | None:
+        """What `step` reported when it was done, or None if it is not."""
+        path = self.work / f"{step}.json"
+        if not path.exists():
+            return None
+        report: dict[str, Any] = json.loads(path.read_bytes())
+        return report
+
+    def require_report(self, step: str) -> dict[str, Any]:
+        """As `report`, for a step that must have run.
+
+        Raises:
+            StepMissing: names the step to run first.
+        """
+        report = self.report(step)
+        if report is None:
+            raise StepMissing(step, self.generation_id)
+        return report
+
+    def write_report(self, step: str, report: dict[str, Any]) -> None:
+        """Mark `step` done: temp file, fsync, rename."""
+        write_json(self.work / f"{step}.json", report)
+
+    def discard_work(self) -> None:
+        """Delete the work files (they may hold rows of users)."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def generation_directory(root: Path, generation_id: str) -> Path:
+    """Folder of a published generation under the artifact root."""
+    return root / "generations" / generation_id
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that a reader sees all of it or none."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+class NightError(RuntimeError):
+    """A step of the night cannot go on. `hint` names what to do next.
+
+    NightError
+    |-- StepMissing       a step ran before the one it needs
+    |-- NothingToDo       the catalog or the log is empty
+    `-- GateRefused       the candidate is worse than what is live, or broken
+    """
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(f"{message} (next: {hint})")
+        self.hint = hint
+
+
+class StepMissing(NightError):
+    """A step was run before the one whose output it reads."""
+
+    def __init__(self, step: str, generation_id: str) -> None:
+        super().__init__(
+            f"step {step!r} of generation {generation_id} has not run",
+            hint=f"python -m ray_jobs.nightly.{step} --generation {generation_id}",
+        )
+
+
+class NothingToDo(NightError):
+    """There is nothing to make a generation from."""
+
+
+class GateRefused(NightError):
+    """The gate keeps the last good generation live."""

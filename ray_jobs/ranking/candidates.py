@@ -1,0 +1,47 @@
+"""What retrieval hands to re-ranking: scored ordinals, and how many of them to ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Retrieval's usual depth. Re-ranking sees at least these, so that a page keeps its order when
+# the next one is asked for.
+MIN_CANDIDATES = 200
+MAX_CANDIDATES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """scores (N,) float32 and ordinals (N,) int64, in any order; an ordinal may repeat."""
+
+    scores: NDArray[np.float32]
+    ordinals: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.scores.ndim != 1 or self.scores.shape != self.ordinals.shape:
+            raise ValueError(
+                f"scores and ordinals must be of one length, got {list(self.scores.shape)} and "
+                f"{list(self.ordinals.shape)}"
+            )
+        if bool(np.isnan(self.scores).any()):
+            raise ValueError("scores must not be NaN")
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+
+def candidates_wanted(k: int, offset: int = 0) -> int:
+    """How many candidates retrieval must give for places offset..offset+k.
+
+    Seen, excluded and ineligible items are no part of it: retrieval leaves them out by itself.
+    Raises ValueError when k < 1, offset < 0 or offset + k is above MAX_CANDIDATES.
+    """
+    if k < 1 or offset < 0 or offset + k > MAX_CANDIDATES:
+        raise ValueError(
+            f"k must be at least 1, offset at least 0 and their sum at most {MAX_CANDIDATES}; "
+            f"got k={k}, offset={offset}"
+        )
+    return max(MIN_CANDIDATES, offset + k)

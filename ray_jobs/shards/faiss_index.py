@@ -1,0 +1,243 @@
+"""The few calls to faiss that the shelf makes, with numpy types on both sides.
+
+faiss's own wrappers refuse parameters for `search_preassigned`, hide `IndexIDMap`'s inner type and
+hand out raw pointers; all of that stays in this file. B = queries, K = results, P = probed lists,
+N = vectors, D = dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import faiss as faiss_typed
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.shards.merge import PAD_SCORE, Ordinals, Ranked, in_sorted
+from ray_jobs.shards.placement import Family
+
+# faiss ships stubs that contradict its own wrappers (IDSelectorBitmap, SearchParameters).
+faiss: Any = faiss_typed
+
+# faiss ranks 20 and more queries at once through BLAS, whose sums differ in the last bits from
+# those of one query (`distance_compute_blas_threshold`). Smaller batches keep a batch equal to
+# its queries one by one.
+QUERY_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The lists each query probes: the coarse quantizer ranks them once for all shards."""
+
+    lists_BP: NDArray[np.int64]
+    scores_BP: NDArray[np.float32]
+
+
+class AllowedOrdinals:
+    """A bitmap over ordinals: those a search may return. Ordinals beyond its end are not allowed.
+
+    Immutable; shared by all shards of a query.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self._mask = mask
+
+    @cached_property
+    def faiss_selector(self) -> Any:
+        # faiss keeps a reference to the bits.
+        return faiss.IDSelectorBitmap(np.packbits(self._mask, bitorder="little"))
+
+    def admits(self, ordinals: Ordinals) -> NDArray[np.bool_]:
+        """For each ordinal (N,), whether it is allowed."""
+        return mask_at(self._mask, ordinals)
+
+
+def mask_at(mask: NDArray[np.bool_], ordinals: Ordinals) -> NDArray[np.bool_]:
+    """mask[ordinal] for each, False beyond the mask's end (and for -1)."""
+    inside = (ordinals >= 0) & (ordinals < len(mask))
+    admitted = np.zeros(len(ordinals), dtype=np.bool_)
+    admitted[inside] = mask[ordinals[inside]]
+    return admitted
+
+
+@contextmanager
+def threads_for(queries: int) -> Iterator[None]:
+    """One OpenMP thread while a single query is searched; the caller's number for a batch.
+
+    A query is not split between threads, yet faiss opens a team for it and waits at its barriers:
+    on 2 busy cores the same search took 34 ms with two threads and 0.15 ms with one. It has to be
+    set here, because OpenMP keeps the number per thread: what a process sets at its entry does not
+    reach its executor's threads. Costs under 1 us.
+    """
+    before = faiss.omp_get_max_threads()
+    if queries > 1 or before == 1:
+        yield
+        return
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def assign_lists(coarse: Any, queries_BD: NDArray[np.float32], nprobe: int) -> Assignment:
+    """Ranks the centroids of `coarse` for each query."""
+    with threads_for(len(queries_BD)):
+        parts = [
+            coarse.search(queries_BD[start : start + QUERY_BATCH], nprobe)
+            for start in range(0, len(queries_BD), QUERY_BATCH)
+        ]
+    scores_BP = np.concatenate([part[0] for part in parts])
+    return Assignment(np.concatenate([part[1] for part in parts]), scores_BP)
+
+
+def search_ivf(
+    index: Any,
+    queries_BD: NDArray[np.float32],
+    k: int,
+    assignment: Assignment,
+    allowed: AllowedOrdinals | None,
+) -> Ranked:
+    """Top k of the assigned lists: (B, k), (B, k), padded with -inf and -1."""
+    rows = len(queries_BD)
+    nprobe = assignment.lists_BP.shape[1]
+    selector = None if allowed is None else allowed.faiss_selector
+    params = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+    scores_BK = np.empty((rows, k), dtype=np.float32)
+    ordinals_BK = np.empty((rows, k), dtype=np.int64)
+    lists_BP = np.ascontiguousarray(assignment.lists_BP)
+    list_scores_BP = np.ascontiguousarray(assignment.scores_BP)
+    with threads_for(rows):
+        # The Python wrapper asserts `params is None`; the C call takes them, and only pointers:
+        # each array has a name here so that it outlives the call.
+        index.search_preassigned_c(
+            rows,
+            faiss.swig_ptr(queries_BD),
+            k,
+            faiss.swig_ptr(lists_BP),
+            faiss.swig_ptr(list_scores_BP),
+            faiss.swig_ptr(scores_BK),
+            faiss.swig_ptr(ordinals_BK),
+            False,
+            params,
+        )
+    scores_BK[ordinals_BK < 0] = PAD_SCORE
+    return scores_BK, ordinals_BK
+
+
+def search_flat(
+    index: Any, queries_BD: NDArray[np.float32], k: int, allowed: AllowedOrdinals | None
+) -> Ranked:
+    """Top k of all vectors: (B, k), (B, k), padded with -inf and -1."""
+    params = None if allowed is None else faiss.SearchParameters(sel=allowed.faiss_selector)
+    with threads_for(len(queries_BD)):
+        parts = [
+            index.search(queries_BD[start : start + QUERY_BATCH], k, params=params)
+            for start in range(0, len(queries_BD), QUERY_BATCH)
+        ]
+    scores_BK = np.concatenate([part[0] for part in parts])
+    ordinals_BK = np.concatenate([part[1] for part in parts])
+    scores_BK[ordinals_BK < 0] = PAD_SCORE
+    return scores_BK, ordinals_BK
+
+
+def new_ivf(coarse: Any) -> Any:
+    """An empty IVF,SQfp16 over `coarse` (copied). Residuals are off: a code is the vector in fp16.
+
+    So a vector has one code wherever it is stored, and can be read back without its centroid.
+    """
+    quantizer = faiss.clone_index(coarse)
+    index = faiss.IndexIVFScalarQuantizer(
+        quantizer,
+        coarse.d,
+        coarse.ntotal,
+        faiss.ScalarQuantizer.QT_fp16,
+        faiss.METRIC_INNER_PRODUCT,
+        False,
+    )
+    index.train(coarse.reconstruct_n(0, coarse.ntotal))  # fp16 learns nothing; sets is_trained
+    return index
+
+
+def new_flat(dim: int) -> Any:
+    """An empty exact index that keeps our own ids."""
+    return faiss.IndexIDMap(faiss.IndexFlatIP(dim))
+
+
+def stored_precision(family: Family, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vectors as the family stores them, in float32: shard and delta score an item alike."""
+    if family == "Flat":
+        return vectors_ND
+    return vectors_ND.astype(np.float16).astype(np.float32)
+
+
+def score_rows(
+    vectors_ND: NDArray[np.float32], query_D: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Inner product of each row with the query: (N,).
+
+    One dot product a row, and not `vectors_ND @ query_D`: from about 4,000 rows BLAS opens a team
+    of threads (12 ms on 2 busy cores against 0.06), and a row's last bits depend on its neighbours.
+    """
+    return np.asarray(np.vecdot(vectors_ND, query_D), dtype=np.float32)
+
+
+class StoredVectors:
+    """Where each ordinal's vector lies in an index; built on first use, 12 bytes a vector.
+
+    Holds views into the index's memory, and the index itself so that they stay valid.
+    """
+
+    def __init__(self, index: Any, family: Family) -> None:
+        self._index = index
+        self.dim = int(index.d)
+        if family == "Flat":
+            ids = faiss.vector_to_array(index.id_map) if index.ntotal else np.empty(0, np.int64)
+            self._blocks: list[NDArray[Any]] = [_flat_vectors(index)]
+            starts = [0, len(ids)]
+        else:
+            lists = [_ivf_list(index, number) for number in range(index.nlist)]
+            ids = np.concatenate([part[0] for part in lists])
+            self._blocks = [part[1] for part in lists]
+            starts = [0, *np.cumsum([len(part[0]) for part in lists]).tolist()]
+        self._starts = np.array(starts, dtype=np.int64)
+        order = np.argsort(ids, kind="stable")
+        self.ordinals: Ordinals = ids[order].astype(np.int64)
+        self.ordinals.setflags(write=False)
+        self._places = order.astype(np.uint32)
+
+    def get(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(found (N,), vectors (N, D), zero rows where not found)."""
+        found = in_sorted(ordinals, self.ordinals)
+        vectors_ND = np.zeros((len(ordinals), self.dim), dtype=np.float32)
+        places = self._places[np.searchsorted(self.ordinals, ordinals[found])].astype(np.int64)
+        if len(self._blocks) == 1:
+            vectors_ND[found] = self._blocks[0][places]
+            return found, vectors_ND
+        blocks = np.searchsorted(self._starts, places, side="right") - 1
+        offsets = places - self._starts[blocks]
+        rows = np.flatnonzero(found).tolist()
+        for row, block, offset in zip(rows, blocks.tolist(), offsets.tolist(), strict=True):
+            vectors_ND[row] = self._blocks[block][offset]
+        return found, vectors_ND
+
+
+def _flat_vectors(index: Any) -> NDArray[np.float32]:
+    flat = faiss.downcast_index(index.index)
+    if index.ntotal == 0:
+        return np.empty((0, index.d), dtype=np.float32)
+    values: NDArray[np.float32] = faiss.rev_swig_ptr(flat.get_xb(), index.ntotal * index.d)
+    return values.reshape(index.ntotal, index.d)
+
+
+def _ivf_list(index: Any, number: int) -> tuple[Ordinals, NDArray[np.float16]]:
+    size = index.invlists.list_size(number)
+    if size == 0:
+        return np.empty(0, np.int64), np.empty((0, index.d), np.float16)
+    ids = faiss.rev_swig_ptr(index.invlists.get_ids(number), size)
+    codes = faiss.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size)
+    return ids, codes.view(np.float16).reshape(size, index.d)

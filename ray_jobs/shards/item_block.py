@@ -1,0 +1,209 @@
+"""Columns of many items, immutable, with an index per attribute that is built when first asked.
+
+`ItemTable` stacks these: the night's items below, the day's changes above. N = items (rows).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ray_jobs.shards.merge import Ordinals
+
+Scalar = str | bool | int | float
+AttributeValue = Scalar | list[str]
+
+# Attribute names whose index is kept: names come from requests, so the cache needs an end.
+MAX_INDEXED_ATTRIBUTES = 64
+
+SCHEMA = pa.schema(
+    [
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("attributes", pa.string(), nullable=False),
+        pa.field("published_at_ms", pa.int64()),
+        pa.field("text_digest", pa.string(), nullable=False),
+        pa.field("event_count", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item as it is shown. `attributes_json` is a JSON object; `attributes` parses it."""
+
+    ordinal: int
+    item_id: str
+    title: str
+    category: str | None
+    attributes_json: str
+    published_at_ms: int | None
+    text_digest: str
+    event_count: int = 0
+
+    @cached_property
+    def attributes(self) -> dict[str, AttributeValue]:
+        parsed: dict[str, AttributeValue] = orjson.loads(self.attributes_json)
+        return parsed
+
+    def matches(self, category: str | None, attributes: Mapping[str, Scalar]) -> bool:
+        """Whether the category is the one asked for (any when None) and every attribute matches."""
+        if category is not None and self.category != category:
+            return False
+        return all(
+            value_key(wanted) in value_keys(self.attributes.get(name))
+            for name, wanted in attributes.items()
+        )
+
+
+def attributes_json(attributes: Mapping[str, AttributeValue]) -> str:
+    """The canonical JSON of attributes: sorted keys, no spaces, UTF-8."""
+    return orjson.dumps(dict(attributes), option=orjson.OPT_SORT_KEYS).decode("utf-8")
+
+
+def value_key(value: Scalar) -> tuple[str, Scalar]:
+    """Equality of the filter: 1 equals 1.0, but true is not 1 and "1" is neither."""
+    if isinstance(value, bool):
+        return "bool", value
+    return ("string", value) if isinstance(value, str) else ("number", value)
+
+
+def value_keys(value: object) -> set[tuple[str, Scalar]]:
+    """What a stored value answers to: itself, or each member of a list."""
+    if isinstance(value, list):
+        return {value_key(member) for member in value if isinstance(member, str | int | float)}
+    if isinstance(value, str | int | float):
+        return {value_key(value)}
+    return set()
+
+
+class ItemBlock:
+    """Rows sorted by ordinal. `table` has SCHEMA's columns; strings stay in Arrow memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        ordinals = table["ordinal"].to_numpy()
+        if len(ordinals) > 1 and not bool(np.all(ordinals[1:] > ordinals[:-1])):
+            order = np.argsort(ordinals, kind="stable")
+            table, ordinals = table.take(order), ordinals[order]
+            if not bool(np.all(ordinals[1:] > ordinals[:-1])):
+                raise ValueError("ordinals must not repeat")
+        self._columns = {name: _one_array(table[name]) for name in SCHEMA.names}
+        self.ordinals: Ordinals = ordinals
+        self._lock = threading.Lock()
+        self._postings: OrderedDict[str, dict[tuple[str, Scalar], NDArray[np.int32]]] = (
+            OrderedDict()
+        )
+
+    @classmethod
+    def of(cls, items: list[Item]) -> ItemBlock:
+        """A block of these items."""
+        columns = {
+            field.name: [
+                getattr(item, "attributes_json" if field.name == "attributes" else field.name)
+                for item in items
+            ]
+            for field in SCHEMA
+        }
+        return cls(pa.table(columns, schema=SCHEMA))
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def table(self) -> pa.Table:
+        """The rows as a table of SCHEMA, sorted by ordinal."""
+        return pa.table(self._columns).cast(SCHEMA)
+
+    @property
+    def event_counts(self) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = self._columns["event_count"].to_numpy()
+        return counts
+
+    def row_of(self, ordinal: int) -> int | None:
+        row = int(np.searchsorted(self.ordinals, ordinal))
+        return row if row < len(self) and int(self.ordinals[row]) == ordinal else None
+
+    def item(self, row: int) -> Item:
+        fields = {name: column[row].as_py() for name, column in self._columns.items()}
+        fields["attributes_json"] = fields.pop("attributes")
+        return Item(**fields)
+
+    def matching(self, category: str | None, attributes: Mapping[str, Scalar]) -> NDArray[np.bool_]:
+        """Rows that match: (N,)."""
+        matched = np.ones(len(self), dtype=np.bool_)
+        if category is not None:
+            matched &= self._in_category(category)
+        for name, wanted in attributes.items():
+            rows = self._index_of(name).get(value_key(wanted))
+            hit = np.zeros(len(self), dtype=np.bool_)
+            if rows is not None:
+                hit[rows] = True
+            matched &= hit
+        return matched
+
+    def warm(self, names: list[str]) -> None:
+        """Builds the indexes of these attributes now (about 1 s a million rows and name)."""
+        for name in names:
+            self._index_of(name)
+        _ = self._categories
+
+    @cached_property
+    def _categories(self) -> tuple[dict[str, int], NDArray[np.int32]]:
+        encoded = self._columns["category"].dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}, codes
+
+    def _in_category(self, category: str) -> NDArray[np.bool_]:
+        names, codes = self._categories
+        return np.asarray(codes == names.get(category, -2), dtype=np.bool_)
+
+    def _index_of(self, name: str) -> dict[tuple[str, Scalar], NDArray[np.int32]]:
+        with self._lock:
+            found = self._postings.get(name)
+            if found is not None:
+                self._postings.move_to_end(name)
+                return found
+        built = self._build(name)
+        with self._lock:
+            self._postings[name] = built
+            while len(self._postings) > MAX_INDEXED_ATTRIBUTES:
+                self._postings.popitem(last=False)
+        return built
+
+    def _build(self, name: str) -> dict[tuple[str, Scalar], NDArray[np.int32]]:
+        # Only rows whose JSON has the name's bytes are parsed; a value may hold them too.
+        column = self._columns["attributes"]
+        token = orjson.dumps(name).decode("utf-8")
+        rows = np.flatnonzero(pc.match_substring(column, token).to_numpy(zero_copy_only=False))
+        postings: dict[tuple[str, Scalar], list[int]] = {}
+        for row, text in zip(rows.tolist(), column.take(rows).to_pylist(), strict=True):
+            for key in value_keys(orjson.loads(text).get(name)):
+                postings.setdefault(key, []).append(row)
+        return {key: np.array(found, dtype=np.int32) for key, found in postings.items()}
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    """One contiguous array; strings with 64-bit offsets, since 2 GB of attributes happen."""
+    if column.type == pa.string():
+        column = column.cast(pa.large_string())
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    return pa.concat_arrays(column.chunks)
+
+
+def newest_rows(blocks: Sequence[ItemBlock]) -> ItemBlock:
+    """One block of several, oldest first: where an ordinal repeats, the last block's row stays."""
+    table = pa.concat_tables([block.table() for block in blocks])
+    ordinals = table["ordinal"].to_numpy()
+    last = len(ordinals) - 1 - np.unique(ordinals[::-1], return_index=True)[1]
+    return ItemBlock(table.take(last))

@@ -1,0 +1,171 @@
+"""items.parquet, and the items of a generation with the day's changes laid over them.
+
+    ItemTable   ordinal -> item, and which ordinals match a filter
+
+Like the delta it is a snapshot: `with_changes` returns a new table and leaves the old one as it
+was. The newest layer that names an ordinal decides; a deleted ordinal is in no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_jobs.shards.atomic import whole_file
+from ray_jobs.shards.errors import CorruptArtifact, MissingArtifact
+from ray_jobs.shards.item_block import (
+    SCHEMA,
+    AttributeValue,
+    Item,
+    ItemBlock,
+    Scalar,
+    attributes_json,
+    newest_rows,
+)
+from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals
+
+__all__ = [
+    "AttributeValue",
+    "Item",
+    "ItemTable",
+    "Scalar",
+    "attributes_json",
+    "read_items",
+    "write_items",
+]
+
+ITEMS_NAME = "items.parquet"
+# Changes scanned one by one at a filter; above, they become columns with an index of their own.
+SEAL_AT = 1_024
+# Layers of changes; above, they are joined into one.
+MAX_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """Layers, oldest first: `blocks[0]` is the night's. `head` and `deleted` are the newest."""
+
+    blocks: tuple[ItemBlock, ...]
+    head: Mapping[int, Item]
+    deleted: Ordinals
+
+    @classmethod
+    def of(cls, items: Iterable[Item] = ()) -> ItemTable:
+        """A table of these items; raises ValueError when ordinals repeat."""
+        return cls((ItemBlock.of(list(items)),), {}, np.empty(0, np.int64))
+
+    def get(self, ordinal: int) -> Item | None:
+        """The item as it is now; None when unknown or deleted. A few microseconds."""
+        head = self.head.get(ordinal)
+        if head is not None:
+            return head
+        if bool(in_sorted(np.array([ordinal], dtype=np.int64), self.deleted)[0]):
+            return None
+        for block in reversed(self.blocks):
+            row = block.row_of(ordinal)
+            if row is not None:
+                return block.item(row)
+        return None
+
+    def get_many(self, ordinals: Ordinals | Sequence[int]) -> list[Item | None]:
+        """`get` for each, in order."""
+        return [self.get(int(ordinal)) for ordinal in ordinals]
+
+    @property
+    def ordinal_span(self) -> int:
+        """One more than the largest ordinal of any layer; the length of `matching`'s mask."""
+        ends = [int(block.ordinals[-1]) + 1 for block in self.blocks if len(block)]
+        return max([*ends, *(ordinal + 1 for ordinal in self.head)], default=0)
+
+    def matching(
+        self, category: str | None = None, attributes: Mapping[str, Scalar] | None = None
+    ) -> NDArray[np.bool_]:
+        """A mask over ordinals, (ordinal_span,): live items of that category (any when None) whose
+        attributes equal each value asked for, or have it as a member where they are lists.
+
+        1 equals 1.0; true, 1 and "1" differ. This is `search`'s `eligible`.
+        """
+        wanted = attributes or {}
+        mask = np.zeros(self.ordinal_span, dtype=np.bool_)
+        for block in self.blocks:
+            mask[block.ordinals] = block.matching(category, wanted)
+        for ordinal, item in self.head.items():
+            mask[ordinal] = item.matches(category, wanted)
+        mask[self.deleted[self.deleted < len(mask)]] = False
+        return mask
+
+    def live_ordinals(self) -> Ordinals:
+        """Ordinals of all items that are not deleted, sorted."""
+        return np.flatnonzero(self.matching()).astype(np.int64)
+
+    def event_counts(self) -> NDArray[np.int64]:
+        """Events of each item at the generation's watermark, by ordinal: (ordinal_span,)."""
+        counts = np.zeros(self.ordinal_span, dtype=np.int64)
+        night = self.blocks[0]
+        counts[night.ordinals] = night.event_counts
+        return counts
+
+    def with_changes(self, puts: Iterable[Item] = (), deletes: Iterable[int] = ()) -> ItemTable:
+        """A new table: `deletes` are gone, then `puts` are new or replace their ordinal's item."""
+        gone, new = set(deletes), {item.ordinal: item for item in puts}
+        head = {ordinal: item for ordinal, item in self.head.items() if ordinal not in gone}
+        head.update(new)
+        dead = np.union1d(self.deleted, sorted_ordinals(gone))
+        dead = dead[~in_sorted(dead, sorted_ordinals(new.keys()))]
+        changed = replace(self, head=head, deleted=dead)
+        return changed._seal() if len(head) > SEAL_AT else changed
+
+    def warm(self, attribute_names: Iterable[str] = ()) -> None:
+        """Builds the indexes of categories and of these attributes ahead of the first request."""
+        names = list(attribute_names)
+        for block in self.blocks:
+            block.warm(names)
+
+    def _seal(self) -> ItemTable:
+        blocks = (*self.blocks, ItemBlock.of(list(self.head.values())))
+        if len(blocks) > MAX_LAYERS:
+            blocks = (blocks[0], newest_rows(blocks[1:]))
+        return replace(self, blocks=blocks, head={})
+
+
+def write_items(directory: Path, items: Iterable[Item]) -> int:
+    """Writes items.parquet atomically, sorted by ordinal; returns the number of rows.
+
+    Raises ValueError for repeated or negative ordinals and attributes that are not a JSON object.
+    """
+    rows = []
+    for item in items:
+        if item.ordinal < 0:
+            raise ValueError(f"item {item.item_id!r} has the negative ordinal {item.ordinal}")
+        if not isinstance(item.attributes, dict):
+            raise ValueError(f"attributes of item {item.item_id!r} must be a JSON object")
+        # Canonical, because the attribute index looks for a name's bytes before it parses.
+        rows.append(replace(item, attributes_json=attributes_json(item.attributes)))
+    block = ItemBlock.of(rows)
+    with whole_file(directory / ITEMS_NAME) as temporary:
+        pq.write_table(block.table(), temporary, compression="zstd")
+    return len(block)
+
+
+def read_items(directory: Path) -> ItemTable:
+    """Reads items.parquet. Raises MissingArtifact, CorruptArtifact (unreadable, another schema)."""
+    path = directory / ITEMS_NAME
+    if not path.is_file():
+        raise MissingArtifact(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptArtifact(path, expected="a Parquet file", actual=str(error)) from error
+    if not table.schema.equals(SCHEMA):
+        raise CorruptArtifact(path, expected=SCHEMA.to_string(), actual=table.schema.to_string())
+    try:
+        block = ItemBlock(table)
+    except ValueError as error:
+        raise CorruptArtifact(path, expected="ordinals once each", actual=str(error)) from error
+    return ItemTable((block,), {}, np.empty(0, np.int64))

@@ -1,0 +1,72 @@
+"""The exact merge of many ranked lists, and the small set operations on sorted ordinals.
+
+One order everywhere: score descending, then ordinal ascending. B = queries, K = results asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float32]
+Ordinals = NDArray[np.int64]
+Ranked = tuple[Scores, Ordinals]
+
+# What fills the places of a batch that has fewer than K answers.
+PAD_ORDINAL = -1
+PAD_SCORE = np.float32(-np.inf)
+
+
+def merge_top_k(parts: Sequence[Ranked], k: int) -> Ranked:
+    """The k best of all parts, each ordinal once (with its best score): (<=k,), (<=k,).
+
+    Parts are 1-D and of any length; negative ordinals (padding) are dropped. Unpadded.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if not parts:
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    scores = np.concatenate([np.asarray(part[0], dtype=np.float32) for part in parts])
+    ordinals = np.concatenate([np.asarray(part[1], dtype=np.int64) for part in parts])
+    real = ordinals >= 0
+    scores, ordinals = scores[real], ordinals[real]
+    order = np.lexsort((ordinals, -scores))
+    # np.unique's index is the first occurrence, which in this order is the best score.
+    first = np.unique(ordinals[order], return_index=True)[1]
+    best = order[np.sort(first)[:k]]
+    return scores[best], ordinals[best]
+
+
+def merge_top_k_batch(parts: Sequence[Ranked], k: int) -> Ranked:
+    """`merge_top_k` for each row of (B, K_i) parts: (B, k), (B, k), padded with -inf and -1."""
+    if not parts:
+        raise ValueError("nothing to merge: at least one part is needed to know the batch size")
+    rows = len(parts[0][0])
+    scores_BK = np.full((rows, k), PAD_SCORE, dtype=np.float32)
+    ordinals_BK = np.full((rows, k), PAD_ORDINAL, dtype=np.int64)
+    for row in range(rows):
+        scores, ordinals = merge_top_k([(part[0][row], part[1][row]) for part in parts], k)
+        scores_BK[row, : len(scores)] = scores
+        ordinals_BK[row, : len(ordinals)] = ordinals
+    return scores_BK, ordinals_BK
+
+
+def sorted_ordinals(values: Collection[int] | Ordinals) -> Ordinals:
+    """Any collection of ordinals as a sorted int64 array without repeats."""
+    if isinstance(values, np.ndarray):
+        array = values.astype(np.int64, copy=False)
+    else:
+        array = np.fromiter(values, dtype=np.int64, count=len(values))
+    if len(array) > 1 and not bool(np.all(array[1:] > array[:-1])):
+        array = np.unique(array)
+    return array
+
+
+def in_sorted(values: Ordinals, ordered: Ordinals) -> NDArray[np.bool_]:
+    """For each value, whether `ordered` (sorted) holds it. np.isin would sort it again."""
+    if len(ordered) == 0:
+        return np.zeros(len(values), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[places] == values, dtype=np.bool_)

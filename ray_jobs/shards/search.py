@@ -1,0 +1,206 @@
+"""One query over a generation's shards and its delta: what is live, eligible and not excluded.
+
+Three stages, each tried only when the one before cannot vouch for its answer:
+
+    1. over-fetch   ask each source for more than k, drop what may not be shown
+    2. selector     let faiss skip what may not be shown, by a bitmap over ordinals
+    3. exact        the selector over every list (nprobe = nlist)
+
+When few items are eligible at all, they are scored one by one instead (`gather`), exactly.
+
+Promises: never fewer than min(k, items that may be shown); nothing twice; nothing that is
+deleted, replaced, ineligible or excluded; order by score descending, ordinal ascending. With full
+nprobe, and always for Flat, the answer is the exact top k. D = dimension, K = results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.shards.delta import Delta
+from ray_jobs.shards.faiss_index import AllowedOrdinals, Assignment, mask_at, score_rows
+from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted, merge_top_k, sorted_ordinals
+from ray_jobs.shards.reader import ShardSet, check_queries
+
+MAX_K = 10_000
+# Stage 1 pays for what it throws away: above this many rows a source, the selector is cheaper.
+MAX_OVERFETCH = 1_024
+# A few rows more than counted, so that equal scores at the k-th place rarely need a second look.
+TIE_SLACK = 8
+# Equal scores at the k-th place are resolved by ordinal up to this many rows a source; beyond
+# (thousands of items with one text) which of them are shown is faiss's choice.
+MAX_TIE_FETCH = 4_096
+# Up to this many eligible items are scored directly: about 2 ms, where a scan of 1M takes 20.
+GATHER_LIMIT = 2_048
+
+
+def search(
+    base: ShardSet,
+    delta: Delta,
+    query_D: NDArray[np.float32],
+    k: int,
+    *,
+    eligible: NDArray[np.bool_] | None = None,
+    excluded: Collection[int] | Ordinals = (),
+    nprobe: int | None = None,
+) -> Ranked:
+    """The k best live items: scores (<=k,) float32 and ordinals (<=k,) int64, unpadded.
+
+    `eligible`: a mask over ordinals (`ItemTable.matching`), all when None; ordinals beyond its end
+    are not eligible. `excluded`: ordinals never to return (a sorted int64 array costs no copy).
+    `nprobe`: the manifest's when None. Raises ValueError for a query that is not finite float32
+    (dim,), and for k outside 1..MAX_K.
+    """
+    if query_D.ndim != 1:
+        raise ValueError(f"query must have shape [{base.dim}], got {list(query_D.shape)}")
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k must be in 1..{MAX_K}, got {k}")
+    query_BD = check_queries(query_D[None, :], base.dim)
+    view = _View(base, delta, query_BD, eligible, sorted_ordinals(excluded))
+    # Only beside IVF: a Flat catalog is small, and its selector stage is exact and quick.
+    if eligible is not None and base.coarse is not None and view.eligible_count <= GATHER_LIMIT:
+        return view.gather(k, eligible)
+    assignment = base.assign(query_BD, nprobe)
+    whole = assignment is None or assignment.lists_BP.shape[1] == base.nlist
+    fetch = view.overfetch(k)
+    if fetch <= MAX_OVERFETCH:
+        ranked, closed = view.rank(k, fetch, assignment, with_selector=False)
+        if closed and (whole or len(ranked[1]) == k):
+            return ranked
+    ranked = view.rank_to_the_tie(k, assignment)
+    if whole or len(ranked[1]) == k or len(ranked[1]) == view.available:
+        return ranked
+    return view.rank_to_the_tie(k, base.assign(query_BD, base.nlist))
+
+
+def live_vectors_of(
+    base: ShardSet, delta: Delta, ordinals: Ordinals
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Current vectors: (found (N,), vectors (N, D)); deleted and unknown ordinals are not found."""
+    ordinals = np.asarray(ordinals, dtype=np.int64)
+    found, vectors_ND = base.vectors_of(ordinals)
+    found &= ~in_sorted(ordinals, delta.masked)
+    for block, gone in ((delta.sealed, delta.dead), (delta.head, _NOTHING)):
+        here, vectors = block.vectors_of(ordinals)
+        here &= ~in_sorted(ordinals, gone)
+        vectors_ND[here] = vectors[here]
+        found |= here
+    vectors_ND[~found] = 0.0
+    return found, vectors_ND
+
+
+_NOTHING: Ordinals = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What one query may see. Lives for one call of `search`."""
+
+    base: ShardSet
+    delta: Delta
+    query_BD: NDArray[np.float32]
+    eligible: NDArray[np.bool_] | None
+    excluded: Ordinals
+
+    @cached_property
+    def eligible_count(self) -> int:
+        """Upper bound of the items that may be shown."""
+        if self.eligible is None:
+            return self.delta.live_count()
+        return int(np.count_nonzero(self.eligible))
+
+    def admits(self, ordinals: Ordinals) -> NDArray[np.bool_]:
+        admitted = ~in_sorted(ordinals, self.excluded)
+        if self.eligible is not None:
+            admitted &= mask_at(self.eligible, ordinals)
+        return admitted
+
+    @cached_property
+    def available(self) -> int:
+        """How many items may be shown, exactly. O(items): only when a stage falls short."""
+        return int(np.count_nonzero(self.admits(self.delta.live_ordinals())))
+
+    def overfetch(self, k: int) -> int:
+        """Rows to ask of each source so that k of them may likely be shown."""
+        masked_share = len(self.delta.masked) / max(1, self.base.count)
+        eligible_share = min(1.0, self.eligible_count / max(1, self.delta.live_count()))
+        shown_share = max(1e-6, (1.0 - masked_share) * eligible_share)
+        return TIE_SLACK + int((k + len(self.excluded)) / shown_share)
+
+    @cached_property
+    def allowed(self) -> tuple[AllowedOrdinals, AllowedOrdinals, AllowedOrdinals]:
+        """What base, sealed block and head may return: an ordinal dead in one lives in another."""
+        span = self.delta.ordinal_span
+        mask = np.ones(span, dtype=np.bool_)
+        if self.eligible is not None:
+            mask[: len(self.eligible)] = self.eligible[:span]
+            mask[len(self.eligible) :] = False
+        mask[self.excluded[(self.excluded >= 0) & (self.excluded < span)]] = False
+        base_mask, sealed_mask = mask.copy(), mask.copy()
+        base_mask[self.delta.masked] = False
+        sealed_mask[self.delta.dead] = False
+        return AllowedOrdinals(base_mask), AllowedOrdinals(sealed_mask), AllowedOrdinals(mask)
+
+    def rank(
+        self, k: int, fetch: int, assignment: Assignment | None, *, with_selector: bool
+    ) -> tuple[Ranked, bool]:
+        """(top k, closed). Closed: no row that was not fetched can belong to these k.
+
+        A source that gave fewer rows than asked has no more. One that gave all may hold more at or
+        below its last score, also where every row it gave was dropped here.
+        """
+        kept: list[Ranked] = []
+        floor = -np.inf
+        for (scores, ordinals), hidden in self._sources(fetch, assignment, with_selector):
+            if len(scores) >= fetch:
+                floor = max(floor, float(scores.min()))
+            admitted = self.admits(ordinals) & ~in_sorted(ordinals, hidden)
+            kept.append((scores[admitted], ordinals[admitted]))
+        ranked = merge_top_k(kept, k)
+        if floor == -np.inf:
+            return ranked, True
+        return ranked, len(ranked[0]) == k and float(ranked[0][-1]) > floor
+
+    def rank_to_the_tie(self, k: int, assignment: Assignment | None) -> Ranked:
+        """Top k with the selector; fetches more while equal scores straddle the k-th place."""
+        fetch = k + TIE_SLACK
+        ranked, closed = self.rank(k, fetch, assignment, with_selector=True)
+        while not closed and fetch < MAX_TIE_FETCH:
+            fetch *= 4
+            ranked, closed = self.rank(k, fetch, assignment, with_selector=True)
+        return ranked
+
+    def _sources(
+        self, fetch: int, assignment: Assignment | None, with_selector: bool
+    ) -> Iterator[tuple[Ranked, Ordinals]]:
+        """Each source's best rows, unpadded, with the ordinals of it that are out of date."""
+        base_allowed, sealed_allowed, head_allowed = (
+            self.allowed if with_selector else (None, None, None)
+        )
+        for shard in self.base.shards:
+            if shard.count == 0:
+                continue
+            scores_BK, ordinals_BK = shard.search_assigned(
+                self.query_BD, min(fetch, shard.count), assignment, base_allowed
+            )
+            real = ordinals_BK[0] >= 0
+            yield (scores_BK[0][real], ordinals_BK[0][real]), self.delta.masked
+        query_D, delta = self.query_BD[0], self.delta
+        if len(delta.sealed.ordinals):
+            yield delta.sealed.top(query_D, fetch, assignment, sealed_allowed), delta.dead
+        if len(delta.head.ordinals):
+            yield delta.head.top(query_D, fetch, assignment, head_allowed), _NOTHING
+
+    def gather(self, k: int, eligible: NDArray[np.bool_]) -> Ranked:
+        """Scores every eligible item one by one: exact, for narrow filters."""
+        candidates = np.flatnonzero(eligible).astype(np.int64)
+        candidates = candidates[self.admits(candidates)]
+        found, vectors_ND = live_vectors_of(self.base, self.delta, candidates)
+        return merge_top_k(
+            [(score_rows(vectors_ND[found], self.query_BD[0]), candidates[found])], k
+        )

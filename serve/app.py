@@ -1,0 +1,64 @@
+"""The Serve application: gateway replicas that answer whole by themselves, and BERT beside them.
+
+One HTTP hop: state, deltas and search are in the replica that took the request (a handle call
+costs five times a no-op request, ANCHORS.md). Deployed by `moonlark serve`, or by hand:
+
+    serve run serve.app:build
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+
+from serve.day import Day
+from serve.gateway import build_api
+from serve.online_encoder import Embedded
+from serve.settings import ServeSettings
+from serve.text_encoder import TextEncoder
+from sql.settings import StoreSettings
+
+
+class Gateway:
+    """A replica: HTTP in, answers out."""
+
+    def __init__(
+        self, store: StoreSettings, settings: ServeSettings, encoder: DeploymentHandle[Any]
+    ) -> None:
+        logging.getLogger("serve").setLevel(logging.INFO)
+
+        async def embed(texts: list[str]) -> Embedded:
+            if len(texts) == 1:
+                encoder_id, vector = await encoder.embed.remote(texts[0])
+                return encoder_id, vector[None, :]
+            embedded: Embedded = await encoder.embed_many.remote(texts)
+            return embedded
+
+        self._api = build_api(settings, lambda: Day.start(store, settings, embed))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._api
+
+
+# Applied by call: as decorators they would hide the class's own type.
+GATEWAY = ray_serve.deployment(
+    max_ongoing_requests=256,
+    ray_actor_options={"num_cpus": 0.1},
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=10,
+)(ray_serve.ingress()(Gateway))
+
+TEXT_ENCODER = ray_serve.deployment(
+    max_ongoing_requests=256,
+    ray_actor_options={"num_cpus": 0.1},
+)(TextEncoder)
+
+
+def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
+    """The application as the environment says (`MOONLARK_...`)."""
+    settings = ServeSettings()
+    encoder = TEXT_ENCODER.bind(settings.bert_model)
+    return GATEWAY.options(num_replicas=settings.replicas).bind(StoreSettings(), settings, encoder)

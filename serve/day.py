@@ -1,0 +1,115 @@
+"""The composition root of a replica: what it is made of, started and stopped in order.
+
+Everything a route needs hangs on the `Day`; its dependencies are parameters with production's
+defaults, so that a test can run the same code without Ray.
+"""
+
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+from sqlalchemy import Engine
+
+from serve.feedback import Feedback
+from serve.generation_watch import GenerationWatch
+from serve.online_encoder import EmbedTexts, OnlineEncoder
+from serve.recommend import Recommender
+from serve.session_cache import SessionCache
+from serve.settings import ServeSettings
+from serve.trending import Trending
+from serve.user_state import UserStates
+from serve.write_behind import WriteBehind
+from sql.engine import open_engine
+from sql.schema import check_schema
+from sql.settings import StoreSettings
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Day:
+    """A running replica."""
+
+    engine: Engine
+    settings: ServeSettings
+    replica_id: str
+    now_ms: Callable[[], int]
+    encoder: OnlineEncoder
+    feedback: Feedback
+    watch: GenerationWatch
+    recommender: Recommender
+    states: UserStates
+    write_behind: WriteBehind
+
+    @classmethod
+    async def start(
+        cls,
+        store: StoreSettings,
+        settings: ServeSettings,
+        embed: EmbedTexts,
+        *,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> "Day":
+        """Open the database, load the generations, begin to answer.
+
+        Raises:
+            sql.errors.StoreError: an unsafe or outdated database.
+        """
+        # One query is one core's work; more threads a query only make them wait for each other.
+        faiss.omp_set_num_threads(1)
+        engine = await asyncio.to_thread(_open, store.database_url)
+        replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        watch = GenerationWatch(
+            engine,
+            Path(store.artifact_root).absolute(),
+            replica_id,
+            settings.watch_interval_s,
+            now_ms,
+        )
+        await asyncio.to_thread(watch.start)
+        write_behind = WriteBehind(engine, settings.write_behind_queue)
+        write_behind.start()
+        states = UserStates(
+            engine,
+            watch,
+            SessionCache(settings.session_cache),
+            write_behind,
+            write_back_after=settings.write_back_after,
+        )
+        feedback = Feedback(engine, settings, now_ms)
+        feedback.start()
+        recommender = Recommender(engine, states, Trending(engine, now_ms), write_behind, now_ms)
+        return cls(
+            engine=engine,
+            settings=settings,
+            replica_id=replica_id,
+            now_ms=now_ms,
+            encoder=OnlineEncoder(embed, settings.embed_timeout_s),
+            feedback=feedback,
+            watch=watch,
+            recommender=recommender,
+            states=states,
+            write_behind=write_behind,
+        )
+
+    async def stop(self) -> None:
+        """Write what is left, give the lease back."""
+        await self.feedback.stop()
+        await asyncio.to_thread(self.write_behind.stop)
+        await asyncio.to_thread(self.watch.stop)
+        self.engine.dispose()
+
+
+def _open(database_url: str) -> Engine:
+    engine = open_engine(database_url)
+    check_schema(engine)
+    return engine

@@ -1,0 +1,128 @@
+"""Group commit: concurrent event posts become one transaction, each caller gets its own answer.
+
+Stands between the gateway and `sql.events.append`. An fdatasync costs a millisecond whether it
+carries one event or a thousand (ANCHORS: 830/s alone, 9,500/s by 64), so posts that arrive within
+`group_commit_ms` share one. A post is acknowledged only after its transaction committed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from serve.problems import ProblemError, unavailable
+from serve.settings import ServeSettings
+from sql.errors import StoreError
+from sql.events import Appended, NewEvent, Rejected, append
+
+log = logging.getLogger(__name__)
+
+Outcome = list[Appended] | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    events: Sequence[NewEvent]
+    keep_unknown_items: bool
+    done: asyncio.Future[Outcome]
+
+
+class Feedback:
+    """The one writer of a replica's events. Make it on the event loop that posts arrive on."""
+
+    def __init__(self, engine: Engine, settings: ServeSettings, now_ms: Callable[[], int]) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._now_ms = now_ms
+        self._waiting: list[_Waiting] = []
+        self._waiting_events = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to commit groups."""
+        self._task = asyncio.create_task(self._run(), name="feedback")
+
+    async def stop(self) -> None:
+        """End the committing task; posts that still wait are answered 503."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for waiting in self._waiting:
+            if not waiting.done.done():
+                waiting.done.set_exception(_not_stored("the replica is stopping"))
+        self._waiting.clear()
+
+    async def post(self, events: Sequence[NewEvent], *, keep_unknown_items: bool) -> Outcome:
+        """Append `events` (all of them or none); returns once they are durable.
+
+        Raises:
+            ProblemError: 503 when the queue is full or the database did not take the events.
+        """
+        if self._waiting_events + len(events) > self._settings.feedback_queue:
+            raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
+        waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._waiting_events += len(events)
+        self._wake.set()
+        return await waiting.done
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._settings.group_commit_ms / 1000)
+            group = self._take_group()
+            if not self._waiting:
+                self._wake.clear()
+            await self._commit(group)
+
+    def _take_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting:
+            size += len(self._waiting[0].events)
+            if group and size > self._settings.group_commit_events:
+                break
+            group.append(self._waiting.pop(0))
+        self._waiting_events -= sum(len(w.events) for w in group)
+        return group
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            outcomes = await asyncio.to_thread(self._append, group)
+        except (SQLAlchemyError, StoreError) as error:
+            if len(group) == 1:
+                _fail(group[0], error)
+                return
+            log.warning("a group of %d posts failed, each is tried alone: %s", len(group), error)
+            for waiting in group:
+                await self._commit([waiting])
+            return
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if not waiting.done.done():  # the client may have gone away
+                waiting.done.set_result(outcome)
+
+    def _append(self, group: list[_Waiting]) -> list[Outcome]:
+        return append(
+            self._engine,
+            [w.events for w in group],
+            received_at_ms=self._now_ms(),
+            keep_unknown_items=[w.keep_unknown_items for w in group],
+        )
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    log.error("a post of %d events was not stored: %s", len(waiting.events), error)
+    if not waiting.done.done():
+        waiting.done.set_exception(_not_stored(f"the database refused: {type(error).__name__}"))
+
+
+def _not_stored(why: str) -> ProblemError:
+    return unavailable(
+        "events were not stored",
+        f"nothing of this request was acknowledged: {why}",
+        "send the same events again with the same event_id: a retry is harmless",
+    )

@@ -1,0 +1,122 @@
+"""Keeps what a replica holds in step with the registry: load, verify, warm, report, let go.
+
+A thread looks every `watch_interval_s`. It loads the live generation, the one before it and the
+staged ones, tells the registry which are ready (the replica's lease), lets go of the others, and
+applies item changes. A switch is then only a matter of which loaded generation a request picks:
+it reads the live pointer itself, in its own snapshot, so there is no moment in between.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ray_jobs.encoders.errors import EncoderError
+from ray_jobs.shards.errors import ShardsError
+from serve.loaded_generation import LoadedGeneration
+from sql import generations
+from sql.engine import read_snapshot
+from sql.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+RETRY_REFUSED_AFTER = 20
+"""Looks until a generation that would not load is tried again (10 s at the default interval)."""
+
+
+class GenerationWatch:
+    """The generations of one replica. `start` loads before it returns; then a thread keeps on."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        artifact_root: Path,
+        replica_id: str,
+        interval_s: float,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._engine = engine
+        self._artifact_root = artifact_root
+        self._replica_id = replica_id
+        self._interval_s = interval_s
+        self._now_ms = now_ms
+        self._loaded: dict[str, LoadedGeneration] = {}
+        self._refused: dict[str, str] = {}
+        self._looks = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="generation-watch", daemon=True)
+
+    def start(self) -> None:
+        """Load what is wanted now, then keep watching."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and give the lease back."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+        generations.drop_replica(self._engine, self._replica_id)
+
+    @property
+    def loaded(self) -> dict[str, LoadedGeneration]:
+        """The generations that can answer, newest first. A fresh mapping at every change."""
+        return self._loaded
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Wanted generations that would not load, and why."""
+        return dict(self._refused)
+
+    def look(self) -> None:
+        """One round: load, catch up, let go, report."""
+        with read_snapshot(self._engine) as conn:
+            pointer = generations.read_live(conn)
+            known = generations.list_generations(conn)
+        wanted = {g.generation_id for g in known if g.state == "staged"}
+        if pointer is not None:
+            wanted.add(pointer.generation_id)
+            if pointer.previous is not None:
+                wanted.add(pointer.previous)
+        gone = {g.generation_id for g in known if g.state in ("pruned", "failed")}
+        if self._looks % RETRY_REFUSED_AFTER == 0:
+            self._refused.clear()
+        self._looks += 1
+        for generation_id in sorted(wanted - gone - self._loaded.keys() - self._refused.keys()):
+            self._load(generation_id)
+        for generation in self._loaded.values():
+            generation.catch_up(self._engine)
+        self._let_go(wanted, gone, pointer.generation_id if pointer else None)
+        generations.heartbeat(
+            self._engine, self._replica_id, ready=list(self._loaded), at_ms=self._now_ms()
+        )
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            try:
+                self.look()
+            except (SQLAlchemyError, StoreError) as error:
+                # The lease runs out by itself; what is loaded goes on answering.
+                log.warning("could not look at the registry: %s", error)
+
+    def _load(self, generation_id: str) -> None:
+        try:
+            generation = LoadedGeneration.open(self._artifact_root, generation_id)
+            generation.catch_up(self._engine)
+            generation.warm()
+        except (ShardsError, EncoderError, OSError) as error:
+            log.error("generation %s was refused: %s", generation_id, error)
+            self._refused[generation_id] = str(error)
+            return
+        newest_first = sorted([*self._loaded, generation_id], reverse=True)
+        held = {**self._loaded, generation_id: generation}
+        self._loaded = {g: held[g] for g in newest_first}
+        log.info("loaded generation %s", generation_id)
+
+    def _let_go(self, wanted: set[str], gone: set[str], live: str | None) -> None:
+        # Without the live one, keep whatever answers: an old list, marked, beats none.
+        unwanted = self._loaded.keys() - wanted if live in self._loaded else gone
+        if self._loaded.keys() & unwanted:
+            self._loaded = {g: held for g, held in self._loaded.items() if g not in unwanted}

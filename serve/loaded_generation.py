@@ -1,0 +1,181 @@
+"""A generation in a replica's memory: an immutable base, and a delta that only moves forward.
+
+The view (delta, items, how far the catalog log was applied) is one object, swapped whole: a
+request takes it once and keeps it, so one answer is never half of two states.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from ray_jobs.encoders.fold import UserEncoder
+from ray_jobs.encoders.weights import load_weights
+from ray_jobs.shards.delta import Delta, DeltaChange
+from ray_jobs.shards.items import Item, ItemTable, attributes_json, read_items
+from ray_jobs.shards.manifest import Manifest, open_manifest, verify
+from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.search import search
+from ray_jobs.shards.texts import TextVectors
+from sql import catalog
+from sql.engine import read_snapshot
+
+log = logging.getLogger(__name__)
+
+CHANGES_PER_READ = 1_000
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class CatalogView:
+    """The catalog as it stands at `catalog_seq`: base minus masked plus delta."""
+
+    catalog_seq: int
+    delta: Delta
+    items: ItemTable
+    unembedded: int
+    """Changed items that have no vector of this encoder yet: shown by id, not retrieved."""
+
+
+class LoadedGeneration:
+    """What a replica answers from. `view` is safe to read at any time; `catch_up` moves it."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: UserEncoder,
+        shards: ShardSet,
+        texts: TextVectors,
+        items: ItemTable,
+    ) -> None:
+        self.manifest = manifest
+        self.generation_id = manifest.generation_id
+        self.encoder_id = manifest.encoder_id
+        self.encoder = encoder
+        self.shards = shards
+        self._texts = texts
+        self._lock = threading.Lock()
+        self._view = CatalogView(manifest.catalog_seq, Delta.empty(shards), items, 0)
+
+    @classmethod
+    def open(cls, artifact_root: Path, generation_id: str) -> "LoadedGeneration":
+        """Verify every digest, then map the files.
+
+        Raises:
+            ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
+            ray_jobs.encoders.errors.EncoderError: the weights are.
+        """
+        directory = artifact_root / "generations" / generation_id
+        manifest = open_manifest(directory)
+        verify(directory, manifest)  # faiss loads a flipped byte in silence
+        return cls(
+            manifest,
+            load_weights(directory / "weights.safetensors"),
+            ShardSet.open(directory, manifest),
+            TextVectors.open(directory),
+            read_items(directory),
+        )
+
+    @property
+    def view(self) -> CatalogView:
+        """The newest view."""
+        return self._view
+
+    def warm(self) -> None:
+        """Touch what the first request would have to fault in."""
+        self._view.items.warm()
+        query_D = np.zeros(self.shards.dim, np.float32)
+        query_D[0] = 1.0
+        search(self.shards, self._view.delta, query_D, 10)
+
+    def catch_up(self, engine: Engine, at_least: int | None = None) -> CatalogView:
+        """Apply the catalog log up to its head (at least `at_least`); returns the new view.
+
+        A request that read a newer `catalog_seq` in its snapshot calls this before it answers: an
+        item change is in force from its acknowledgement on, whichever replica answers.
+        """
+        if at_least is not None and self._view.catalog_seq >= at_least:
+            return self._view
+        with self._lock:
+            while True:
+                with read_snapshot(engine) as conn:
+                    changes = catalog.read_changes(conn, self._view.catalog_seq, CHANGES_PER_READ)
+                    digests = [c.text_digest for c in changes if c.text_digest is not None]
+                    vectors = self._vectors_of(digests)
+                    absent = [digest for digest in digests if digest not in vectors]
+                    if absent:
+                        vectors.update(catalog.read_item_vectors(conn, self.encoder_id, absent))
+                if changes:
+                    self._view = self._applied(changes, vectors)
+                if len(changes) < CHANGES_PER_READ:
+                    return self._view
+
+    def text_vectors(self, engine: Engine, digests: list[str]) -> Vectors:
+        """BERT vectors by digest: of the generation, else as stored when the item was put."""
+        vectors = self._vectors_of(digests)
+        absent = [digest for digest in digests if digest not in vectors]
+        if absent:
+            with read_snapshot(engine) as conn:
+                vectors.update(catalog.read_item_vectors(conn, self.encoder_id, absent))
+        return vectors
+
+    def _vectors_of(self, digests: list[str]) -> Vectors:
+        return self._texts.get(digests) if digests else {}
+
+    def _applied(self, changes: list[catalog.CatalogChange], vectors: Vectors) -> CatalogView:
+        view = self._view
+        # Of an item that changed several times only the last state counts.
+        last: dict[int, catalog.CatalogChange] = {}
+        for change in changes:
+            if change.replaced_ordinal is not None:
+                last.pop(change.replaced_ordinal, None)
+            last[change.ordinal] = change
+        puts = [_shown(change) for change in last.values() if change.op == "put"]
+        gone = {change.ordinal for change in last.values() if change.op == "delete"}
+        gone.update(c.replaced_ordinal for c in changes if c.replaced_ordinal is not None)
+        unembedded = sum(item.text_digest not in vectors for item in puts)
+        if unembedded:
+            log.warning("%d changed items have no vector yet", unembedded)
+        return replace(
+            view,
+            catalog_seq=changes[-1].change_seq,
+            delta=view.delta.apply(
+                [
+                    *(DeltaChange(ordinal, None) for ordinal in sorted(gone)),
+                    *self._delta_puts(puts, vectors),
+                ]
+            ),
+            items=view.items.with_changes(puts, gone),
+            unembedded=view.unembedded + unembedded,
+        )
+
+    def _delta_puts(self, puts: list[Item], vectors: Vectors) -> list[DeltaChange]:
+        embedded = [item for item in puts if item.text_digest in vectors]
+        if not embedded:
+            return []
+        bert_NE = np.stack([vectors[item.text_digest] for item in embedded])
+        ordinals_N = np.array([item.ordinal for item in embedded], np.int64)
+        item_vectors_ND = self.encoder.item_vectors(bert_NE, ordinals_N)
+        return [
+            DeltaChange(item.ordinal, vector)
+            for item, vector in zip(embedded, item_vectors_ND, strict=True)
+        ]
+
+
+def _shown(change: catalog.CatalogChange) -> Item:
+    assert change.body is not None, "a put has a body"
+    assert change.text_digest is not None, "a put has a text"
+    return Item(
+        ordinal=change.ordinal,
+        item_id=change.item_id,
+        title=change.body.title,
+        category=change.body.category,
+        attributes_json=attributes_json(change.body.attributes),
+        published_at_ms=change.body.published_at_ms,
+        text_digest=change.text_digest,
+    )

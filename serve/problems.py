@@ -1,0 +1,138 @@
+"""Errors as RFC 9457 problem documents: which field, which value, what is accepted.
+
+Every error of the API leaves through `problem_response`, so clients can rely on one shape:
+`{"type", "title", "status", "detail", "errors": [{"field", "value", "accepted"}], "hint"}`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from sql.errors import StoreError
+
+MAX_VALUE_CHARACTERS = 200
+"""A refused value is echoed so far and no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field that was refused."""
+
+    field: str
+    value: object
+    accepted: str
+
+
+@dataclass
+class ProblemError(Exception):
+    """An answer that is an error; raised anywhere below a route."""
+
+    status: int
+    title: str
+    detail: str
+    errors: Sequence[FieldError] = field(default_factory=tuple)
+    hint: str | None = None
+    retry_after_s: int | None = None
+
+
+def not_found(noun: str, identifier: str, hint: str | None = None) -> ProblemError:
+    """404: `noun` (such as "item") with this id does not exist."""
+    return ProblemError(
+        404,
+        f"no such {noun}",
+        f"{noun} {shorten(identifier)!r} does not exist",
+        [FieldError(f"{noun}_id", identifier, f"the id of an existing {noun}")],
+        hint,
+    )
+
+
+def unavailable(title: str, detail: str, hint: str, retry_after_s: int = 1) -> ProblemError:
+    """503 with Retry-After."""
+    return ProblemError(503, title, detail, hint=hint, retry_after_s=retry_after_s)
+
+
+def shorten(value: object) -> object:
+    """`value` as it may be echoed: scalars as they are, everything long cut."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else str(value)
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "..."
+
+
+def problem_response(problem: ProblemError) -> Response:
+    """The problem document of `problem`, with Retry-After where it says so."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "errors": [
+            {"field": e.field, "value": shorten(e.value), "accepted": e.accepted}
+            for e in problem.errors
+        ],
+    }
+    if problem.hint:
+        body["hint"] = problem.hint
+    headers = {}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def field_path(location: Sequence[str | int]) -> str:
+    """`("body", "batch", "events", 3, "kind")` -> `events[3].kind`."""
+    parts = [p for p in location if p not in ("body", "query", "path", "batch", "single")]
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path or "body"
+
+
+def install(api: FastAPI) -> None:
+    """Make every error of `api` a problem document."""
+    api.add_exception_handler(ProblemError, _on_problem)
+    api.add_exception_handler(RequestValidationError, _on_validation)
+    api.add_exception_handler(HTTPException, _on_http)
+    api.add_exception_handler(StoreError, _on_store)
+
+
+async def _on_problem(_: Request, error: Exception) -> Response:
+    return problem_response(cast(ProblemError, error))
+
+
+async def _on_validation(_: Request, error: Exception) -> Response:
+    errors = [
+        FieldError(field_path(e["loc"]), e.get("input"), e["msg"])
+        for e in cast(RequestValidationError, error).errors()[:50]
+    ]
+    names = ", ".join(e.field for e in errors[:5])
+    return problem_response(
+        ProblemError(422, "invalid request", f"refused, nothing was stored: {names}", errors)
+    )
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    http = cast(HTTPException, error)
+    hint = "see /docs for the routes" if http.status_code in (404, 405) else None
+    return problem_response(
+        ProblemError(http.status_code, str(http.detail).lower(), str(http.detail), hint=hint)
+    )
+
+
+async def _on_store(_: Request, error: Exception) -> Response:
+    """The database refused or is gone: nothing was acknowledged, the client may try again."""
+    return problem_response(
+        unavailable("the store did not answer", str(error), getattr(error, "hint", "") or "")
+    )

@@ -1,0 +1,255 @@
+"""Lists: from a session, from an item, from a text. Search the shards and the delta, re-rank.
+
+Runs in a thread of the replica; touches no event loop.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from ray_jobs.ranking.candidates import Candidates, candidates_wanted
+from ray_jobs.ranking.rerank import rerank
+from ray_jobs.shards.search import live_vectors_of, search
+from serve.problems import ProblemError, not_found
+from serve.trending import Trending
+from serve.user_state import UserState, UserStates
+from serve.write_behind import WriteBehind
+from sql import catalog
+from sql.engine import read_snapshot
+from sql.exposures import Exposure
+
+PERSONAL_WEIGHT = 0.3
+"""Share of the user's taste in a personalised search; the text decides, the taste orders ties."""
+
+TEXT_CANDIDATES = 500
+"""Candidates of a text search, found by projected vectors and ordered by BERT's own cosine."""
+
+NO_ORDINALS: NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What is asked for, whoever asks."""
+
+    k: int = 20
+    offset: int = 0
+    category: str | None = None
+    attributes: Mapping[str, str | bool | int | float] = field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    exclude_seen: bool = True
+    as_of_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemList:
+    """A list and what it was made from."""
+
+    state: UserState
+    basis: Literal["session", "popularity", "item", "text"]
+    items: list[dict[str, Any]]
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What a list may show: `eligible` is a mask over ordinals (all when None)."""
+
+    eligible: NDArray[np.bool_] | None
+    hidden: NDArray[np.int64]
+
+
+class Recommender:
+    """Makes lists. Thread-safe."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        states: UserStates,
+        trending: Trending,
+        write_behind: WriteBehind,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._engine = engine
+        self._states = states
+        self._trending = trending
+        self._write_behind = write_behind
+        self._now_ms = now_ms
+
+    def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
+        """The user's list: by cosine to the user vector, or what is popular for a new user."""
+        state = self._states.read(user_id)
+        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        vector_D = state.vector
+        allowed = self._allowed(state, query, filtered=vector_D is None)
+        if vector_D is None:
+            ranked = self._popular(state, query, allowed, as_of_ms)
+            answer = ItemList(state, "popularity", shown(state, ranked), as_of_ms)
+        else:
+            ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
+            answer = ItemList(state, "session", shown(state, ranked), as_of_ms)
+        self._write_behind.expose(_exposure(answer, query, request_id, as_of_ms))
+        return answer
+
+    def similar(self, item_id: str, query: ListQuery) -> ItemList:
+        """Items nearest to an item's vector, without itself.
+
+        Raises:
+            ProblemError: 404 for an unknown item, 409 for one that has no vector yet.
+        """
+        with read_snapshot(self._engine) as conn:
+            item = catalog.resolve_items(conn, [item_id]).get(item_id)
+        if item is None:
+            raise not_found("item", item_id)
+        state = self._states.read(None)
+        ordinals = np.array([item.ordinal], np.int64)
+        known, vectors_ND = live_vectors_of(state.generation.shards, state.view.delta, ordinals)
+        if not known[0]:
+            raise ProblemError(
+                409,
+                "the item has no vector yet",
+                f"item {item_id!r} was put without a vector",
+                hint="put it again while the text encoder answers, or wait for the night",
+            )
+        allowed = self._allowed(state, query, hidden=ordinals)
+        ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
+        return ItemList(state, "item", shown(state, ranked), self._now_ms())
+
+    def search_text(
+        self, bert_E: NDArray[np.float32], user_id: str | None, query: ListQuery
+    ) -> ItemList:
+        """Items for a text: candidates by the projected vector, order by BERT's own cosine.
+
+        With a user, `PERSONAL_WEIGHT` of the score is the cosine to the user vector.
+        """
+        state = self._states.read(user_id)
+        generation = state.generation
+        query_D = generation.encoder.text_vectors(bert_E[None, :])[0]
+        allowed = self._allowed(state, query)
+        found = self._nearest(state, query_D, query, allowed, at_least=TEXT_CANDIDATES)
+        scores = self._text_scores(state, bert_E, found)
+        taste_D = state.vector
+        if taste_D is not None and len(found):
+            _, vectors_ND = live_vectors_of(generation.shards, state.view.delta, found.ordinals)
+            scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
+        rescored = Candidates(scores.astype(np.float32), found.ordinals)
+        ranked = rerank_page(rescored, query, allowed)
+        return ItemList(state, "text", shown(state, ranked), self._now_ms())
+
+    def _text_scores(
+        self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
+    ) -> NDArray[np.float32]:
+        """Cosine of the BERT vectors; the projected one where an item's text has none."""
+        items = state.view.items.get_many(found.ordinals)
+        digests = [item.text_digest for item in items if item is not None]
+        vectors = state.generation.text_vectors(self._engine, digests)
+        scores = found.scores.copy()
+        for row, item in enumerate(items):
+            vector = vectors.get(item.text_digest) if item is not None else None
+            if vector is not None:
+                scores[row] = float(vector @ bert_E)
+        return scores
+
+    def _allowed(
+        self,
+        state: UserState,
+        query: ListQuery,
+        *,
+        hidden: NDArray[np.int64] = NO_ORDINALS,
+        filtered: bool = False,
+    ) -> _Allowed:
+        """`hidden`: never shown, beside what was disliked, hidden, named, and seen if so asked.
+
+        `filtered`: make the mask of live items also where no filter asks for one.
+        """
+        parts = [state.excluded, hidden]
+        if query.exclude_seen:
+            parts.append(state.seen)
+        if query.exclude:
+            with read_snapshot(self._engine) as conn:
+                named = catalog.resolve_items(conn, list(query.exclude))
+            parts.append(np.array([ref.ordinal for ref in named.values()], np.int64))
+        eligible = None
+        if filtered or query.category is not None or query.attributes:
+            eligible = state.view.items.matching(query.category, query.attributes)
+        return _Allowed(eligible, np.unique(np.concatenate(parts)))
+
+    @staticmethod
+    def _nearest(
+        state: UserState,
+        query_D: NDArray[np.float32],
+        query: ListQuery,
+        allowed: _Allowed,
+        *,
+        at_least: int = 1,
+    ) -> Candidates:
+        return Candidates(
+            *search(
+                state.generation.shards,
+                state.view.delta,
+                query_D,
+                max(at_least, candidates_wanted(query.k, query.offset)),
+                eligible=allowed.eligible,
+                excluded=allowed.hidden,
+            )
+        )
+
+    def _popular(
+        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
+    ) -> Candidates:
+        items = state.view.items
+        everything = np.arange(items.ordinal_span, dtype=np.int64)
+        found = Candidates(self._trending.scores(items, as_of_ms), everything)
+        return rerank_page(found, query, allowed)
+
+
+def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
+    """The page of the list that was asked for."""
+    return rerank(
+        found,
+        eligible=allowed.eligible,
+        excluded=allowed.hidden,
+        k=query.k,
+        offset=query.offset,
+    )
+
+
+def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
+    """Candidates as they appear in an answer."""
+    items = state.view.items.get_many(ranked.ordinals)
+    return [
+        {
+            "item_id": item.item_id,
+            "score": float(score),
+            "title": item.title,
+            "category": item.category,
+        }
+        for item, score in zip(items, ranked.scores, strict=True)
+        if item is not None
+    ]
+
+
+def _exposure(answer: ItemList, query: ListQuery, request_id: str, as_of_ms: int) -> Exposure:
+    state = answer.state
+    return Exposure(
+        request_id=request_id,
+        user_key=None if state.user is None else state.user.user_key,
+        generation_id=state.generation.generation_id,
+        user_seq=state.user_seq,
+        catalog_seq=state.catalog_seq,
+        at_ms=as_of_ms,
+        items=[(item["item_id"], item["score"]) for item in answer.items],
+        degraded=state.degraded,
+        params={
+            "k": query.k,
+            "offset": query.offset,
+            "category": query.category,
+            "attributes": dict(query.attributes),
+            "exclude": list(query.exclude),
+            "exclude_seen": query.exclude_seen,
+            "basis": answer.basis,
+        },
+    )

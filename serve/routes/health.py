@@ -1,0 +1,105 @@
+"""Is it alive, may it be asked, what does it hold."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import func, select
+
+from serve.day import Day
+from serve.loaded_generation import LoadedGeneration
+from serve.problems import unavailable
+from serve.routes.context import day_of, from_ms
+from serve.schemas import LiveAnswer, LoadedAnswer, ReplicaAnswer, StatusAnswer
+from sql import catalog, generations
+from sql.engine import read_snapshot
+from sql.tables import users
+
+router = APIRouter(tags=["health"])
+
+LEASE_MS = 5_000
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(day: Annotated[Day, Depends(day_of)]) -> dict[str, str]:
+    """The replica holds the live generation and reaches the database, or 503."""
+
+    def live() -> generations.LivePointer | None:
+        with read_snapshot(day.engine) as conn:
+            return generations.read_live(conn)
+
+    pointer = await asyncio.to_thread(live)
+    if pointer is None:
+        raise unavailable("not ready", "no generation is live", "run `moonlark night`")
+    if pointer.generation_id not in day.watch.loaded:
+        raise unavailable(
+            "not ready",
+            f"generation {pointer.generation_id} is not loaded here",
+            "look at `refused` in /v1/status",
+        )
+    return {"status": "ready", "generation": pointer.generation_id}
+
+
+@router.get("/v1/status")
+async def status(day: Annotated[Day, Depends(day_of)]) -> StatusAnswer:
+    """Live generation, watermarks, deltas and replicas: what an on-call looks at first."""
+    return await asyncio.to_thread(_status, day)
+
+
+def _status(day: Day) -> StatusAnswer:
+    now_ms = day.now_ms()
+    with read_snapshot(day.engine) as conn:
+        pointer = generations.read_live(conn)
+        replicas = generations.fresh_replicas(conn, now_ms, LEASE_MS)
+        catalog_seq = catalog.catalog_seq(conn)
+        counted = conn.execute(
+            select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
+        ).one()
+    return StatusAnswer(
+        live=None
+        if pointer is None
+        else LiveAnswer(
+            generation=pointer.generation_id,
+            previous=pointer.previous,
+            flip=pointer.flip,
+            who=pointer.who,
+            why=pointer.why,
+            at=from_ms(pointer.at_ms),
+            hold=pointer.hold,
+        ),
+        catalog_seq=catalog_seq,
+        events=int(counted[1]),
+        users=int(counted[0]),
+        replica=day.replica_id,
+        loaded=[_loaded(generation) for generation in day.watch.loaded.values()],
+        refused=day.watch.refused,
+        replicas=[
+            ReplicaAnswer(
+                replica_id=replica.replica_id,
+                ready=list(replica.ready),
+                heartbeat_age_ms=max(0, now_ms - replica.at_ms),
+            )
+            for replica in replicas
+        ],
+        write_behind_dropped=day.write_behind.dropped,
+    )
+
+
+def _loaded(generation: LoadedGeneration) -> LoadedAnswer:
+    view, manifest = generation.view, generation.manifest
+    return LoadedAnswer(
+        generation=generation.generation_id,
+        items=manifest.item_count,
+        shards=manifest.shard_count,
+        generation_catalog_seq=manifest.catalog_seq,
+        catalog_seq=view.catalog_seq,
+        delta_items=view.delta.count,
+        masked_items=len(view.delta.masked),
+        unembedded_items=view.unembedded,
+    )

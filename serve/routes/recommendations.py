@@ -1,0 +1,178 @@
+"""Lists: for a user, for many users, like an item, for a text."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import AwareDatetime
+
+from ray_jobs.encoders.item_text import clean
+from serve.day import Day
+from serve.late_texts import embed_late
+from serve.online_encoder import EncoderUnavailable
+from serve.problems import unavailable
+from serve.recommend import ItemList, ListQuery
+from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
+from serve.schemas import (
+    MAX_EXCLUDE,
+    MAX_K,
+    MAX_OFFSET,
+    Identifier,
+    RecommendationAnswer,
+    RecommendBody,
+    RecommendManyAnswer,
+    SearchAnswer,
+    SearchBody,
+    SimilarAnswer,
+)
+
+router = APIRouter(prefix="/v1", tags=["recommendations"])
+
+K = Annotated[int, Query(ge=1, le=MAX_K, description="length of the list")]
+Category = Annotated[str | None, Query(max_length=200)]
+Attribute = Annotated[list[str], Query(description="name:value, repeated", max_length=10)]
+Exclude = Annotated[list[Identifier], Query(description="item ids", max_length=MAX_EXCLUDE)]
+
+
+@router.get("/users/{user_id}/recommendations", response_model=RecommendationAnswer)
+async def recommend(
+    request: Request,
+    day: Annotated[Day, Depends(day_of)],
+    user_id: Annotated[Identifier, Path()],
+    k: K = 20,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
+    category: Category = None,
+    attribute: Attribute = [],  # noqa: B006 - FastAPI copies query defaults
+    exclude: Exclude = [],  # noqa: B006
+    exclude_seen: bool = True,
+    as_of: AwareDatetime | None = None,
+) -> Response:
+    """The user's list. Reflects every event and item change that was acknowledged before."""
+    query = ListQuery(
+        k=k,
+        offset=offset,
+        category=category,
+        attributes=parse_attributes(attribute),
+        exclude=tuple(exclude),
+        exclude_seen=exclude_seen,
+        as_of_ms=None if as_of is None else to_ms(as_of),
+    )
+    request_id = request_id_of(request)
+    answer = await _made(day, lambda: day.recommender.recommend(user_id, query, request_id))
+    return _json(_recommendation(user_id, answer, request_id))
+
+
+@router.post("/recommendations", response_model=RecommendManyAnswer)
+async def recommend_many(
+    request: Request, body: RecommendBody, day: Annotated[Day, Depends(day_of)]
+) -> Response:
+    """Lists for up to 100 users at once, one answer a user, in the order asked."""
+    query = ListQuery(
+        k=body.k,
+        offset=body.offset,
+        category=body.category,
+        attributes=body.attributes,
+        exclude=tuple(body.exclude),
+        exclude_seen=body.exclude_seen,
+        as_of_ms=None if body.as_of is None else to_ms(body.as_of),
+    )
+
+    results = []
+    for user_id in body.users:
+        request_id = uuid.uuid4().hex  # a list has an id of its own: it is what was shown
+
+        def make(user_id: str = user_id, request_id: str = request_id) -> ItemList:
+            return day.recommender.recommend(user_id, query, request_id)
+
+        results.append(_recommendation(user_id, await _made(day, make), request_id))
+    return _json({"results": results, "request_id": request_id_of(request)})
+
+
+@router.get("/items/{item_id}/similar", response_model=SimilarAnswer)
+async def similar(
+    request: Request,
+    day: Annotated[Day, Depends(day_of)],
+    item_id: Annotated[Identifier, Path()],
+    k: K = 20,
+    category: Category = None,
+    attribute: Attribute = [],  # noqa: B006
+    exclude: Exclude = [],  # noqa: B006
+) -> Response:
+    """Items nearest to this one."""
+    query = ListQuery(
+        k=k, category=category, attributes=parse_attributes(attribute), exclude=tuple(exclude)
+    )
+    answer = await asyncio.to_thread(day.recommender.similar, item_id, query)
+    return _json(
+        {
+            "item_id": item_id,
+            "items": answer.items,
+            "generation": answer.state.generation.generation_id,
+            "catalog_seq": answer.state.catalog_seq,
+            "request_id": request_id_of(request),
+            "degraded": list(answer.state.degraded),
+        }
+    )
+
+
+@router.post("/search", response_model=SearchAnswer)
+async def search(
+    request: Request, body: SearchBody, day: Annotated[Day, Depends(day_of)]
+) -> Response:
+    """Items for a text. With a user, their taste has a say. Nothing is stored: post a `search`
+    event for that."""
+    query = ListQuery(
+        k=body.k,
+        category=body.category,
+        attributes=body.attributes,
+        exclude=tuple(body.exclude),
+        exclude_seen=body.exclude_seen,
+    )
+    try:
+        _, vectors = await day.encoder.embed([clean(body.text)])
+    except EncoderUnavailable as error:
+        raise unavailable(
+            "the text encoder does not answer", str(error), "look at `moonlark status`"
+        ) from error
+    answer = await _made(day, lambda: day.recommender.search_text(vectors[0], body.user_id, query))
+    return _json(
+        {
+            "items": answer.items,
+            "personalised": answer.state.session is not None,
+            "generation": answer.state.generation.generation_id,
+            "user_seq": answer.state.user_seq,
+            "catalog_seq": answer.state.catalog_seq,
+            "request_id": request_id_of(request),
+            "degraded": list(answer.state.degraded),
+        }
+    )
+
+
+async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
+    """The list; made again if it had to wait for texts that can be embedded now."""
+    answer = await asyncio.to_thread(make)
+    if answer.state.unembedded and await embed_late(day, answer.state.unembedded):
+        answer = await asyncio.to_thread(make)
+    return answer
+
+
+def _recommendation(user_id: str, answer: ItemList, request_id: str) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "items": answer.items,
+        "basis": answer.basis,
+        "generation": answer.state.generation.generation_id,
+        "user_seq": answer.state.user_seq,
+        "catalog_seq": answer.state.catalog_seq,
+        "as_of": from_ms(answer.as_of_ms).isoformat(),
+        "request_id": request_id,
+        "degraded": list(answer.state.degraded),
+    }
+
+
+def _json(body: dict[str, Any]) -> Response:
+    # Straight to bytes: validating our own answer again would cost more than the fold.
+    return Response(orjson.dumps(body), media_type="application/json")

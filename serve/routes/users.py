@@ -1,0 +1,91 @@
+"""What we know of a user, in short and in full, and how to make us forget it."""
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+
+from serve.day import Day
+from serve.problems import not_found
+from serve.routes.context import day_of, from_ms, request_id_of
+from serve.schemas import ErasureAnswer, Identifier, UserAnswer, UserEventsAnswer
+from serve.user_state import MAX_HISTORY
+from sql.engine import read_snapshot
+from sql.erasure import erase_user
+from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
+
+router = APIRouter(prefix="/v1/users", tags=["users"])
+
+UserId = Annotated[Identifier, Path()]
+MAX_PAGE = 1_000
+
+
+@router.get("/{user_id}")
+async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> UserAnswer:
+    """The user's session in short."""
+    user, events = await asyncio.to_thread(_history, day, user_id, 0, MAX_HISTORY)
+    state = await asyncio.to_thread(day.states.read, user_id) if day.watch.loaded else None
+    session = None if state is None else state.session
+    counted = effective(events)
+    undos = sum(event.kind == "undo" for event in events)
+    return UserAnswer(
+        user_id=user_id,
+        user_seq=user.last_user_seq,
+        generation=None if state is None else state.generation.generation_id,
+        steps=0 if session is None else session.steps,
+        events_by_kind=dict(sorted(Counter(str(event.kind) for event in counted).items())),
+        undone=len(events) - len(counted) - undos,
+        seen_items=0 if session is None else len(session.seen),
+        excluded_items=0 if session is None else len(session.excluded),
+        last_event_at=from_ms(events[-1].occurred_at_ms) if events else None,
+    )
+
+
+@router.get("/{user_id}/events")
+async def get_user_events(
+    user_id: UserId,
+    day: Annotated[Day, Depends(day_of)],
+    after: Annotated[int, Query(ge=0, description="user_seq to go on after")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+) -> UserEventsAnswer:
+    """Everything the user did, oldest first, a page at a time: their data, for them."""
+    user, events = await asyncio.to_thread(_history, day, user_id, after, limit)
+    more = bool(events) and events[-1].user_seq < user.last_user_seq
+    return UserEventsAnswer(
+        user_id=user_id,
+        events=[_event(event) for event in events],
+        next_after=events[-1].user_seq if more else None,
+    )
+
+
+@router.delete("/{user_id}")
+async def delete_user(
+    request: Request, user_id: UserId, day: Annotated[Day, Depends(day_of)]
+) -> ErasureAnswer:
+    """Erase the user: log, sessions, vectors and exposures. Counts by table; twice is harmless."""
+    receipt = await asyncio.to_thread(erase_user, day.engine, user_id)
+    return ErasureAnswer(user_id=user_id, erased=receipt.counts, request_id=request_id_of(request))
+
+
+def _history(day: Day, user_id: str, after: int, limit: int) -> tuple[UserRow, list[StoredEvent]]:
+    with read_snapshot(day.engine) as conn:
+        user = find_user(conn, user_id)
+        if user is None:
+            raise not_found("user", user_id)
+        return user, read_tail(conn, user.user_key, after, limit)
+
+
+def _event(event: StoredEvent) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "user_seq": event.user_seq,
+        "event_id": event.event_id,
+        "kind": str(event.kind),
+        "item_id": event.item_id,
+        "text": event.text,
+        "value": event.value,
+        "undoes_seq": event.undoes_seq,
+        "occurred_at": from_ms(event.occurred_at_ms),
+        "received_at": from_ms(event.received_at_ms),
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,319 @@
+"""The bodies of the API: what is accepted and what is answered. Unknown fields are refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+MAX_EVENTS = 500
+MAX_ITEMS = 500
+MAX_USERS = 100
+MAX_K = 500
+MAX_OFFSET = 10_000
+MAX_EXCLUDE = 1_000
+MAX_TEXT = 5_000
+
+Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+AttributeValue = str | bool | int | float
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Event(_Body):
+    user_id: Identifier
+    event_id: Identifier | None = Field(
+        None, description="Yours, unique per user: a retry with the same id is harmless."
+    )
+    occurred_at: AwareDatetime | None = Field(None, description="RFC 3339 with zone; default now.")
+    surface: Annotated[str, Field(max_length=100)] | None = Field(
+        None, description="Where it happened: home, search, mail."
+    )
+    request_id: Identifier | None = Field(
+        None, description="Of the recommendation that led to this event."
+    )
+
+
+class ItemEvent(_Event):
+    """The user did something with an item."""
+
+    kind: Literal["view", "click", "favourite", "purchase", "dislike", "hide"]
+    item_id: Identifier
+
+
+class RatingEvent(_Event):
+    """The user rated an item; rating it again replaces the first rating."""
+
+    kind: Literal["rating"]
+    item_id: Identifier
+    value: float = Field(ge=0, le=5, allow_inf_nan=False)
+
+
+class SearchEvent(_Event):
+    """The user searched: the text moves the user vector."""
+
+    kind: Literal["search"]
+    text: Text
+
+
+class CommentEvent(_Event):
+    """The user wrote about an item: the text moves the user vector."""
+
+    kind: Literal["comment"]
+    item_id: Identifier | None = None
+    text: Text
+
+
+class UndoEvent(_Event):
+    """Takes back exactly one event of the same user."""
+
+    kind: Literal["undo"]
+    undoes: Identifier = Field(description="event_id of the event to take back")
+
+
+Event = Annotated[
+    ItemEvent | RatingEvent | SearchEvent | CommentEvent | UndoEvent, Field(discriminator="kind")
+]
+
+
+class EventBatch(_Body):
+    """Up to 500 events, stored all together or not at all."""
+
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+def _batch_or_single(body: Any) -> str:
+    is_batch = isinstance(body, EventBatch) or (isinstance(body, dict) and "events" in body)
+    return "batch" if is_batch else "single"
+
+
+EventsBody = Annotated[
+    Annotated[EventBatch, Tag("batch")] | Annotated[Event, Tag("single")],
+    Discriminator(_batch_or_single),
+]
+
+
+class StoredEventAnswer(BaseModel):
+    """Where one event of the request lies in its user's log."""
+
+    event_id: str
+    user_id: str
+    user_seq: int
+    duplicate: bool
+
+
+class EventsAnswer(BaseModel):
+    """Acknowledged: durable, and in force for the next recommendation."""
+
+    events: list[StoredEventAnswer]
+    request_id: str
+
+
+class RecommendBody(_Body):
+    """Lists for many users at once, all with the same filters."""
+
+    users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
+    k: int = Field(20, ge=1, le=MAX_K)
+    offset: int = Field(0, ge=0, le=MAX_OFFSET)
+    category: str | None = Field(None, max_length=200)
+    attributes: dict[str, AttributeValue] = Field(default_factory=dict, max_length=10)
+    exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude_seen: bool = True
+    as_of: AwareDatetime | None = None
+
+
+class ScoredItem(BaseModel):
+    """One item of a list, best first."""
+
+    item_id: str
+    score: float
+    title: str
+    category: str | None
+
+
+class RecommendationAnswer(BaseModel):
+    """A list, and exactly what it reflects."""
+
+    user_id: str
+    items: list[ScoredItem]
+    basis: Literal["session", "popularity"] = Field(
+        description="`popularity` for users without events"
+    )
+    generation: str
+    user_seq: int = Field(description="every event of the user up to this one is reflected")
+    catalog_seq: int = Field(description="every item change up to this one is reflected")
+    as_of: AwareDatetime
+    request_id: str
+    degraded: list[str] = Field(description="empty, or the reasons why this list is less")
+
+
+class RecommendManyAnswer(BaseModel):
+    """One answer a user, in the order asked."""
+
+    results: list[RecommendationAnswer]
+    request_id: str
+
+
+class ItemBodyIn(_Body):
+    """An item as its owner describes it."""
+
+    title: str = Field(min_length=1, max_length=500)
+    text: str = Field("", max_length=20_000)
+    category: str | None = Field(None, max_length=200)
+    attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
+    published_at: AwareDatetime | None = None
+    version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
+
+
+class ItemBodyWithId(ItemBodyIn):
+    """An item with its id, for puts of many."""
+
+    item_id: Identifier
+
+
+class ItemsBody(_Body):
+    """Up to 500 items."""
+
+    items: list[ItemBodyWithId] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class ItemChangeAnswer(BaseModel):
+    """In force for the next recommendation."""
+
+    item_id: str
+    outcome: Literal["created", "updated", "unchanged", "deleted"]
+    catalog_seq: int
+    version: int | None
+
+
+class ItemsAnswer(BaseModel):
+    """One line an item, in the order given."""
+
+    items: list[ItemChangeAnswer]
+    request_id: str
+
+
+class ItemAnswer(BaseModel):
+    """An item as it is now."""
+
+    item_id: str
+    title: str
+    text: str
+    category: str | None
+    attributes: dict[str, Any]
+    published_at: AwareDatetime | None
+    version: int | None
+    catalog_seq: int
+
+
+class SimilarAnswer(BaseModel):
+    """Items nearest to an item."""
+
+    item_id: str
+    items: list[ScoredItem]
+    generation: str
+    catalog_seq: int
+    request_id: str
+    degraded: list[str]
+
+
+class SearchBody(_Body):
+    """Items for a text; personalised when a user is given."""
+
+    text: Text
+    user_id: Identifier | None = None
+    k: int = Field(20, ge=1, le=MAX_K)
+    category: str | None = Field(None, max_length=200)
+    attributes: dict[str, AttributeValue] = Field(default_factory=dict, max_length=10)
+    exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_EXCLUDE)
+    exclude_seen: bool = False
+
+
+class SearchAnswer(BaseModel):
+    """Items for a text, best first."""
+
+    items: list[ScoredItem]
+    personalised: bool
+    generation: str
+    user_seq: int
+    catalog_seq: int
+    request_id: str
+    degraded: list[str]
+
+
+class UserAnswer(BaseModel):
+    """A user's session in short."""
+
+    user_id: str
+    user_seq: int
+    generation: str | None
+    steps: int = Field(description="effective events in the fold")
+    events_by_kind: dict[str, int]
+    undone: int
+    seen_items: int
+    excluded_items: int
+    last_event_at: AwareDatetime | None
+
+
+class UserEventsAnswer(BaseModel):
+    """A page of a user's log, oldest first."""
+
+    user_id: str
+    events: list[dict[str, Any]]
+    next_after: int | None = Field(description="pass as `after` for the next page")
+
+
+class ErasureAnswer(BaseModel):
+    """What was deleted, a count a table."""
+
+    user_id: str
+    erased: dict[str, int]
+    request_id: str
+
+
+class LiveAnswer(BaseModel):
+    """The live pointer and who moved it last."""
+
+    generation: str
+    previous: str | None
+    flip: int
+    who: str
+    why: str
+    at: AwareDatetime
+    hold: bool
+
+
+class LoadedAnswer(BaseModel):
+    """A generation in this replica's memory."""
+
+    generation: str
+    items: int
+    shards: int
+    generation_catalog_seq: int
+    catalog_seq: int
+    delta_items: int
+    masked_items: int
+    unembedded_items: int
+
+
+class ReplicaAnswer(BaseModel):
+    """A replica that holds a fresh lease."""
+
+    replica_id: str
+    ready: list[str]
+    heartbeat_age_ms: int
+
+
+class StatusAnswer(BaseModel):
+    """What an on-call looks at first."""
+
+    live: LiveAnswer | None
+    catalog_seq: int
+    events: int
+    users: int
+    replica: str
+    loaded: list[LoadedAnswer]
+    refused: dict[str, str] = Field(description="generations this replica would not load, and why")
+    replicas: list[ReplicaAnswer]
+    write_behind_dropped: int

@@ -1,0 +1,38 @@
+"""BERT by day: a deployment of its own, so that 15 ms of matrix products never hold up a list."""
+
+import asyncio
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import serve as ray_serve
+
+from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+
+MAX_BATCH = 32
+
+
+class TextEncoder:
+    """Embeds cleaned texts with the same weights, precision and pooling as the night does."""
+
+    def __init__(self, bert_model: str | None) -> None:
+        torch.set_num_threads(1)  # a replica is one of many on its machine
+        self._encoder = BertEncoder(resolve_model(bert_model))
+        self._one_at_a_time = asyncio.Lock()  # the encoder is not safe for two threads
+
+    async def embed(self, text: str) -> tuple[str, NDArray[np.float32]]:
+        """(encoder id, unit vector (text_dim,)) of one cleaned text."""
+        vector: NDArray[np.float32] = await self._embed_batched(text)
+        return self._encoder.encoder_id, vector
+
+    async def embed_many(self, texts: list[str]) -> tuple[str, NDArray[np.float32]]:
+        """(encoder id, unit vectors (N, text_dim)) of cleaned texts."""
+        return self._encoder.encoder_id, await self._encode(texts)
+
+    @ray_serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.002)
+    async def _embed_batched(self, texts: list[str]) -> list[NDArray[np.float32]]:
+        return list(await self._encode(texts))
+
+    async def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._encoder.encode, texts)

@@ -1,0 +1,218 @@
+"""A user's state for one answer: one snapshot read, the tail folded, one generation.
+
+one transaction {live pointer, session, tail of the log, head of the catalog log}
+  -> the generation to answer from, caught up with the catalog
+  -> base session (cached, stored, or none) + fold of the tail
+  -> user vector
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from ray_jobs.encoders.errors import SessionError
+from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.session import Session
+from serve.generation_watch import GenerationWatch
+from serve.loaded_generation import CatalogView, LoadedGeneration
+from serve.problems import unavailable
+from serve.session_cache import CachedSession, SessionCache
+from serve.write_behind import WriteBehind
+from sql.engine import read_snapshot
+from sql.events import TEXT_KINDS, StoredEvent, UserRow, read_tail, read_text_vectors
+from sql.sessions import SessionRow
+from sql.snapshot import Snapshot, read_recommendation
+
+log = logging.getLogger(__name__)
+
+MAX_HISTORY = 100_000
+"""Events folded from nothing for one answer (some 2 s); past it, `user_behind`."""
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What an answer is made from. All of it is of one generation and one snapshot."""
+
+    generation: LoadedGeneration
+    view: CatalogView
+    user: UserRow | None
+    session: Session | None
+    user_seq: int
+    degraded: tuple[str, ...]
+    unembedded: tuple[StoredEvent, ...] = ()
+    """Searches and comments that BERT has not read yet; they were folded as unknown."""
+
+    @property
+    def catalog_seq(self) -> int:
+        """Every item change up to this one is reflected."""
+        return self.view.catalog_seq
+
+    @property
+    def vector(self) -> NDArray[np.float32] | None:
+        """The unit user vector (dim,), None for a user of whom nothing was folded."""
+        return None if self.session is None else user_vector(self.generation.encoder, self.session)
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        """Ordinals the user has seen, ascending."""
+        return np.zeros(0, np.int64) if self.session is None else self.session.seen
+
+    @property
+    def excluded(self) -> NDArray[np.int64]:
+        """Ordinals the user disliked or hid, ascending."""
+        return np.zeros(0, np.int64) if self.session is None else self.session.excluded
+
+
+class UserStates:
+    """Reads users' states. Thread-safe; one call is one snapshot."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        watch: GenerationWatch,
+        cache: SessionCache,
+        write_behind: WriteBehind,
+        *,
+        write_back_after: int,
+    ) -> None:
+        self._engine = engine
+        self._watch = watch
+        self._cache = cache
+        self._write_behind = write_behind
+        self._write_back_after = write_back_after
+
+    def read(self, user_id: str | None) -> UserState:
+        """The state of `user_id` (None: of nobody, for lists that need only the catalog).
+
+        Raises:
+            ProblemError: 503 while no generation is loaded.
+        """
+        loaded = self._watch.loaded
+        if not loaded:
+            raise unavailable(
+                "no generation is live",
+                "this replica has nothing to recommend from",
+                "run `moonlark night`, then look at `moonlark status`",
+                retry_after_s=5,
+            )
+        cached = {} if user_id is None else self._cache.of_user(user_id, loaded)
+        snapshot = read_recommendation(
+            self._engine,
+            user_id,
+            list(loaded),
+            {g: held.encoder_id for g, held in loaded.items()},
+            {g: (c.user_key, c.session.user_seq) for g, c in cached.items()},
+        )
+        assert snapshot.generation_id is not None, "some generation is loaded"
+        generation = loaded[snapshot.generation_id]
+        view = generation.catch_up(self._engine, snapshot.catalog_seq)
+        degraded: list[str] = []
+        unembedded: list[StoredEvent] = []
+        if snapshot.live is None or snapshot.live.generation_id != generation.generation_id:
+            degraded.append("generation_behind")
+        session = self._session(generation, snapshot, cached, degraded, unembedded)
+        user = snapshot.user
+        if user is not None and session is not None and user_id is not None and not degraded:
+            self._cache.put(
+                generation.generation_id, user_id, CachedSession(user.user_key, session)
+            )
+        return UserState(
+            generation=generation,
+            view=view,
+            user=user,
+            session=session,
+            user_seq=0 if session is None else session.user_seq,
+            degraded=tuple(degraded),
+            unembedded=tuple(unembedded),
+        )
+
+    def _session(
+        self,
+        generation: LoadedGeneration,
+        snapshot: Snapshot,
+        cached: dict[str, CachedSession],
+        degraded: list[str],
+        unembedded: list[StoredEvent],
+    ) -> Session | None:
+        if snapshot.user is None:
+            return None
+        base, tail = self._base(generation, snapshot, cached), snapshot.tail
+        vectors = snapshot.text_vectors
+        if snapshot.tail_truncated or (base is None and snapshot.base != "none"):
+            base, tail, vectors = self._whole_history(generation, snapshot.user, degraded)
+        if not tail:
+            return base
+        events = self._fold_events(generation, tail, vectors, unembedded)
+        if unembedded:
+            degraded.append("text_not_embedded")
+        session = fold(generation.encoder, base, events)
+        if len(tail) > self._write_back_after and not degraded:
+            self._write_behind.keep_session(
+                generation.generation_id,
+                SessionRow(snapshot.user.user_key, session.user_seq, session.to_bytes()),
+            )
+        return session
+
+    def _base(
+        self,
+        generation: LoadedGeneration,
+        snapshot: Snapshot,
+        cached: dict[str, CachedSession],
+    ) -> Session | None:
+        """The session that the snapshot says the log still agrees with."""
+        if snapshot.base == "cached":
+            return cached[generation.generation_id].session
+        if snapshot.base == "session" and snapshot.session is not None:
+            try:
+                session = Session.from_bytes(snapshot.session.state)
+            except SessionError as error:  # a cache: drop it, the log is the truth
+                log.error("session of generation %s: %s", generation.generation_id, error)
+                return None
+            return session
+        return None
+
+    def _whole_history(
+        self, generation: LoadedGeneration, user: UserRow, degraded: list[str]
+    ) -> tuple[None, list[StoredEvent], dict[int, NDArray[np.float32]]]:
+        """A tail too long for the snapshot, or a base that would not load: from nothing."""
+        with read_snapshot(self._engine) as conn:
+            tail = read_tail(conn, user.user_key, 0, MAX_HISTORY)
+            seqs = [event.user_seq for event in tail if event.kind in TEXT_KINDS]
+            vectors = read_text_vectors(conn, user.user_key, seqs, generation.encoder_id)
+        if tail and tail[-1].user_seq < user.last_user_seq:
+            degraded.append("user_behind")
+        return None, tail, vectors
+
+    def _fold_events(
+        self,
+        generation: LoadedGeneration,
+        tail: Sequence[StoredEvent],
+        text_vectors: dict[int, NDArray[np.float32]],
+        unembedded: list[StoredEvent],
+    ) -> list[FoldEvent]:
+        digests = [event.text_digest for event in tail if event.text_digest is not None]
+        item_vectors = generation.text_vectors(self._engine, digests)
+        events = []
+        for event in tail:
+            vector: NDArray[np.float32] | None = None
+            if event.kind in TEXT_KINDS:
+                vector = text_vectors.get(event.user_seq)
+            elif event.text_digest is not None:
+                vector = item_vectors.get(event.text_digest)
+            if vector is None and (event.kind in TEXT_KINDS or event.text_digest is not None):
+                unembedded.append(event)
+            events.append(
+                FoldEvent(
+                    user_seq=event.user_seq,
+                    kind=str(event.kind),
+                    ordinal=event.ordinal,
+                    vector=vector,
+                    value=event.value,
+                    undoes_seq=event.undoes_seq,
+                )
+            )
+        return events

@@ -1,0 +1,91 @@
+"""What may be written after the answer: exposures and folded sessions, in groups, off the path.
+
+Both are worth having and neither is a promise: a session is a cache of the fold, an exposure a
+record of what was shown. So the queue is bounded, what does not fit is dropped and counted, and
+what a crash takes is at most `FLUSH_INTERVAL_S` of them.
+"""
+
+import logging
+import threading
+from collections import deque
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from sql.errors import StoreError
+from sql.exposures import Exposure, write_exposures
+from sql.sessions import SessionRow, write_sessions
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 1.0
+FLUSH_ROWS = 500
+
+
+class WriteBehind:
+    """A thread that writes what was handed to it. Thread-safe."""
+
+    def __init__(self, engine: Engine, max_queue: int) -> None:
+        self._engine = engine
+        self._max_queue = max_queue
+        self._exposures: deque[Exposure] = deque()
+        self._sessions: dict[tuple[str, int], SessionRow] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+        self.dropped = 0
+        """Rows that did not fit or could not be written."""
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left and end the thread."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+
+    def expose(self, exposure: Exposure) -> None:
+        """Record what was shown, soon."""
+        with self._lock:
+            if len(self._exposures) >= self._max_queue:
+                self.dropped += 1
+                return
+            self._exposures.append(exposure)
+
+    def keep_session(self, generation_id: str, row: SessionRow) -> None:
+        """Write a folded session back, soon; of one user only the newest."""
+        with self._lock:
+            if len(self._sessions) >= self._max_queue:
+                self.dropped += 1
+                return
+            self._sessions[generation_id, row.user_key] = row
+
+    def flush(self) -> None:
+        """Write all that waits, now."""
+        while self._flush_some():
+            pass
+
+    def _run(self) -> None:
+        while not self._stopping.wait(FLUSH_INTERVAL_S):
+            self.flush()
+        self.flush()
+
+    def _flush_some(self) -> bool:
+        with self._lock:
+            exposures = [
+                self._exposures.popleft() for _ in range(min(FLUSH_ROWS, len(self._exposures)))
+            ]
+            sessions, self._sessions = self._sessions, {}
+        if not exposures and not sessions:
+            return False
+        try:
+            if exposures:
+                write_exposures(self._engine, exposures)
+            for generation_id in {generation for generation, _ in sessions}:
+                rows = [r for (g, _), r in sessions.items() if g == generation_id]
+                write_sessions(self._engine, generation_id, rows)
+        except (SQLAlchemyError, StoreError) as error:
+            self.dropped += len(exposures) + len(sessions)
+            log.warning("dropped %d rows: %s", len(exposures) + len(sessions), error)
+        return True

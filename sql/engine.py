@@ -1,0 +1,119 @@
+"""How a connection is opened, and made safe.
+
+`open_engine` refuses a database that may lose a committed write. The two ways into a transaction
+(`write`, `read_snapshot`, from `transactions`) and the schema (`migrate`, `check_schema`, from
+`schema`) are named here too, so that a caller needs this module alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+
+from sql.errors import UnsafeDatabase
+from sql.schema import check_schema, migrate
+from sql.transactions import BEGIN_OPTION, read_snapshot, shown, write
+
+__all__ = ["check_schema", "migrate", "open_engine", "read_snapshot", "shown", "write"]
+
+LOCK_TIMEOUT_MS = 30_000
+POOL_SIZE = 16
+POOL_OVERFLOW = 16
+POOL_TIMEOUT_S = 30.0
+
+_POSTGRES_SCHEMES = {"postgres", "postgresql"}
+_SYNCHRONOUS_FULL = 2
+
+
+def open_engine(database_url: str) -> Engine:
+    """Open the database, creating the folder of a SQLite file.
+
+    Raises `UnsafeDatabase` where a committed write might be lost, `StoreUnavailable` where the
+    database does not answer, `ValueError` for a URL that is neither SQLite nor Postgres.
+    """
+    url = make_url(database_url)
+    if url.drivername in _POSTGRES_SCHEMES:
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite":
+        engine = _open_sqlite(url)
+    elif url.get_backend_name() == "postgresql":
+        engine = _open_postgres(url)
+    else:
+        raise ValueError(f"database_url: {url.drivername!r} is neither sqlite nor postgresql")
+    with read_snapshot(engine):  # connects, and so checks
+        return engine
+
+
+def _open_sqlite(url: URL) -> Engine:
+    name = url.database or ":memory:"
+    if ":memory:" in name or "mode=memory" in str(url):
+        raise UnsafeDatabase(str(url), "database", "in memory", "a file")
+    Path(name.removeprefix("file:")).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_S,
+        connect_args={"timeout": LOCK_TIMEOUT_MS / 1000},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours, see _begin
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        check_sqlite(cursor, str(url))
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+
+    return engine
+
+
+def _open_postgres(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}", "connect_timeout": 10},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _check(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            check_postgres(cursor, shown(engine))
+        connection.rollback()
+
+    return engine
+
+
+def check_sqlite(cursor: Any, database: str) -> None:
+    """Raise `UnsafeDatabase` unless this connection syncs each commit and keeps foreign keys.
+
+    synchronous=NORMAL in WAL mode loses the last commits at a power cut; a journal mode other than
+    WAL lets a reader stall the writer.
+    """
+    for setting, accepted in (
+        ("synchronous", _SYNCHRONOUS_FULL),
+        ("journal_mode", "wal"),
+        ("foreign_keys", 1),
+    ):
+        actual = cursor.execute(f"PRAGMA {setting}").fetchone()[0]
+        if actual != accepted:
+            raise UnsafeDatabase(database, setting, str(actual), str(accepted))
+
+
+def check_postgres(cursor: Any, database: str) -> None:
+    """Raise `UnsafeDatabase` where a committed write may be lost with the server's machine."""
+    for setting in ("fsync", "synchronous_commit"):
+        actual = cursor.execute(f"SHOW {setting}").fetchone()[0]
+        if actual == "off":
+            raise UnsafeDatabase(database, setting, actual, "on")

@@ -1,0 +1,321 @@
+"""Appending to the log: group commit of many requests, by the recipe of DESIGN.md.
+
+READ COMMITTED; insert the missing users and lock all users of the group, both in the byte order of
+their ids (so that two groups cannot wait for each other); read what the log knows *after* the
+locks; give gapless numbers; append; count the activity; commit. A user's numbers are given under
+that user's row lock, so commit order is number order and no reader ever steps over a number.
+"""
+
+import secrets
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
+
+from sql.batch import batch_of, batch_rows, insert_into
+from sql.catalog_reads import resolve_items
+from sql.errors import StoreBusy
+from sql.event import Appended, EventKind, NewEvent, Problem, Rejected, shape_problems
+from sql.event_rules import Book, Draft, Known, UserState
+from sql.tables import events, item_activity, text_vectors, users
+from sql.transactions import shown, write
+from sql.vectors import to_bytes
+
+MAX_GROUP_EVENTS = 50_000
+MAX_ATTEMPTS = 5
+ACTIVITY_SLOTS = 8
+
+Answer = list[Appended] | Rejected
+
+
+class _UserErased(Exception):
+    """A user of the group was erased between the insert and the lock: roll back, begin again."""
+
+
+def append(
+    engine: Engine,
+    requests: Sequence[Sequence[NewEvent]],
+    *,
+    received_at_ms: int,
+    keep_unknown_items: Sequence[bool] | bool = False,
+) -> list[Answer]:
+    """Append all requests in one transaction; answer each in its order.
+
+    A request is stored whole or not at all (`Rejected` names each problem); a rejected one does not
+    hinder the others. `keep_unknown_items`: one for all, or one a request. Raises `ValueError` for
+    a group above `MAX_GROUP_EVENTS`, `StoreUnavailable` where nothing was committed or it is not
+    known (send it again: the same event ids make that harmless).
+    """
+    if sum(map(len, requests)) > MAX_GROUP_EVENTS:
+        raise ValueError(f"requests: accepted are at most {MAX_GROUP_EVENTS} events a group")
+    if isinstance(keep_unknown_items, bool):
+        keep_unknown_items = [keep_unknown_items] * len(requests)
+    if len(keep_unknown_items) != len(requests):
+        raise ValueError("keep_unknown_items: accepted is one value, or one a request")
+    answers: list[Answer] = [[] for _ in requests]
+    well_formed: list[int] = []
+    for i, request in enumerate(requests):
+        if problems := shape_problems(request):
+            answers[i] = Rejected(tuple(problems))
+        elif request:
+            well_formed.append(i)
+    if not well_formed:
+        return answers
+    group = [(requests[i], keep_unknown_items[i]) for i in well_formed]
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            with write(engine) as conn:
+                stored = _append_group(conn, group, received_at_ms)
+        except _UserErased:
+            continue
+        for i, answer in zip(well_formed, stored, strict=True):
+            answers[i] = answer
+        return answers
+    raise StoreBusy(shown(engine), f"users of the group were erased {MAX_ATTEMPTS} times meanwhile")
+
+
+def _append_group(
+    conn: Connection, group: Sequence[tuple[Sequence[NewEvent], bool]], received_at_ms: int
+) -> list[Answer]:
+    """The transaction."""
+    flat = [event for request, _ in group for event in request]
+    user_ids = sorted({event.user_id for event in flat}, key=str.encode)
+    created = _insert_users(conn, user_ids, received_at_ms)
+    locked = _lock_users(conn, user_ids)
+    if len(locked) != len(user_ids):
+        raise _UserErased
+    book = _open_book(conn, flat, locked, received_at_ms)
+    answers = [_decide(book, request, keep) for request, keep in group]
+    _store(conn, book)
+    touched = {row["user_key"] for row in book.rows}
+    if unused := [book.keys[user_id] for user_id in created if book.keys[user_id] not in touched]:
+        # They were made for requests that were rejected.
+        conn.execute(_delete_users_sql(conn.dialect.name), batch_rows((key,) for key in unused))
+    return answers
+
+
+@cache
+def _delete_users_sql(dialect: str) -> Any:
+    batch = batch_of(dialect, user_key=int)
+    return delete(users).where(users.c.user_key.in_(select(batch.c.user_key)))
+
+
+def _decide(book: Book, request: Sequence[NewEvent], keep: bool) -> Answer:
+    draft = Draft(book, keep_unknown_items=keep)
+    taken = [draft.take(index, event) for index, event in enumerate(request)]
+    if problems := tuple(answer for answer in taken if isinstance(answer, Problem)):
+        return Rejected(problems)
+    draft.merge()
+    return [answer for answer in taken if isinstance(answer, Appended)]
+
+
+def _insert_users(conn: Connection, user_ids: Sequence[str], now_ms: int) -> list[str]:
+    """Insert those who are missing, in byte order; return them."""
+    rows = [(user_id, secrets.randbits(63)) for user_id in user_ids]
+    parameters = {**batch_rows(rows), "now_ms": now_ms}
+    return list(conn.execute(_insert_users_sql(conn.dialect.name), parameters).scalars())
+
+
+@cache
+def _insert_users_sql(dialect: str) -> Any:
+    batch = batch_of(dialect, user_id=str, user_key=int)
+    zero = literal_column("0", BigInteger)
+    rows = (
+        select(
+            batch.c.user_id,
+            batch.c.user_key,
+            zero,
+            zero,
+            zero,
+            bindparam("now_ms", type_=users.c.created_at_ms.type),
+        )
+        # SQLite cannot tell ON CONFLICT from a join's ON without a WHERE.
+        .where(text("1 = 1"))
+        .order_by(batch.c.user_id)
+    )
+    names = ["user_id", "user_key", "last_user_seq", "day", "day_count", "created_at_ms"]
+    return (
+        insert_into(dialect, users)
+        .from_select(names, rows)
+        .on_conflict_do_nothing()
+        .returning(users.c.user_id)
+    )
+
+
+def _lock_users(conn: Connection, user_ids: Sequence[str]) -> dict[str, tuple[int, UserState]]:
+    rows = conn.execute(
+        _lock_users_sql(conn.dialect.name), batch_rows((user_id,) for user_id in user_ids)
+    )
+    return {row[0]: (row[1], UserState(row[2], row[3], row[4])) for row in rows}
+
+
+@cache
+def _lock_users_sql(dialect: str) -> Select[Any]:
+    batch = batch_of(dialect, user_id=str)
+    return (
+        select(
+            users.c.user_id,
+            users.c.user_key,
+            users.c.last_user_seq,
+            users.c.day,
+            users.c.day_count,
+        )
+        .join_from(batch, users, users.c.user_id == batch.c.user_id)
+        .order_by(users.c.user_id)
+        # FOR NO KEY UPDATE: writers of sessions and exposures (FOR KEY SHARE) need not wait.
+        .with_for_update(of=users, key_share=True)
+    )
+
+
+def _open_book(
+    conn: Connection,
+    flat: Sequence[NewEvent],
+    locked: dict[str, tuple[int, UserState]],
+    received_at_ms: int,
+) -> Book:
+    """Read what the log and the catalog know of the group. Only called after the locks."""
+    keys = {user_id: user_key for user_id, (user_key, _) in locked.items()}
+    dialect = conn.dialect.name
+    names = {(keys[e.user_id], e.event_id) for e in flat}
+    names |= {(keys[e.user_id], e.undoes) for e in flat if e.undoes is not None}
+    known: dict[tuple[int, str], Known] = {}
+    undone: dict[tuple[int, int], int] = {}
+    for row in conn.execute(_known_sql(dialect), batch_rows(names)):
+        known[row[0], row[1]] = Known(*row[2:-1])
+        if row[-1] is not None:
+            undone[row[0], row[2]] = row[-1]
+    rated = {
+        (keys[e.user_id], e.item_id)
+        for e in flat
+        if e.kind == EventKind.RATING and e.item_id is not None
+    }
+    ratings: dict[tuple[int, str], Known | None] = {}
+    if rated:
+        for row in conn.execute(_ratings_sql(dialect), batch_rows(rated)):
+            ratings[row[0], row[4]] = Known(*row[2:])
+    item_ids = {e.item_id for e in flat if e.item_id is not None}
+    return Book(
+        received_at_ms=received_at_ms,
+        keys=keys,
+        users=dict(locked.values()),
+        items=resolve_items(conn, item_ids),
+        events=known,
+        undone=undone,
+        ratings=ratings,
+    )
+
+
+_KNOWN_COLUMNS = (
+    events.c.user_key,
+    events.c.event_id,
+    *(events.c[name] for name in Known._fields),
+)
+
+
+@cache
+def _known_sql(dialect: str) -> Select[Any]:
+    """Events by (user_key, event_id), each with the number of the event that undid it."""
+    batch = batch_of(dialect, user_key=int, event_id=str)
+    later = events.alias("later")
+    undone_by = (
+        select(later.c.user_seq)
+        .where(later.c.user_key == events.c.user_key, later.c.undoes_seq == events.c.user_seq)
+        .scalar_subquery()
+    )
+    return select(*_KNOWN_COLUMNS, undone_by).join_from(
+        batch,
+        events,
+        (events.c.user_key == batch.c.user_key) & (events.c.event_id == batch.c.event_id),
+    )
+
+
+@cache
+def _ratings_sql(dialect: str) -> Select[Any]:
+    """The rating in force of each (user_key, item_id); there is at most one."""
+    batch = batch_of(dialect, user_key=int, item_id=str)
+    later = events.alias("later")
+    undone = exists().where(
+        later.c.user_key == events.c.user_key, later.c.undoes_seq == events.c.user_seq
+    )
+    return (
+        select(*_KNOWN_COLUMNS)
+        .join_from(
+            batch,
+            events,
+            (events.c.user_key == batch.c.user_key) & (events.c.item_id == batch.c.item_id),
+        )
+        .where(events.c.kind == literal_column("'rating'"), ~undone)
+    )
+
+
+_INSERT_EVENTS = insert(events)
+_INSERT_VECTORS = insert(text_vectors)
+_UPDATE_USERS = (
+    update(users)
+    .where(users.c.user_key == bindparam("key"))
+    .values(
+        last_user_seq=bindparam("seq"), day=bindparam("of_day"), day_count=bindparam("of_day_count")
+    )
+)
+
+
+def _store(conn: Connection, book: Book) -> None:
+    if not book.rows:
+        return
+    conn.execute(_INSERT_EVENTS, book.rows)
+    if book.vectors:
+        conn.execute(
+            _INSERT_VECTORS,
+            [
+                {
+                    "user_key": user_key,
+                    "user_seq": user_seq,
+                    "encoder_id": encoder_id,
+                    "vector": to_bytes("vectors", vector),
+                }
+                for user_key, user_seq, event in book.vectors
+                for encoder_id, vector in event.vectors.items()
+            ],
+        )
+    touched = {row["user_key"] for row in book.rows}
+    conn.execute(
+        _UPDATE_USERS,
+        [
+            {"key": k, "seq": s.last_user_seq, "of_day": s.day, "of_day_count": s.day_count}
+            for k, s in book.users.items()
+            if k in touched
+        ],
+    )
+    # One slot a transaction: two groups meet on a hot item's row once in ACTIVITY_SLOTS times.
+    # Sorted, so that where they meet, they do not wait for each other in a circle.
+    slot = min(touched) % ACTIVITY_SLOTS
+    counts = [
+        {"hour": hour, "ordinal": ordinal, "kind": kind, "slot": slot, "n": n}
+        for (hour, ordinal, kind), n in sorted(book.activity.items())
+        if n
+    ]
+    if counts:
+        conn.execute(_count_sql(conn.dialect.name), counts)
+
+
+@cache
+def _count_sql(dialect: str) -> Any:
+    statement = insert_into(dialect, item_activity)
+    return statement.on_conflict_do_update(
+        index_elements=["hour", "ordinal", "kind", "slot"],
+        set_={"n": item_activity.c.n + statement.excluded.n},
+    )

@@ -1,0 +1,115 @@
+"""What was shown, to whom, by which generation: a past answer can be explained and judged."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, bindparam, select
+
+from sql.batch import batch_of, batch_rows, insert_into
+from sql.ids import BadInput, check_id
+from sql.tables import exposures, users
+from sql.transactions import write
+
+MAX_EXPOSURES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One answer. `items`: (item_id, score) in the order shown. `params`: what was asked (JSON)."""
+
+    request_id: str
+    user_key: int | None
+    generation_id: str
+    user_seq: int
+    catalog_seq: int
+    at_ms: int
+    items: Sequence[tuple[str, float]]
+    degraded: Sequence[str] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+_COLUMNS = (
+    exposures.c.request_id,
+    exposures.c.user_key,
+    exposures.c.generation_id,
+    exposures.c.user_seq,
+    exposures.c.catalog_seq,
+    exposures.c.at_ms,
+    exposures.c["items"],
+    exposures.c.degraded,
+    exposures.c.params,
+)
+_READ = select(*_COLUMNS).where(exposures.c.request_id == bindparam("request_id"))
+
+
+def write_exposures(engine: Engine, shown: Sequence[Exposure]) -> int:
+    """Store a buffer of exposures; return how many were new.
+
+    Skipped: a request id that is stored already (a retry), and users erased meanwhile: what was
+    shown to them must not outlive them.
+    """
+    if len(shown) > MAX_EXPOSURES:
+        raise BadInput("exposures", len(shown), f"at most {MAX_EXPOSURES} a call")
+    if not shown:
+        return 0
+    with write(engine) as conn:
+        dialect = conn.dialect.name
+        keys = {exposure.user_key for exposure in shown if exposure.user_key is not None}
+        parameters = batch_rows((key,) for key in keys)
+        present = set(conn.execute(_present_sql(dialect), parameters).scalars())
+        rows = [
+            _row(exposure)
+            for exposure in sorted(shown, key=lambda e: e.request_id)
+            if exposure.user_key is None or exposure.user_key in present
+        ]
+        if not rows:
+            return 0
+        statement = insert_into(dialect, exposures).on_conflict_do_nothing()
+        return int(conn.execute(statement, rows).rowcount)
+
+
+def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
+    """The exposure of that request; None where none was stored, or its user was erased."""
+    row = conn.execute(_READ, {"request_id": request_id}).first()
+    if row is None:
+        return None
+    items = [(item_id, score) for item_id, score in json.loads(row[6])]
+    return Exposure(
+        request_id=row[0],
+        user_key=row[1],
+        generation_id=row[2],
+        user_seq=row[3],
+        catalog_seq=row[4],
+        at_ms=row[5],
+        items=items,
+        degraded=tuple(json.loads(row[7])),
+        params=json.loads(row[8]),
+    )
+
+
+def _row(exposure: Exposure) -> dict[str, Any]:
+    return {
+        "request_id": check_id("request_id", exposure.request_id),
+        "user_key": exposure.user_key,
+        "generation_id": exposure.generation_id,
+        "user_seq": exposure.user_seq,
+        "catalog_seq": exposure.catalog_seq,
+        "at_ms": exposure.at_ms,
+        "items": json.dumps([[item_id, float(score)] for item_id, score in exposure.items]),
+        "degraded": json.dumps(list(exposure.degraded)),
+        "params": json.dumps(dict(exposure.params), sort_keys=True),
+    }
+
+
+@cache
+def _present_sql(dialect: str) -> Select[Any]:
+    batch = batch_of(dialect, user_key=int)
+    return (
+        select(users.c.user_key)
+        .join_from(batch, users, users.c.user_key == batch.c.user_key)
+        .order_by(users.c.user_key)
+        .with_for_update(of=users, read=True, key_share=True)
+    )

@@ -1,0 +1,51 @@
+"""Generations, whole: registry (`generation_registry`), live pointer and leases (`live`)."""
+
+from sql.generation_registry import (
+    Artifact,
+    Generation,
+    State,
+    fail,
+    get_generation,
+    list_artifacts,
+    list_generations,
+    prune,
+    record_artifacts,
+    register,
+    seal,
+    stage,
+)
+from sql.live import (
+    LivePointer,
+    Replica,
+    clear_hold,
+    drop_replica,
+    flip,
+    fresh_replicas,
+    heartbeat,
+    live_history,
+    read_live,
+)
+
+__all__ = [
+    "Artifact",
+    "Generation",
+    "LivePointer",
+    "Replica",
+    "State",
+    "clear_hold",
+    "drop_replica",
+    "fail",
+    "flip",
+    "fresh_replicas",
+    "get_generation",
+    "heartbeat",
+    "list_artifacts",
+    "list_generations",
+    "live_history",
+    "prune",
+    "read_live",
+    "record_artifacts",
+    "register",
+    "seal",
+    "stage",
+]

@@ -1,0 +1,169 @@
+"""The live pointer, and who can follow it: flips (append-only) and the replicas' leases.
+
+Publishing and rolling back are one and the same: a compare-and-set, by inserting the next flip.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from sql.batch import insert_into
+from sql.errors import FlipLost, HoldSet
+from sql.generation_registry import lock_generation, mark_published
+from sql.ids import BadInput, check_id, is_storable
+from sql.tables import live, replicas
+from sql.transactions import read_snapshot, write
+
+MAX_WORDS_CHARACTERS = 500
+MAX_READY = 16
+
+
+class LivePointer(NamedTuple):
+    """A flip. `previous`: the generation that was live before it. `hold`: no automatic publish."""
+
+    flip: int
+    generation_id: str
+    previous: str | None
+    who: str
+    why: str
+    at_ms: int
+    hold: bool
+
+
+class Replica(NamedTuple):
+    """A lease: which generations a replica can answer from, and when it last said so."""
+
+    replica_id: str
+    ready: tuple[str, ...]
+    at_ms: int
+
+
+LIVE_COLUMNS = tuple(live.c[name] for name in LivePointer._fields)
+_HISTORY = select(*LIVE_COLUMNS).order_by(live.c.flip.desc()).limit(bindparam("at_most"))
+
+
+def read_live(conn: Connection) -> LivePointer | None:
+    """What is live; None before the first publish."""
+    return next(iter(live_history(conn, 1)), None)
+
+
+def live_history(conn: Connection, limit: int = 100) -> list[LivePointer]:
+    """The last flips, the newest first."""
+    return [LivePointer(*row) for row in conn.execute(_HISTORY, {"at_most": limit})]
+
+
+def flip(
+    engine: Engine,
+    to: str,
+    *,
+    expected_flip: int,
+    who: str,
+    why: str,
+    hold: bool,
+    at_ms: int,
+    override: bool = False,
+) -> LivePointer:
+    """Make `to` live, if the pointer still stands at `expected_flip` (0: nothing was ever live).
+
+    `hold`: let no later publish through unless it comes with `override` (a person). A flip to what
+    is live already, with the same hold, is no flip: the pointer is returned as it stands.
+    Raises `FlipLost`, `HoldSet`, `UnknownGeneration`, `GenerationConflict` (not sealed or staged).
+    """
+    who, why = _words(who, why)
+    with _compare_and_set(engine, to, expected_flip) as conn:
+        current = _expect(conn, to, expected_flip)
+        if current and (current.generation_id, current.hold) == (to, hold):
+            return current
+        if current and current.hold and not override:
+            raise HoldSet(to, current.flip, current.generation_id, current.who, current.why)
+        lock_generation(conn, to, "publish", ("sealed", "staged", "published"))
+        mark_published(conn, to)
+        previous = current.generation_id if current else None
+        if previous == to and current:
+            previous = current.previous
+        return _insert(conn, LivePointer(expected_flip + 1, to, previous, who, why, at_ms, hold))
+
+
+def clear_hold(
+    engine: Engine, *, expected_flip: int, who: str, why: str, at_ms: int
+) -> LivePointer:
+    """Let automatic publishes through again: a flip to the same generation, without hold."""
+    who, why = _words(who, why)
+    with _compare_and_set(engine, "clear hold", expected_flip) as conn:
+        current = _expect(conn, "clear hold", expected_flip)
+        if current is None:
+            raise BadInput("expected_flip", expected_flip, "a flip that exists")
+        if not current.hold:
+            return current
+        cleared = LivePointer(
+            expected_flip + 1, current.generation_id, current.previous, who, why, at_ms, False
+        )
+        return _insert(conn, cleared)
+
+
+def heartbeat(engine: Engine, replica_id: str, ready: Sequence[str], at_ms: int) -> None:
+    """Renew a replica's lease and say which generations it answers from, newest first."""
+    check_id("replica_id", replica_id)
+    if len(ready) > MAX_READY:
+        raise BadInput("ready", len(ready), f"at most {MAX_READY} generations")
+    with write(engine) as conn:
+        statement = insert_into(conn.dialect.name, replicas)
+        conn.execute(
+            statement.on_conflict_do_update(
+                index_elements=["replica_id"],
+                set_={"ready": statement.excluded.ready, "at_ms": statement.excluded.at_ms},
+            ),
+            {"replica_id": replica_id, "ready": json.dumps(list(ready)), "at_ms": at_ms},
+        )
+
+
+def fresh_replicas(conn: Connection, now_ms: int, lease_ms: int) -> list[Replica]:
+    """The replicas whose lease was renewed within `lease_ms`."""
+    rows = conn.execute(
+        select(replicas.c.replica_id, replicas.c.ready, replicas.c.at_ms)
+        .where(replicas.c.at_ms > now_ms - lease_ms)
+        .order_by(replicas.c.replica_id)
+    )
+    return [Replica(row[0], tuple(json.loads(row[1])), row[2]) for row in rows]
+
+
+def drop_replica(engine: Engine, replica_id: str) -> None:
+    """Give a lease back, at a replica's orderly end."""
+    with write(engine) as conn:
+        conn.execute(delete(replicas).where(replicas.c.replica_id == replica_id))
+
+
+@contextmanager
+def _compare_and_set(engine: Engine, to: str, expected_flip: int) -> Iterator[Connection]:
+    """A write transaction; where another process inserts the same flip first, `FlipLost`."""
+    try:
+        with write(engine) as conn:
+            yield conn
+    except IntegrityError as error:
+        with read_snapshot(engine) as conn:
+            current = read_live(conn)
+        raise FlipLost(to, expected_flip, current.flip if current else 0) from error
+
+
+def _expect(conn: Connection, to: str, expected_flip: int) -> LivePointer | None:
+    current = read_live(conn)
+    actual = current.flip if current else 0
+    if actual != expected_flip:
+        raise FlipLost(to, expected_flip, actual)
+    return current
+
+
+def _insert(conn: Connection, pointer: LivePointer) -> LivePointer:
+    conn.execute(insert(live), pointer._asdict())
+    return pointer
+
+
+def _words(who: str, why: str) -> tuple[str, str]:
+    for name, words in (("who", who), ("why", why)):
+        if not words or len(words) > MAX_WORDS_CHARACTERS or not is_storable(words):
+            raise BadInput(name, words, f"1 to {MAX_WORDS_CHARACTERS} characters")
+    return who, why

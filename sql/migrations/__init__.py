@@ -1,0 +1,1 @@
+"""Alembic's scripts. `sql.schema.migrate` runs them; there is no alembic.ini to find."""

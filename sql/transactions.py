@@ -1,0 +1,69 @@
+"""The two ways into a transaction: `write` and `read_snapshot`.
+
+BEGIN is always explicit: the sqlite3 module would otherwise begin a transaction only before the
+first write, and a "snapshot" of two reads would be two snapshots.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from sql.errors import StoreBusy, StoreUnavailable
+
+BEGIN_OPTION = "moonlark_begin"
+"""Execution option: the statement with which a SQLite transaction begins (see `engine`)."""
+
+_BUSY_SQLSTATES = {"40P01", "40001", "55P03"}  # deadlock, serialisation, lock timeout
+
+
+@contextmanager
+def write(engine: Engine) -> Iterator[Connection]:
+    """A write transaction: committed at the end of the block, rolled back if it raises.
+
+    SQLite: BEGIN IMMEDIATE (the one writer's lock is taken at once, so that no read is ever stale
+    when it is written upon). Postgres: READ COMMITTED, so that each statement after a lock sees
+    what the lock waited for.
+    """
+    with _errors(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection = connection.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def read_snapshot(engine: Engine) -> Iterator[Connection]:
+    """A read transaction on one consistent snapshot (SQLite WAL; Postgres REPEATABLE READ)."""
+    with _errors(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        with connection.begin():
+            yield connection
+
+
+def shown(engine: Engine) -> str:
+    """The URL without its password, for errors and logs."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def _errors(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreBusy(shown(engine), f"no free connection: {error}") from error
+    except (OperationalError, InterfaceError) as error:
+        kind = StoreBusy if _is_busy(error) else StoreUnavailable
+        raise kind(shown(engine), str(error.orig)) from error
+
+
+def _is_busy(error: DBAPIError) -> bool:
+    name = getattr(error.orig, "sqlite_errorname", "") or ""
+    return (
+        name.startswith("SQLITE_BUSY") or getattr(error.orig, "sqlstate", None) in _BUSY_SQLSTATES
+    )

@@ -1,0 +1,57 @@
+"""Runs one RayJobOperator as Airflow's task runner does, in a process that tests can kill.
+
+python -m tests.integration.operator_process '{"run_id": ..., "try_number": ..., "code": ...}'
+"""
+
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from dags.ray_job.operator import RayJobOperator
+
+DAG_ID = "test_dag"
+
+
+@dataclass
+class TaskInstance:
+    """What the operator uses of Airflow's task instance."""
+
+    run_id: str
+    try_number: int = 1
+    dag_id: str = DAG_ID
+    task_id: str = "job"
+    map_index: int = -1
+    pushed: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def context_for(ti: TaskInstance, clear_number: int = 0) -> Any:
+    return {"ti": ti, "dag_run": SimpleNamespace(clear_number=clear_number)}
+
+
+def make_operator(code: str, **options: Any) -> RayJobOperator:
+    return RayJobOperator(
+        task_id="job", entrypoint=["python", "-c", code], poll_interval_s=0.2, **options
+    )
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    operator = make_operator(asked["code"])
+
+    def on_term(signal_number: int, frame: Any) -> None:
+        # As airflow/sdk/execution_time/task_runner.py does it.
+        operator.on_kill()
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, on_term)
+    operator.execute(context_for(TaskInstance(asked["run_id"], asked["try_number"])))
+
+
+if __name__ == "__main__":
+    main()
