@@ -138,6 +138,25 @@ def _text_vectors_sql(dialect: str) -> Select[Any]:
     )
 
 
+def iterate_text_vectors(
+    conn: Connection, encoder_id: str
+) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+    """((user_key, user_seq), vector (dim,)) of every search and comment embedded by that encoder,
+    in that order."""
+    rows = conn.execution_options(yield_per=1_000).execute(
+        _ALL_TEXT_VECTORS, {"encoder_id": encoder_id}
+    )
+    for row in rows:
+        yield (row[0], row[1]), from_bytes(row[2])
+
+
+_ALL_TEXT_VECTORS = (
+    select(text_vectors.c.user_key, text_vectors.c.user_seq, text_vectors.c.vector)
+    .where(text_vectors.c.encoder_id == bindparam("encoder_id"))
+    .order_by(text_vectors.c.user_key, text_vectors.c.user_seq)
+)
+
+
 def write_text_vector(
     engine: Engine,
     user_key: int,

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.lazy import load
 from infra.cli.settings import CliSettings
 from infra.stack.errors import StackError
 from infra.stack.ray_cluster import LocalRay
+from infra.stack.serve_app import undeploy
 
 
 def command(
@@ -17,7 +17,7 @@ def command(
         typer.Option(help="Folder that `serve` was given; default MOONLARK_STATE_DIR."),
     ] = None,
 ) -> None:
-    """Stop what `serve --detach` started.
+    """Stop what serve --detach started.
 
     Requests that are under way are answered first; then every process of the local cluster ends.
     Nothing that was acknowledged is lost.
@@ -30,7 +30,7 @@ def stop(cluster: LocalRay) -> None:
     """End the app gracefully where it can be, then the cluster in any case."""
     try:
         if cluster.is_running():
-            load("infra.stack.serve_app:undeploy")(cluster)
+            undeploy(cluster)
     except StackError as error:
         typer.secho(f"the app did not end by itself: {error}", fg="yellow", err=True)
     finally:

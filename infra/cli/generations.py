@@ -18,9 +18,9 @@ def command(
     limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
-    """List what the nights made, the newest first.
+    """List what the nights made.
 
-    States: building, sealed (complete), staged (replicas load it), published (was or is live),
+    The newest first, an asterisk at the live one. States: building, sealed (complete), staged (replicas load it), published (was or is live),
     failed (with the reason), pruned (its files are gone).
     """
     with read_snapshot(open_store().engine) as conn:
@@ -33,6 +33,9 @@ def command(
         typer.echo("no generation yet: moonlark night")
     else:
         console.print(_table(found, live))
+        for generation in found:
+            if generation.failed_reason:
+                typer.echo(f"{generation.generation_id} failed: {generation.failed_reason}")
 
 
 def _row(generation: Generation, live: LivePointer | None) -> dict[str, Any]:
@@ -51,23 +54,21 @@ def _row(generation: Generation, live: LivePointer | None) -> dict[str, Any]:
 
 
 def _table(found: list[Generation], live: LivePointer | None) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in ("", "generation", "state", "created"):
         table.add_column(name, no_wrap=True)
     for name in ("events", "users", "ndcg@10"):
-        table.add_column(name, justify="right")
-    table.add_column("why it failed")
+        table.add_column(name, justify="right", no_wrap=True)
     for generation in found:
         is_live = live is not None and live.generation_id == generation.generation_id
         ndcg = generation.metrics.get("ndcg@10")
         table.add_row(
             "*" if is_live else "",
             generation.generation_id,
-            f"{generation.state} (live)" if is_live else generation.state,
+            generation.state,
             as_utc(generation.created_at_ms),
             f"{generation.event_count:,}",
             f"{generation.user_count:,}",
             f"{ndcg:.4f}" if isinstance(ndcg, float) else "",
-            generation.failed_reason or "",
         )
     return table

@@ -36,7 +36,9 @@ class LazyCommand(TyperCommand):
 
     def resolve(self) -> Any:
         """The real command, its module imported."""
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single = typer.Typer(
+            add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+        )
         single.command(name=self.name)(load(f"{self._entry.module}:command"))
         return typer.main.get_command(single)
 

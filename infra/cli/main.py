@@ -13,9 +13,9 @@ from infra.cli.lazy import Entry, LazyCommands
 COMMANDS = {
     "init": Entry("infra.cli.init", "Make the database and the folders."),
     "ingest": Entry("infra.cli.ingest", "Read a catalog and events from files."),
-    "night": Entry("infra.cli.night", "Make a generation from them and publish it."),
+    "night": Entry("infra.cli.night", "Make a generation and publish it."),
     "serve": Entry("infra.cli.serve", "Answer over HTTP, on this machine."),
-    "down": Entry("infra.cli.down", "Stop what `serve --detach` started."),
+    "down": Entry("infra.cli.down", "Stop what serve --detach started."),
     "recommend": Entry("infra.cli.recommend", "Show a user's list."),
     "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
     "generations": Entry("infra.cli.generations", "List what the nights made."),
@@ -32,7 +32,11 @@ class MoonlarkCommands(LazyCommands):
 
 
 app = typer.Typer(
-    name="moonlark", cls=MoonlarkCommands, no_args_is_help=True, pretty_exceptions_enable=False
+    name="moonlark",
+    cls=MoonlarkCommands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
 )
 
 

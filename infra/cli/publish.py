@@ -15,7 +15,8 @@ from sql.engine import read_snapshot
 
 def command(
     generation: Annotated[
-        str | None, typer.Argument(help="The generation's id (see `moonlark generations`).")
+        str | None,
+        typer.Argument(metavar="GENERATION", help="Its id (see `moonlark generations`)."),
     ] = None,
     clear_hold: Annotated[
         bool,

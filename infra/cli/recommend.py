@@ -13,7 +13,7 @@ from serve.schemas import MAX_K, MAX_OFFSET, RecommendationAnswer
 
 def command(
     user: Annotated[
-        str, typer.Argument(help="The user's id; an unknown one gets what is popular.")
+        str, typer.Argument(metavar="USER", help="The user's id; a new one gets what is popular.")
     ],
     k: Annotated[int, typer.Option("-k", "--k", help="Length of the list.", min=1, max=MAX_K)] = 10,
     category: Annotated[str | None, typer.Option(help="Only items of this category.")] = None,

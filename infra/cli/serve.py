@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from infra.cli.down import stop
-from infra.cli.lazy import load
 from infra.cli.settings import CliSettings
 from infra.cli.store import absolute_environment, open_store
 from infra.stack.ray_cluster import LocalRay
+from infra.stack.serve_app import deploy
 from sql.engine import read_snapshot
 from sql.generations import read_live
 
@@ -48,7 +48,7 @@ def command(
     cluster.start()
     try:
         typer.echo("starting the replicas ...", err=True)
-        url = load("infra.stack.serve_app:deploy")(cluster, APP)
+        url = deploy(cluster, APP)
     except BaseException:
         cluster.stop()
         raise

@@ -1,0 +1,1 @@
+"""Accuracy on public data, by protocols that are the same for every model in a table."""

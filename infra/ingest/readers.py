@@ -41,15 +41,22 @@ class Rows:
     rows: Iterator[Row]
 
 
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How a text file is written; a delimiter of None is the one of its suffix."""
+
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+
+
 @contextmanager
-def open_rows(
-    path: Path, *, delimiter: str | None = None, encoding: str = "utf-8"
-) -> Iterator[Rows]:
-    """Open `path` by its suffix; `delimiter` and `encoding` are for text.
+def open_rows(path: Path, text: TextOptions | None = None) -> Iterator[Rows]:
+    """Open `path` by its suffix.
 
     Raises:
         UnreadableFile: absent, unknown, or damaged; also while the rows are read.
     """
+    options = text or TextOptions()
     packed = path.suffix.lower() == ".gz"
     kind = (path.with_suffix("") if packed else path).suffix.lower()
     try:
@@ -57,11 +64,12 @@ def open_rows(
             with pq.ParquetFile(path) as file:
                 yield _parquet(path, file)
         elif kind in (".csv", ".tsv"):
-            with _open_text(path, encoding) as text:
-                yield _csv(path, text, delimiter or ("\t" if kind == ".tsv" else ","))
+            with _open_text(path, options.encoding) as lines:
+                default = "\t" if kind == ".tsv" else ","
+                yield _csv(path, lines, options.delimiter or default)
         elif kind in (".jsonl", ".ndjson"):
-            with _open_text(path, encoding) as text:
-                yield Rows(path, None, None, _json_lines(text))
+            with _open_text(path, options.encoding) as lines:
+                yield Rows(path, None, None, _json_lines(lines))
         else:
             raise UnreadableFile(path, f"unknown format {kind!r}", hint=f"accepted: {FORMATS}")
     except FileNotFoundError as error:

@@ -1,10 +1,10 @@
 """Find and end the processes of one stack, and no others.
 
-Ray starts some children in sessions of their own, HAProxy outlives its parent, and Ray workers
-overwrite their argv (and the environment behind it), so that no one mark finds all. A process
-belongs to a stack if its environment carries the stack's id, if its command line names the
-stack's temp dir (which is unique to it), if it is in the session of the head, or if it descends
-from such a process.
+Ray starts some children in sessions of their own (jobs), HAProxy outlives its parent, and some of
+Ray's processes overwrite their environment with their title, so that no one mark finds all. A
+process belongs to a stack if its environment carries the stack's id, if it is in the head's
+session together with such a process (a session id alone could be a reused pid), or if it descends
+from one of these. (Measured with an app and a job running, and after a kill -9 of the head.)
 """
 
 import contextlib
@@ -26,13 +26,6 @@ def _environment_mark(process: psutil.Process) -> str | None:
     return None if mark is None else str(mark)
 
 
-def _command_line(process: psutil.Process) -> str:
-    try:
-        return "\0".join(process.cmdline())
-    except (psutil.Error, OSError):
-        return ""
-
-
 def _session(pid: int) -> int | None:
     try:
         return os.getsid(pid)
@@ -40,20 +33,13 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def find(stack_id: str, temp_dir: str, head_pid: int | None) -> list[psutil.Process]:
+def find(stack_id: str, head_pid: int) -> list[psutil.Process]:
     """Live processes of the stack (zombies are left out: they only wait for their parent)."""
-    found: dict[int, psutil.Process] = {}
     own = {os.getpid(), os.getppid()}
-    for process in psutil.process_iter():
-        if process.pid in own:
-            continue
-        belongs = (
-            _environment_mark(process) == stack_id
-            or temp_dir in _command_line(process)
-            or (head_pid is not None and _session(process.pid) == head_pid)
-        )
-        if belongs:
-            found[process.pid] = process
+    others = [process for process in psutil.process_iter() if process.pid not in own]
+    found = {p.pid: p for p in others if _environment_mark(p) == stack_id}
+    if any(_session(pid) == head_pid for pid in found):
+        found.update((p.pid, p) for p in others if _session(p.pid) == head_pid)
     for process in list(found.values()):
         with contextlib.suppress(psutil.Error):
             for child in process.children(recursive=True):

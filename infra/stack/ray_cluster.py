@@ -16,8 +16,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +23,7 @@ from typing import Self
 
 import psutil
 
-from infra.stack import processes, ray_state
+from infra.stack import local_http, processes, ray_state
 from infra.stack.errors import StackNotRunning, StackRunning, StackStartFailed, StackStopFailed
 from infra.stack.ports import LOOPBACK, accepts
 from infra.stack.ray_environment import (
@@ -173,7 +171,7 @@ class LocalRay:
             return
         deadline = time.monotonic() + KILL_TIMEOUT_S
         # More than one round: what the first one missed may have been forked meanwhile.
-        while living := processes.find(state.stack_id, str(state.temp_dir), state.head_pid):
+        while living := processes.find(state.stack_id, state.head_pid):
             processes.kill_all(living)
             if time.monotonic() >= deadline:
                 pids = sorted(process.pid for process in living)
@@ -244,20 +242,15 @@ class LocalRay:
 
     def _wait_ready(self, head: subprocess.Popen[bytes], ports: RayPorts, token: str) -> None:
         url = f"http://{LOOPBACK}:{ports.dashboard}/api/jobs/"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if head.poll() is not None:
                 raise self._start_failure(f"ray start ended with {head.returncode}")
-            try:
-                with urllib.request.urlopen(request, timeout=5) as response:
-                    # The raylet and the agent, which runs the jobs, come up after the dashboard.
-                    if response.status == 200 and all(
-                        accepts(port) for port in (ports.node_manager, ports.dashboard_agent_http)
-                    ):
-                        return
-            except (OSError, urllib.error.URLError):
-                pass  # not up yet; the deadline bounds it
+            # The raylet and the agent, which runs the jobs, come up after the dashboard.
+            if local_http.get(url, token=token) is not None and all(
+                accepts(port) for port in (ports.node_manager, ports.dashboard_agent_http)
+            ):
+                return
             time.sleep(READY_POLL_S)
         raise self._start_failure(f"Ray's Jobs API did not answer within {START_TIMEOUT_S:.0f} s")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.stack.errors import StateFileInvalid
 from infra.stack.ports import LOOPBACK
-from infra.stack.ray_environment import RayPorts
+from infra.stack.ray_environment import TEMP_PREFIX, RayPorts
 
 STATE_NAME = "state.json"
 TOKEN_NAME = "token"
@@ -48,11 +48,15 @@ class RayState:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "RayState":
+        temp_dir = Path(document["temp_dir"])
+        if not temp_dir.name.startswith(TEMP_PREFIX):
+            # stop() removes this folder: never one that we did not make.
+            raise ValueError(f"temp_dir: {temp_dir}, accepted: .../{TEMP_PREFIX}*")
         return cls(
             stack_id=str(document["stack_id"]),
             head_pid=int(document["head_pid"]),
             head_created_s=float(document["head_created_s"]),
-            temp_dir=Path(document["temp_dir"]),
+            temp_dir=temp_dir,
             ports=RayPorts(**document["ports"]),
         )
 

@@ -10,11 +10,10 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra.stack import local_http
 from infra.stack.errors import StackStartFailed
 from infra.stack.ray_cluster import LocalRay
 
@@ -94,11 +93,9 @@ def _wait_routed(cluster: LocalRay, timeout_s: float) -> None:
     """HAProxy learns of healthy replicas a moment after serve.run() returns."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{cluster.http_url}/-/routes", timeout=5) as response:
-                if response.status == 200 and json.load(response):
-                    return
-        except (OSError, urllib.error.URLError, ValueError):
-            pass  # not up yet; the deadline bounds it
+        # {"<route prefix>": "<app>"} once HAProxy knows the app, {} before.
+        routes = local_http.get(f"{cluster.http_url}/-/routes")
+        if routes is not None and json.loads(routes):
+            return
         time.sleep(POLL_S)
     raise _failure(["deploy"], f"{cluster.http_url} routes nothing after {timeout_s:.0f} s", b"")

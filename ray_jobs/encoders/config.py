@@ -4,6 +4,7 @@ Written into the weights file and read from there; never a setting. Imports neit
 so that the day can fold without loading them.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,7 +56,7 @@ class UserLSTMConfig(BaseModel):
     """Items with fewer training events have no residual: their text alone speaks for them."""
     residual_count: int = Field(default=0, ge=0)
     """How many items have a residual."""
-    max_train_len: int = Field(default=200, ge=2)
+    max_train_len: int = Field(default=100, ge=2)
     """Longest window the weights were trained on. Serving folds all of the history."""
 
     @model_validator(mode="after")
@@ -76,7 +77,7 @@ class UserLSTMConfig(BaseModel):
         """The row of the rating embedding for one event. Only ratings are read for their value."""
         if kind != "rating" or value is None:
             return 0
-        return int(np.searchsorted(self.rating_edges, value, side="right")) + 1
+        return bisect_right(self.rating_edges, value) + 1
 
 
 def rating_edges_of(values: Sequence[float] | NDArray[np.floating]) -> tuple[float, ...]:

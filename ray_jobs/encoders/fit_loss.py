@@ -17,7 +17,7 @@ from torch.nn import functional
 from ray_jobs.encoders.fit_batches import NO_TARGET, Barred
 from ray_jobs.encoders.train_config import TrainConfig
 from ray_jobs.encoders.train_data import Ints, TrainData
-from ray_jobs.encoders.user_lstm import EventBatch, UserLSTM
+from ray_jobs.encoders.user_lstm import NO_RESIDUAL, EventBatch, UserLSTM
 
 
 class CatalogSoftmax(nn.Module):
@@ -50,11 +50,15 @@ class CatalogSoftmax(nn.Module):
         users_PD = model.users(pooled_BLH[asked_BL])
         targets_P = targets_BL[asked_BL]
         if not len(targets_P):
-            return users_PD.sum() + 0.0 * (projected_ND.sum() + model.logit_scale)
+            # Every parameter takes part, or the other ranks would wait for its gradient.
+            nothing: Tensor = users_PD.sum() + 0.0 * (projected_ND.sum() + model.logit_scale)
+            return nothing
         items_C, correction_C = self._candidates(targets_P)
         items_CD = functional.normalize(
             projected_ND[self._item_texts_I[items_C]]
-            + functional.embedding(self._residual_rows_I[items_C], residual_RD),
+            + functional.embedding(
+                self._residual_rows_I[items_C], residual_RD, padding_idx=NO_RESIDUAL
+            ),
             dim=-1,
         )
         logits_PC = model.logit_scale.exp() * (users_PD @ items_CD.T)

@@ -115,9 +115,9 @@ def _step_together(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]
     """h, c (B, H) and pooled (B, P) of effective histories, longest first."""
     lengths = [len(history) for history in histories]
     zero = encoder.zero()
-    h = np.tile(zero.h, (len(histories), 1))
-    c = np.tile(zero.c, (len(histories), 1))
-    pooled = np.tile(zero.pooled, (len(histories), 1))
+    h = np.zeros((len(histories), len(zero.h)), np.float32)
+    c = np.zeros((len(histories), len(zero.c)), np.float32)
+    pooled = np.zeros((len(histories), len(zero.pooled)), np.float32)
     active = len(histories)
     for step in range(max(lengths, default=0)):
         while lengths[active - 1] <= step:

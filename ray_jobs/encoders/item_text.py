@@ -15,7 +15,7 @@ MAX_CLEAN_CHARS = 20_000
 """A longer text is cut: BERT reads the first 256 tokens, and cleaning must stay short."""
 
 # Only what looks like markup: "<b>", "</p>", "<!-- -->"; "a < b" and "<3" stay.
-_TAG = re.compile(r"<!--.{0,10000}?-->|</?[A-Za-z][^<>]{0,2000}>", re.DOTALL)
+_TAG = re.compile(r"<!--.{0,2000}?-->|</?[A-Za-z][^<>]{0,2000}>", re.DOTALL)
 _SPACE = re.compile(r"\s+")
 
 

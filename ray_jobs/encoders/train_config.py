@@ -13,11 +13,11 @@ from ray_jobs.encoders.config import Pooling
 class TrainConfig:
     """Frozen; a key that does not exist is refused by the constructor."""
 
-    epochs: int = 15
+    epochs: int = 12
     """Passes over the training events: also the length of the learning rate's schedule."""
     batch_size: int = 32
     """Windows in a step, over all ranks."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Peak of the learning rate; linear warm-up, then half a cosine."""
     warmup: float = 0.1
     """Share of the steps that warm up."""
@@ -43,7 +43,7 @@ class TrainConfig:
     """Written into the weights."""
     residual_min_events: int = 5
     """Items with fewer training events get no residual."""
-    max_len: int = 200
+    max_len: int = 100
     """Longest window; longer histories are cut at a random phase in each epoch."""
     softmax_items: int = 20_000
     """Full softmax up to this many items; above, a sample of this size."""

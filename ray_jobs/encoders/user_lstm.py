@@ -65,7 +65,7 @@ class UserLSTM(nn.Module):
 
     def forward(self, text_vectors_NT: Tensor, batch: EventBatch) -> Tensor:
         """User vectors (B, L, D) after each event; rows behind a user's last event mean nothing."""
-        projected_ND = self.text(text_vectors_NT)
+        projected_ND: Tensor = self.text(text_vectors_NT)
         inputs_BLD = self.inputs(projected_ND, self.residual.weight, batch)
         states_BLH, _ = self.lstm(inputs_BLD)
         return self.users(self.pool(states_BLH))
@@ -74,12 +74,13 @@ class UserLSTM(nn.Module):
         """LSTM inputs (B, L, D) from projected texts and a residual table (row 0 = none)."""
         table_ND = torch.cat([projected_ND, self.unknown.unsqueeze(0)])
         rows_BL = batch.texts_BL.where(batch.texts_BL >= 0, len(projected_ND))
-        return (
+        inputs_BLD: Tensor = (
             functional.embedding(rows_BL, table_ND)
-            + functional.embedding(batch.residuals_BL, residual_RD)
+            + functional.embedding(batch.residuals_BL, residual_RD, padding_idx=NO_RESIDUAL)
             + self.kind(batch.kinds_BL)
             + self.rating(batch.ratings_BL)
         )
+        return inputs_BLD
 
     def pool(self, states_BLH: Tensor) -> Tensor:
         """The pooled state (B, L, H) after each event, as `config.pooling` says."""

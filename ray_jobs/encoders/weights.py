@@ -15,18 +15,19 @@ temporary file, synced, renamed: a crash leaves the old file or the new one.
     residual_ordinals (R,) int64      ascending; whose residual row r is
     logit_scale       (1,)            log of the learned inverse temperature
 
-Metadata: `format`, `config` (JSON of UserLSTMConfig), `digest` (BLAKE2b-128 of all the above).
+Metadata: one key `moonlark` (several would be written in random order) with JSON: `format`,
+`config` (UserLSTMConfig), `digest` (BLAKE2b-128 of config and tensors).
 """
 
 import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
@@ -37,8 +38,19 @@ from ray_jobs.encoders.user_encoder import UserEncoder
 if TYPE_CHECKING:  # torch stays out of the replica's process
     from ray_jobs.encoders.user_lstm import UserLSTM
 
-FORMAT = "moonlark-user-lstm-1"
+FORMAT: Literal["moonlark-user-lstm-1"] = "moonlark-user-lstm-1"
+METADATA_KEY = "moonlark"
 Tensors = dict[str, NDArray[Any]]
+
+
+class _Header(BaseModel):
+    """The metadata of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["moonlark-user-lstm-1"]
+    config: UserLSTMConfig
+    digest: str
 
 
 class Fitted(Protocol):
@@ -71,8 +83,8 @@ def save_weights(path: Path, fitted: Fitted) -> str:
             raise WeightsError(path, f"{name} is not finite: the training diverged")
     config = model.config.model_dump_json()
     digest = _digest(config, tensors)
-    metadata = {"format": FORMAT, "config": config, "digest": digest}
-    _write_atomically(path, safetensors_bytes(tensors, metadata))
+    header = _Header(format=FORMAT, config=model.config, digest=digest)
+    _write_atomically(path, safetensors_bytes(tensors, {METADATA_KEY: header.model_dump_json()}))
     return digest
 
 
@@ -89,16 +101,17 @@ def load_weights(path: Path) -> UserEncoder:
             tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(path, str(error)) from error
-    if set(metadata) != {"format", "config", "digest"} or metadata["format"] != FORMAT:
-        raise WeightsError(path, f"format {metadata.get('format')!r}, keys {sorted(metadata)}")
+    if set(metadata) != {METADATA_KEY}:
+        raise WeightsError(path, f"metadata keys {sorted(metadata)}, expected {METADATA_KEY}")
     try:
-        config = UserLSTMConfig.model_validate_json(metadata["config"])
+        header = _Header.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:
-        raise WeightsError(path, f"config: {error}") from error
+        raise WeightsError(path, f"metadata: {error}") from error
+    config = header.config
     _check_shapes(path, config, tensors)
-    digest = _digest(metadata["config"], tensors)
-    if digest != metadata["digest"]:
-        raise WeightsError(path, f"digest {digest}, the file says {metadata['digest']}")
+    digest = _digest(config.model_dump_json(), tensors)
+    if digest != header.digest:
+        raise WeightsError(path, f"digest {digest}, the file says {header.digest}")
     ordinals = tensors.pop("residual_ordinals")
     if bool(np.any(np.diff(ordinals) <= 0)):
         raise WeightsError(path, "residual_ordinals do not ascend")

@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.nightly.event_vectors import write_event_vectors
-from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.shards.texts import TextVectors, write_text_vectors
 from sql import catalog, events, generations
-from sql.engine import read_snapshot, write
+from sql.engine import read_snapshot
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -36,8 +35,17 @@ CHUNK = 10_000
 
 def embed(night: Night) -> Report:
     """Write texts.digests.npy and texts.vectors.npy of the generation."""
-    night.workspace.require_report("export")
+    exported = night.workspace.require_report("export")
     encoder = BertEncoder(resolve_model(night.settings.bert_model))
+    generations.register(
+        night.engine,
+        night.generation_id,
+        encoder_id=encoder.encoder_id,
+        catalog_seq=exported["catalog_seq"],
+        event_count=exported["events"],
+        user_count=exported["users"],
+        created_at_ms=exported["created_at_ms"],
+    )
     digests = _column(night, "text_digest")
     known = _reused(night, encoder.encoder_id, digests)
     missing = sorted(set(digests) - known.keys())
@@ -60,13 +68,15 @@ def embed(night: Night) -> Report:
 class Embedder:
     """An actor of the pool: one BERT, batches of {text_digest, text} in, vectors added."""
 
-    def __init__(self, settings: NightSettings) -> None:
+    def __init__(self, bert_model: str | None) -> None:
         torch.set_num_threads(1)
-        self._encoder = BertEncoder(resolve_model(settings.bert_model))
+        self._encoder = BertEncoder(resolve_model(bert_model))
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
         vectors = self._encoder.encode([str(text) for text in batch["text"]])
-        return {"text_digest": batch["text_digest"], "vector": vectors}
+        # Bytes, not a tensor column: Parquet then needs no Ray to be read.
+        packed = np.array([vector.tobytes() for vector in vectors], dtype=object)
+        return {"text_digest": batch["text_digest"], "vector": packed}
 
 
 def _column(night: Night, name: str) -> list[str]:
@@ -107,7 +117,7 @@ def _embedded(night: Night, digests: list[str]) -> Vectors:
         .repartition(target_num_rows_per_block=settings.embed_batch)
         .map_batches(
             Embedder,
-            fn_constructor_args=(settings,),
+            fn_constructor_args=(settings.bert_model,),
             batch_size=settings.embed_batch,
             compute=ray.data.ActorPoolStrategy(size=settings.embed_workers),
             num_cpus=1,
@@ -115,9 +125,8 @@ def _embedded(night: Night, digests: list[str]) -> Vectors:
         .write_parquet(str(parts))
     )
     result = pq.read_table(parts)
-    width = len(result["vector"][0])
-    flat = result["vector"].combine_chunks().flatten().to_numpy().astype(np.float32)
-    return dict(zip(result["text_digest"].to_pylist(), flat.reshape(-1, width), strict=True))
+    rows = zip(result["text_digest"].to_pylist(), result["vector"].to_pylist(), strict=True)
+    return {digest: np.frombuffer(vector, np.float32) for digest, vector in rows}
 
 
 def _embed_event_texts(night: Night, encoder: BertEncoder) -> int:
@@ -138,8 +147,7 @@ def _embed_event_texts(night: Night, encoder: BertEncoder) -> int:
                 absent.append((key, clean(text)))
     embedded_ND = encoder.encode([text for _, text in absent])
     for (key, _), vector in zip(absent, embedded_ND, strict=True):
-        with write(night.engine) as conn:
-            events.write_text_vector(conn, *key, encoder.encoder_id, vector)
+        events.write_text_vector(night.engine, *key, encoder.encoder_id, vector)
         vectors[key] = vector
     write_event_vectors(night.workspace.work, vectors, encoder.dim)
     return len(absent)

@@ -26,7 +26,8 @@ from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.holdout import held_out
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import generation_directory, write_json
-from ray_jobs.ranking import metrics as ranking_metrics
+from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
+from ray_jobs.ranking.significance import paired_bootstrap
 from ray_jobs.shards.texts import TextVectors
 from sql import generations
 from sql.engine import read_snapshot
@@ -68,12 +69,7 @@ def evaluate(night: Night) -> Report:
     if live is not None and questions:
         generation_id, live_encoder = live
         live_Q = _ranks(questions, _project(night, live_encoder, ordinals_N), live_encoder)
-        low, high = ranking_metrics.paired_bootstrap(
-            ranking_metrics.ndcg_at_k(candidate_Q, 10),
-            ranking_metrics.ndcg_at_k(live_Q, 10),
-            users,
-            seed=SEED,
-        )
+        low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
         report["live"] = {
             "generation": generation_id,
             **_summary(live_Q),
@@ -113,7 +109,7 @@ def _questions(night: Night, ordinals_N: NDArray[np.int64]) -> list[Question]:
 def _ranks(
     questions: list[Question], vectors_ND: NDArray[np.float32], encoder: UserEncoder
 ) -> NDArray[np.int64]:
-    """Rank (Q,) from 1 of each question's item, by the shipped fold."""
+    """Rank (Q,) of each question's item, by the shipped fold."""
     sessions: dict[int, tuple[int, Session | None]] = {}
 
     def scores(question: Question) -> NDArray[np.float32]:
@@ -145,21 +141,29 @@ def _popularity_ranks(
 def _rank_all(
     questions: list[Question], scores: Callable[[Question], NDArray[np.float32]]
 ) -> NDArray[np.int64]:
+    """Rank (Q,) from 0 of each question's item among all that the user has not seen."""
     ranks_Q = np.zeros(len(questions), np.int64)
     for index, question in enumerate(questions):
-        scores_N = scores(question).copy()
-        scores_N[question.seen_rows] = -np.inf
-        ranks_Q[index] = ranking_metrics.rank_of(scores_N, question.row)
+        scores_N = scores(question)
+        barred_N = np.zeros(len(scores_N), np.bool_)
+        barred_N[question.seen_rows] = True
+        target = np.array([question.row], np.int64)
+        ranks_Q[index] = ranks_of_targets(scores_N[None, :], target, barred_N[None, :])[0]
     return ranks_Q
+
+
+def _gains(ranks_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NDCG@10 of each question."""
+    return np.array([ndcg_at_k(ranks_Q[index : index + 1], 10) for index in range(len(ranks_Q))])
 
 
 def _summary(ranks_Q: NDArray[np.int64]) -> dict[str, float]:
     if not len(ranks_Q):
         return {"ndcg@10": 0.0, "hr@10": 0.0, "mrr": 0.0}
     return {
-        "ndcg@10": float(ranking_metrics.ndcg_at_k(ranks_Q, 10).mean()),
-        "hr@10": float(ranking_metrics.hit_rate(ranks_Q, 10).mean()),
-        "mrr": float(ranking_metrics.mrr(ranks_Q).mean()),
+        "ndcg@10": ndcg_at_k(ranks_Q, 10),
+        "hr@10": hit_rate(ranks_Q, 10),
+        "mrr": mrr(ranks_Q),
     }
 
 
@@ -171,6 +175,7 @@ def _live_encoder(night: Night) -> tuple[str, UserEncoder] | None:
         if pointer is None:
             return None
         live = generations.get_generation(conn, pointer.generation_id)
+    assert live is not None, "the pointer names a registered generation"
     if live.encoder_id != embedded["encoder_id"] or live.generation_id == night.generation_id:
         return None
     directory = generation_directory(night.workspace.root, live.generation_id)

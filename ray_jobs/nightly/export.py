@@ -24,6 +24,10 @@ from sql.engine import read_snapshot
 CHUNK = 10_000
 """Rows in a Parquet row group: the unit in which later steps read."""
 
+NOT_YET_KNOWN = "unknown"
+"""Encoder id of a generation whose texts are not embedded yet; registered early, so that a night
+that fails here says so in the registry."""
+
 EVENTS_SCHEMA = pa.schema(
     [
         ("user_key", pa.int64()),
@@ -45,7 +49,14 @@ TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
 def export(night: Night) -> Report:
     """Write items, events and the texts they name; register the generation as building."""
     night.workspace.make()
-    generations.register(night.engine, night.generation_id, at_ms=night.now_ms())
+    created_at_ms = night.now_ms()
+    generations.register(
+        night.engine,
+        night.generation_id,
+        encoder_id=NOT_YET_KNOWN,
+        catalog_seq=0,
+        created_at_ms=created_at_ms,
+    )
     with read_snapshot(night.engine) as conn:
         catalog_seq = catalog.catalog_seq(conn)
         items, digests = _export_items(conn, night.workspace.work)
@@ -56,6 +67,7 @@ def export(night: Night) -> Report:
     if event_count == 0:
         raise NothingToDo("the event log is empty", hint="moonlark ingest --events FILE")
     return {
+        "created_at_ms": created_at_ms,
         "catalog_seq": catalog_seq,
         "items": items,
         "events": event_count,

@@ -42,7 +42,7 @@ def _user_ranges(workspace: Workspace, users_per_range: int) -> list[tuple[int, 
 
 def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]:
     waiting = list(reversed(ranges))
-    running: list[ray.ObjectRef] = []
+    running: list[ray.ObjectRef[list[tuple[int, int, bytes]]]] = []
     while waiting or running:
         while waiting and len(running) < IN_FLIGHT:
             running.append(fold_range.remote(night.workspace, waiting.pop()))

@@ -48,7 +48,7 @@ class Histories:
     @cached_property
     def effective_E(self) -> NDArray[np.bool_]:
         """Without undos, and without what an undo or a re-rating took back."""
-        counted = self.kinds_E != UNDO
+        counted: NDArray[np.bool_] = self.kinds_E != UNDO
         takes = np.flatnonzero(self.undoes_E != NONE)
         # user_seq is gapless from 1, so event s of a user lies s - 1 behind the user's first.
         firsts = self.offsets_U1[np.searchsorted(self.offsets_U1, takes, side="right") - 1]

@@ -31,6 +31,11 @@ def publish(night: Night) -> Report:
     """Make the generation live, if it passes the gate."""
     manifest = write_generation_manifest(night)
     seal(night, manifest, index_recall=check_gate(night))
+    with read_snapshot(night.engine) as conn:
+        live = generations.read_live(conn)
+    if live is not None and live.hold:
+        log.warning("sealed, not published: %s set hold: %s", live.who, live.why)
+        return {"generation": live.generation_id, "held_by": live.who, "held_because": live.why}
     pointer, waited_s, ready = stage_and_flip(
         night.engine,
         night.generation_id,
@@ -85,6 +90,7 @@ def stage_and_flip(
         why=why,
         hold=hold,
         at_ms=now_ms(),
+        override=hold,  # only a person's rollback sets hold, and a person may override one
     )
     log.info("live: %s (flip %d), before: %s", generation_id, pointer.flip, pointer.previous)
     return pointer, waited_s, ready

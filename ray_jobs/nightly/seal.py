@@ -29,14 +29,16 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
     """Register the generation as sealed, ready to be staged."""
     exported = night.workspace.require_report("export")
     evaluated = night.workspace.require_report("evaluate")
+    files = [
+        generations.Artifact(path, entry.sha256, entry.size)
+        for path, entry in sorted(manifest.files.items())
+    ]
+    generations.record_artifacts(night.engine, night.generation_id, files)
     generations.seal(
         night.engine,
         night.generation_id,
-        encoder_id=manifest.encoder_id,
-        catalog_seq=manifest.catalog_seq,
+        manifest_digest=manifest_digest(night.workspace.directory),
+        metrics={**evaluated, "index_recall": index_recall},
         event_count=exported["events"],
         user_count=exported["users"],
-        metrics={**evaluated, "index_recall": index_recall},
-        manifest_digest=manifest_digest(night.workspace.directory),
-        artifacts={path: (entry.sha256, entry.size) for path, entry in manifest.files.items()},
     )

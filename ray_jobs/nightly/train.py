@@ -78,13 +78,13 @@ def _train_loop(config: dict[str, Any]) -> None:
     fitted = fitting.fit(
         recipe,
         training_data(workspace, settings),
-        on_epoch=lambda epoch, _: log.info("%s", epoch),
+        on_epoch=lambda epoch: log.info("%s", epoch),
         wrap=_distributed if world_size > 1 else _alone,
         rank=rank,
         world_size=world_size,
     )
     if rank == 0:
-        save_weights(workspace.directory / WEIGHTS, fitted.model, fitted.residual_ordinals)
+        save_weights(workspace.directory / WEIGHTS, fitted)
     last = dataclasses.asdict(fitted.history[-1])
     metrics = {k: v for k, v in last.items() if isinstance(v, int | float) and math.isfinite(v)}
     ray.train.report({**metrics, "workers": world_size, "recipe": settings.train_recipe})

@@ -146,7 +146,9 @@ def write_items(directory: Path, items: Iterable[Item]) -> int:
         if not isinstance(item.attributes, dict):
             raise ValueError(f"attributes of item {item.item_id!r} must be a JSON object")
         # Canonical, because the attribute index looks for a name's bytes before it parses.
-        rows.append(replace(item, attributes_json=attributes_json(item.attributes)))
+        canonical = attributes_json(item.attributes)
+        same = canonical == item.attributes_json
+        rows.append(item if same else replace(item, attributes_json=canonical))
     block = ItemBlock.of(rows)
     with whole_file(directory / ITEMS_NAME) as temporary:
         pq.write_table(block.table(), temporary, compression="zstd")

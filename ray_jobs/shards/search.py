@@ -35,7 +35,8 @@ TIE_SLACK = 8
 # Equal scores at the k-th place are resolved by ordinal up to this many rows a source; beyond
 # (thousands of items with one text) which of them are shown is faiss's choice.
 MAX_TIE_FETCH = 4_096
-# Up to this many eligible items are scored directly: about 2 ms, where a scan of 1M takes 20.
+# Up to this many eligible items are scored directly: 1.4 ms for 1,000 of them, where the exact
+# stage would scan every list.
 GATHER_LIMIT = 2_048
 
 

@@ -37,7 +37,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
 
 def living(stack: LocalRay) -> list[psutil.Process]:
     state = stack.state
-    return processes.find(state.stack_id, str(state.temp_dir), state.head_pid)
+    return processes.find(state.stack_id, state.head_pid)
 
 
 def get(url: str, token: str | None = None) -> bytes:
@@ -113,7 +113,7 @@ def test_another_process_stops_it_and_nothing_is_left(stack: LocalRay) -> None:
     started_s = time.monotonic()
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
     assert time.monotonic() - started_s < STOP_LIMIT_S
-    assert processes.find(state.stack_id, str(state.temp_dir), state.head_pid) == []
+    assert processes.find(state.stack_id, state.head_pid) == []
     assert not any(processes.is_same(p.pid, p.create_time()) for p in before if p.is_running())
     assert is_free(state.ports.http)
     assert not state.temp_dir.exists()
@@ -131,7 +131,7 @@ def test_a_crashed_head_is_cleared_away_by_the_next_start(tmp_path: Path) -> Non
         processes.wait_gone(old.head_pid, old.head_created_s, 10.0)
         with LocalRay(tmp_path, http_port=0, num_cpus=1) as second:
             assert second.state.stack_id != old.stack_id
-            assert processes.find(old.stack_id, str(old.temp_dir), None) == []
+            assert processes.find(old.stack_id, old.head_pid) == []
             assert not old.temp_dir.exists()
     finally:
         first.stop()

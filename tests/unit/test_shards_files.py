@@ -265,3 +265,30 @@ def test_family_and_shard_count_follow_the_catalogs_size():
     assert choose_shard_count(1, at_least=3) == 3
     assert choose_shard_count(10_000_000) == 5
     assert choose_shard_count(10**12) == 256
+
+
+def test_the_bytes_of_a_flat_shard_lie_where_format_md_says(tmp_path: Path, vectors, ordinals):
+    write_shard(tmp_path / "x.faiss", vectors, ordinals, "Flat")
+    data = (tmp_path / "x.faiss").read_bytes()
+    assert (data[:4], data[37:41]) == (b"IxMp", b"IxFI")
+    assert int.from_bytes(data[4:8], "little") == DIM
+    assert int.from_bytes(data[8:16], "little") == COUNT
+    order, end = np.argsort(ordinals), 82 + 4 * DIM * COUNT
+    assert np.frombuffer(data[82:end], "<f4").reshape(COUNT, DIM).tolist() == (
+        vectors[order].tolist()
+    )
+    assert np.frombuffer(data[end + 8 :], "<i8").tolist() == ordinals[order].tolist()
+
+
+def test_the_bytes_of_an_ivf_shard_lie_where_format_md_says(tmp_path: Path, vectors, ordinals):
+    coarse = train_coarse(vectors, 9, seed=1)
+    write_coarse(tmp_path / COARSE_NAME, coarse)
+    write_shard(tmp_path / "x.faiss", vectors, ordinals, "IVF,SQfp16", tmp_path / COARSE_NAME)
+    data = (tmp_path / "x.faiss").read_bytes()
+    assert data[:4] == b"IwSq"
+    assert int.from_bytes(data[37:45], "little") == 9
+    assert data[53 : 53 + len(coarse)] == coarse
+    lists = data.index(b"ilar")
+    assert int.from_bytes(data[lists + 12 : lists + 20], "little") == 2 * DIM
+    # Every vector's fp16 code stands in the file, whatever its list.
+    assert all(vector.astype("<f2").tobytes() in data[lists:] for vector in vectors)

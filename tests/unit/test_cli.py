@@ -1,0 +1,216 @@
+"""The command line on a temporary SQLite database: what a newcomer types, and what goes wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from infra.cli.lazy import LazyCommand
+from infra.cli.main import COMMANDS, app
+from sql.engine import open_engine
+from sql.generations import fail, flip, register, seal, stage
+
+NAMES = (
+    "init",
+    "ingest",
+    "night",
+    "serve",
+    "down",
+    "recommend",
+    "status",
+    "generations",
+    "publish",
+    "rollback",
+    "evaluate",
+)
+ITEMS_CSV = "movieId,title,genres,year\n1,Toy Story,Animation Comedy,1995\n2,Heat,Drama,1995\n"
+EVENTS_CSV = "userId,movieId,rating,timestamp\nu1,1,5,100\nu1,2,3,50\nu2,9,4,60\nu2,2,7,60\n"
+ITEMS = ["--map", "item_id=movieId", "--list", "genres= ", "--type", "year=int"]
+EVENTS = [
+    *("--map", "user_id=userId", "--map", "item_id=movieId", "--map", "value=rating"),
+    *("--map", "occurred_at=timestamp", "--default", "kind=rating"),
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, with no setting from outside."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "ARTIFACT_ROOT", "STATE_DIR", "URL", "API_KEY", "TIMEOUT_S"):
+        monkeypatch.delenv(f"MOONLARK_{name}", raising=False)
+    return tmp_path
+
+
+def moonlark(*arguments: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == status, result.output
+    return result
+
+
+@pytest.fixture
+def ingested(home: Path) -> Path:
+    (home / "items.csv").write_text(ITEMS_CSV)
+    (home / "events.csv").write_text(EVENTS_CSV)
+    moonlark("init")
+    moonlark("ingest", "--items", "items.csv", *ITEMS)
+    moonlark("ingest", "--events", "events.csv", *EVENTS)
+    return home
+
+
+def test_the_commands_are_those_that_the_readme_may_name() -> None:
+    assert tuple(COMMANDS) == NAMES
+    listing = moonlark("--help").output
+    assert all(entry.help.split(",")[0] in listing for entry in COMMANDS.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_can_be_loaded_and_its_line_in_the_list_is_its_own(name: str) -> None:
+    command = LazyCommand(name, COMMANDS[name]).resolve()
+    assert command.help.split("\n")[0] == COMMANDS[name].help
+
+
+def test_looking_does_not_load_torch_or_ray(home: Path) -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
+        "for words in (['--help'], ['init'], ['status'], ['generations'], ['ingest', '--help']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 0, words\n"
+        "print([m for m in ('torch', 'ray', 'faiss', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=home
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_init_may_be_run_again_and_names_the_next_command(home: Path) -> None:
+    for _ in range(2):
+        assert "moonlark ingest" in moonlark("init").output
+    assert (home / ".moonlark" / "moonlark.db").exists()
+    assert (home / ".moonlark" / "artifacts").is_dir()
+
+
+def test_without_a_database_the_error_names_the_command_that_makes_one() -> None:
+    result = moonlark("status", status=1)
+    assert "moonlark init" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_ingest_tells_what_was_stored_and_writes_what_was_not(ingested: Path) -> None:
+    result = moonlark("ingest", "--events", "events.csv", *EVENTS)
+    assert "events: 0 stored, 2 known already" in result.output
+    assert "2 rows rejected: .moonlark/rejected/events.csv.jsonl" in result.output
+    rejected = ingested / ".moonlark" / "rejected" / "events.csv.jsonl"
+    lines = [json.loads(line) for line in rejected.read_text().splitlines()]
+    assert [(line["row"], line["field"], line["value"]) for line in lines] == [
+        (4, "value", 7.0),
+        (3, "item_id", "9"),
+    ]
+
+
+def test_ingest_fails_where_every_row_was_rejected(ingested: Path) -> None:
+    (ingested / "bad.csv").write_text("item_id,name\n1,no title\n")
+    result = moonlark("ingest", "--items", "bad.csv", status=1)
+    assert "every row was rejected" in result.output
+    assert "columns not used: name" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "what to ingest?"),
+        (["--items", "absent.csv"], "no such file"),
+        (["--items", "items.csv", "--map", "title=Title"], "no such column"),
+        (["--dataset", "ml-1b"], "accepted: ml-100k"),
+        (["--dataset", "ml-100k"], "python -m infra.datasets"),
+    ],
+)
+def test_bad_input_is_a_message_not_a_traceback(
+    ingested: Path, arguments: list[str], message: str
+) -> None:
+    result = moonlark("ingest", *arguments, status=1)
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_status_counts_what_is_stored_and_names_the_next_step(ingested: Path) -> None:
+    plain = moonlark("status").output
+    assert "2 items (catalog_seq 2)" in plain
+    assert "2 of 1 users" in plain
+    assert "next: moonlark night" in plain
+    document = json.loads(moonlark("status", "--json").output)
+    assert (document["items"], document["events"], document["users"]) == (2, 2, 1)
+    assert document["live"] is None
+
+
+def test_status_and_generations_show_what_is_live_held_and_failed(ingested: Path) -> None:
+    assert "moonlark night" in moonlark("generations").output
+    engine = open_engine("sqlite:///.moonlark/moonlark.db")
+    for name in ("g1", "g2"):
+        register(engine, name, encoder_id="bert", catalog_seq=2, created_at_ms=1)
+    seal(engine, "g1", manifest_digest="d", metrics={"ndcg@10": 0.1234}, event_count=2)
+    stage(engine, "g1")
+    fail(engine, "g2", "train: [nan] loss")
+    flip(engine, "g1", expected_flip=0, who="ann", why="back", hold=True, at_ms=1)
+    table = moonlark("generations").output
+    assert "* g1" in table
+    assert "0.1234" in table
+    assert "g2 failed: train: [nan] loss" in table
+    rows = json.loads(moonlark("generations", "--json").output)["generations"]
+    assert {row["generation"]: row["live"] for row in rows} == {"g1": True, "g2": False}
+    status = moonlark("status").output
+    assert "g1 (flip 1" in status
+    assert "by ann: back" in status
+    assert "publish --clear-hold" in status
+    assert "next: moonlark serve" in status
+
+
+def test_a_person_clears_a_hold_and_can_publish_past_one(ingested: Path) -> None:
+    engine = open_engine("sqlite:///.moonlark/moonlark.db")
+    for name in ("g1", "g2"):
+        register(engine, name, encoder_id="bert", catalog_seq=2, created_at_ms=1)
+        seal(engine, name, manifest_digest="d", metrics={})
+    moonlark("publish", "g1")
+    moonlark("publish", "g2")
+    assert "live: g1" in moonlark("rollback", "--why", "worse").output
+    held = moonlark("publish", "g2", status=1)
+    assert "worse" in held.output
+    assert "cleared" in moonlark("publish", "--clear-hold").output
+    assert "no hold" in moonlark("publish", "--clear-hold").output
+    assert "live: g2" in moonlark("publish", "g2").output
+    assert "g3" in moonlark("publish", "g3", status=1).output
+    assert "which generation?" in moonlark("publish", status=1).output
+
+
+def test_recommend_without_a_server_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOONLARK_TIMEOUT_S", "0.05")
+    result = moonlark("recommend", "u1", "--url", "http://127.0.0.1:9", status=1)
+    assert "moonlark serve" in result.output
+
+
+def test_down_without_a_cluster_says_so() -> None:
+    result = moonlark("down", status=1)
+    assert "Traceback" not in result.output
+    assert "error:" in result.output
+
+
+def test_a_bug_keeps_its_traceback_and_debug_shows_every_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("infra.cli.init.command", broken)
+    assert isinstance(CliRunner().invoke(app, ["init"]).exception, KeyError)
+    expected = CliRunner().invoke(app, ["--debug", "ingest"])
+    assert isinstance(expected.exception, ValueError)
+
+
+def test_a_typo_is_answered_with_the_nearest_command() -> None:
+    assert "ingest" in moonlark("ingset", status=2).output
+    assert isinstance(app, typer.Typer)
