@@ -20,8 +20,9 @@ def command(
 ) -> None:
     """List what the nights made.
 
-    The newest first, an asterisk at the live one. States: building, sealed (complete), staged (replicas load it), published (was or is live),
-    failed (with the reason), pruned (its files are gone).
+    The newest first, an asterisk at the live one. States: building, sealed (complete), staged
+    (replicas load it), published (was or is live), failed (with the reason), pruned (its files
+    are gone).
     """
     with read_snapshot(open_store().engine) as conn:
         live = generations.read_live(conn)

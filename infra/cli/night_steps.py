@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ray
 import ray.data
@@ -18,6 +19,7 @@ from ray_jobs.nightly.fold import fold
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
 from ray_jobs.nightly.train import train
+from ray_jobs.nightly.workspace import NightError
 
 STEPS: dict[str, Callable[[Night], Report]] = {
     "export": export,
@@ -28,7 +30,6 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "evaluate": evaluate,
     "publish": publish,
 }
-MAX_SHOWN_CHARACTERS = 100
 
 
 def run_night(generation: str) -> None:
@@ -41,6 +42,7 @@ def run_night(generation: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    _require_cpu()
     night = open_night(generation)
     typer.echo(f"generation {generation}")
     done = False
@@ -55,12 +57,29 @@ def run_night(generation: str) -> None:
     typer.echo("next: moonlark serve")
 
 
+def _require_cpu() -> None:
+    """A task that asks for a CPU waits for ever where serving has taken them all."""
+    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    if free < 1:
+        raise NightError(
+            f"the Ray cluster has {free:g} CPUs free, the night needs 1",
+            hint="moonlark down, then moonlark serve --cpus MORE",
+        )
+
+
 def _run(night: Night, name: str, step: Callable[[Night], Report], place: str) -> None:
     started_s = time.monotonic()
     with console.status(f"{place} {name} ..."):
         report = run_step(night, name, step)
-    facts = [f"{k}={v}" for k, v in report.items() if isinstance(v, int | float | str)]
-    shown = " ".join(fact for fact in facts if not fact.startswith("seconds="))
-    if len(shown) > MAX_SHOWN_CHARACTERS:
-        shown = shown[:MAX_SHOWN_CHARACTERS].rsplit(" ", 1)[0] + " ..."
-    console.print(f"{place} {name:<9}{time.monotonic() - started_s:6.1f} s  {shown}")
+    facts = [_fact(k, v) for k, v in report.items() if k != "seconds" and _is_short(v)]
+    head = f"{place} {name:<9}{time.monotonic() - started_s:6.1f} s"
+    line = "  ".join([head, *facts])
+    typer.echo(line if len(line) <= console.width else line[: console.width].rsplit("  ", 1)[0])
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= 30)
+
+
+def _fact(name: str, value: Any) -> str:
+    return f"{name}={value:.4f}" if isinstance(value, float) else f"{name}={value}"

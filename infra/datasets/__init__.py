@@ -1,0 +1,1 @@
+"""Public data sets and models by name: `python -m infra.datasets` fetches the demo's."""

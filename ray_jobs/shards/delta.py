@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.shards.blocks import Block, ExactBlock, IvfBlock
 from ray_jobs.shards.faiss_index import stored_precision
-from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals
+from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.reader import ShardSet
 
@@ -103,8 +103,8 @@ class Delta:
         changed = replace(
             self,
             head=head,
-            dead=_union(self.dead, touched[in_sorted(touched, self.sealed.ordinals)]),
-            masked=_union(self.masked, touched[in_sorted(touched, self.base_ordinals)]),
+            dead=union_sorted(self.dead, touched[in_sorted(touched, self.sealed.ordinals)]),
+            masked=union_sorted(self.masked, touched[in_sorted(touched, self.base_ordinals)]),
         )
         return changed._seal() if len(head.ordinals) > self.seal_at else changed
 
@@ -146,11 +146,3 @@ class Delta:
                 f"the vector of ordinal {change.ordinal} must be float32 [{self.dim}], "
                 f"got {vector.dtype} {list(vector.shape)}"
             )
-
-
-def _union(old: Ordinals, new: Ordinals) -> Ordinals:
-    if len(new) == 0:
-        return old
-    union = np.union1d(old, new)
-    union.setflags(write=False)
-    return union

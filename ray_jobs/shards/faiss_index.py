@@ -23,9 +23,9 @@ from ray_jobs.shards.placement import Family
 # faiss ships stubs that contradict its own wrappers (IDSelectorBitmap, SearchParameters).
 faiss: Any = faiss_typed
 
-# faiss ranks 20 and more queries at once through BLAS, whose sums differ in the last bits from
-# those of one query (`distance_compute_blas_threshold`). Smaller batches keep a batch equal to
-# its queries one by one.
+# faiss 1.15.1 ranks a batch with B x D >= 128,000 through BLAS, whose sums differ in the last bits
+# from those of one query (`distance_compute_blas_threshold`, pull request 5022; 5109 would lower
+# it). 16 stays below up to D = 7,999 and keeps a batch equal to its queries one by one.
 QUERY_BATCH = 16
 
 
@@ -69,7 +69,8 @@ def threads_for(queries: int) -> Iterator[None]:
     """One OpenMP thread while a single query is searched; the caller's number for a batch.
 
     A query is not split between threads, yet faiss opens a team for it and waits at its barriers:
-    on 2 busy cores the same search took 34 ms with two threads and 0.15 ms with one. It has to be
+    on 2 busy cores the same search took 34 ms with two threads and 0.15 ms with one. With two,
+    one query over 20,000 vectors also goes through BLAS and differs from a batch. It has to be
     set here, because OpenMP keeps the number per thread: what a process sets at its entry does not
     reach its executor's threads. Costs under 1 us.
     """

@@ -28,7 +28,7 @@ from ray_jobs.shards.item_block import (
     attributes_json,
     newest_rows,
 )
-from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals
+from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 
 __all__ = [
     "AttributeValue",
@@ -116,7 +116,7 @@ class ItemTable:
         gone, new = set(deletes), {item.ordinal: item for item in puts}
         head = {ordinal: item for ordinal, item in self.head.items() if ordinal not in gone}
         head.update(new)
-        dead = np.union1d(self.deleted, sorted_ordinals(gone))
+        dead = union_sorted(self.deleted, sorted_ordinals(gone))
         dead = dead[~in_sorted(dead, sorted_ordinals(new.keys()))]
         changed = replace(self, head=head, deleted=dead)
         return changed._seal() if len(head) > SEAL_AT else changed

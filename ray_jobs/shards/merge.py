@@ -64,6 +64,19 @@ def sorted_ordinals(values: Collection[int] | Ordinals) -> Ordinals:
     return array
 
 
+def union_sorted(ordered: Ordinals, added: Ordinals) -> Ordinals:
+    """Union of two sorted arrays without repeats, read-only; `ordered` itself if nothing is new.
+
+    np.union1d hashes and sorts both: 21 ms for one ordinal more in 50,000, on every change.
+    """
+    new = added[~in_sorted(added, ordered)]
+    if len(new) == 0:
+        return ordered
+    union = np.insert(ordered, np.searchsorted(ordered, new), new)
+    union.setflags(write=False)
+    return union
+
+
 def in_sorted(values: Ordinals, ordered: Ordinals) -> NDArray[np.bool_]:
     """For each value, whether `ordered` (sorted) holds it. np.isin would sort it again."""
     if len(ordered) == 0:

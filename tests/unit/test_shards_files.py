@@ -82,21 +82,33 @@ def test_the_selector_admits_only_its_ordinals(shard: Shard):
     assert sorted(found[found >= 0].tolist()) == [3, 9, 99]
 
 
-@pytest.mark.parametrize("family", ["Flat", "IVF,SQfp16"])
-def test_a_batch_answers_like_its_queries_one_by_one(tmp_path: Path, family: str):
+@pytest.mark.parametrize(
+    ("family", "count", "dim", "batch"),
+    [
+        ("Flat", 300, 512, 300),  # 300 x 512: beyond faiss's threshold for BLAS
+        ("Flat", 40_000, 8, 20),  # 20,000 a shard: one query on two threads uses BLAS
+        ("IVF,SQfp16", 300, 512, 300),
+    ],
+)
+def test_a_batch_answers_like_its_queries_one_by_one(tmp_path: Path, family, count, dim, batch):
     rng = np.random.default_rng(6)
-    items = rng.standard_normal((500, 32)).astype(np.float32)  # sums that round
+    items = rng.standard_normal((count, dim)).astype(np.float32)  # sums that round
     nlist, nprobe = (0, 0) if family == "Flat" else (20, 4)
     manifest = write_generation(
-        tmp_path, items, np.arange(500, dtype=np.int64), family=family, nlist=nlist, nprobe=nprobe
+        tmp_path, items, np.arange(count, dtype=np.int64), family=family, nlist=nlist, nprobe=nprobe
     )
     base = ShardSet.open(tmp_path, manifest)
-    queries = rng.standard_normal((70, 32)).astype(np.float32)
-    scores, found = base.search_all(queries, 30)
-    for row in range(70):
-        one_scores, one_found = base.search_all(queries[row : row + 1], 30)
-        assert np.array_equal(one_scores[0], scores[row])
-        assert np.array_equal(one_found[0], found[row])
+    queries = rng.standard_normal((batch, dim)).astype(np.float32)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        scores, found = base.search_all(queries, 30)
+        for row in range(0, batch, 5):
+            one_scores, one_found = base.search_all(queries[row : row + 1], 30)
+            assert np.array_equal(one_scores[0], scores[row])
+            assert np.array_equal(one_found[0], found[row])
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 @pytest.mark.parametrize("family", ["Flat", "IVF,SQfp16"])

@@ -12,6 +12,7 @@ from ray_jobs.shards.merge import (
     merge_top_k,
     merge_top_k_batch,
     sorted_ordinals,
+    union_sorted,
 )
 
 # Few distinct scores and ordinals, so that ties and repeats are the rule.
@@ -67,5 +68,7 @@ def test_sorted_sets_are_sets(values, kept):
     assert ordered.tolist() == sorted(set(kept))
     assert sorted_ordinals(np.array(kept, dtype=np.int64)).tolist() == ordered.tolist()
     assert sorted_ordinals(frozenset(kept)).tolist() == ordered.tolist()
+    more = sorted_ordinals(values)
+    assert union_sorted(ordered, more).tolist() == sorted(set(values) | set(kept))
     inside = in_sorted(np.array(values, dtype=np.int64), ordered)
     assert inside.tolist() == [value in set(kept) for value in values]

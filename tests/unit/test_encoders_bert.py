@@ -1,0 +1,102 @@
+"""A text has one vector: alone or in a batch, whatever stands beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable
+from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "film", "of", "war"]
+TEXTS = ["a red film", "", "blue", "a film of war of war of war of war", "red", "a red film"]
+
+
+def make_bert(folder: Path, seed: int = 0, safe: bool = True) -> Path:
+    """A BertModel of random weights with a WordPiece vocabulary of eleven words."""
+    folder.mkdir()
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    model = BertModel(config)
+    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    BertTokenizerFast(vocab={w: i for i, w in enumerate(WORDS)}).save_pretrained(folder)
+    model.save_pretrained(folder)
+    if not safe:
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(tmp_path_factory.mktemp("bert") / "model")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> BertEncoder:
+    return BertEncoder(folder)
+
+
+def test_a_text_alone_equals_the_text_in_a_batch(folder: Path, encoder: BertEncoder) -> None:
+    together = encoder.encode(TEXTS)
+    small = BertEncoder(folder, max_tokens=32, batch_tokens=32)
+    np.testing.assert_allclose(small.encode(TEXTS), together, atol=1e-5)
+    for text, vector in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(encoder.encode([text])[0], vector, atol=1e-5)
+    assert len({vector.tobytes() for vector in together.round(4)}) == len(set(TEXTS))
+
+
+def test_vectors_are_unit_rows_in_the_order_given(encoder: BertEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+    assert (vectors.shape, vectors.dtype) == ((len(TEXTS), encoder.dim), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(TEXTS[::-1])[::-1], vectors, atol=1e-5)
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_pooling_is_the_mean_over_real_tokens(folder: Path, encoder: BertEncoder) -> None:
+    model = BertModel.from_pretrained(folder).eval()
+    ids = torch.tensor([[2, 5, 6, 8, 3]])  # [CLS] a red film [SEP]
+    with torch.inference_mode():
+        mean = model(input_ids=ids).last_hidden_state[0].mean(0)
+    expected = (mean / mean.norm()).numpy()
+    np.testing.assert_allclose(encoder.encode(["a red film", TEXTS[3]])[0], expected, atol=1e-5)
+
+
+def test_a_long_text_is_cut_and_counted_once(encoder: BertEncoder) -> None:
+    assert encoder.max_tokens == 40  # the model has no more positions
+    done: list[int] = []
+    encoder.encode(["red " * 5000, "blue"], progress=done.append)
+    assert sum(done) == 2
+
+
+def test_the_encoder_id_names_what_decides_the_vector(folder: Path, tmp_path: Path) -> None:
+    first = BertEncoder(folder).encoder_id
+    assert first == BertEncoder(folder, batch_tokens=512).encoder_id
+    assert first != BertEncoder(folder, max_tokens=8).encoder_id
+    assert first != BertEncoder(make_bert(tmp_path / "other", seed=1)).encoder_id
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match="safetensors"):
+        BertEncoder(make_bert(tmp_path / "pickled", safe=False))
+
+
+def test_a_setting_is_a_folder_or_a_hub_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model(str(folder)) == folder
+    assert resolve_model("intfloat/e5-small-v2") == "intfloat/e5-small-v2"
+    for setting in (None, "./nowhere", "/no/such/folder"):
+        with pytest.raises(ModelNotFound, match=r"infra\.datasets"):
+            resolve_model(setting)
