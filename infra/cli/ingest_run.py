@@ -71,7 +71,9 @@ class IngestRun:
         if self._rejected and not self._taken:
             typer.secho("error: every row was rejected", fg="red", err=True)
             raise typer.Exit(1)
-        typer.echo("next: moonlark night")
+        with read_snapshot(self._engine) as conn:
+            is_live = catalog.live_encoder_id(conn) is not None
+        typer.echo("in force; the next night learns from it" if is_live else "next: moonlark night")
 
     def _write_items(
         self, rows: Iterator[ItemRow], rejects: Rejects, advance: Callable[[int], object]
