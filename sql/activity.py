@@ -36,7 +36,7 @@ _READ = (
 def read_activity(
     conn: Connection, since_hour: int, until_hour: int | None = None
 ) -> list[ActivityCount]:
-    """Counts of the hours from `since_hour` up to, without, `until_hour` (an `as_of`; None: all)."""
+    """Counts of the hours in [`since_hour`, `until_hour`), the latter an `as_of`; None: no end."""
     until = _MAX_HOUR if until_hour is None else until_hour
     rows = conn.execute(_READ, {"since": since_hour, "until": until})
     return [ActivityCount(row[0], row[1], int(row[2])) for row in rows]

@@ -47,7 +47,7 @@ _KINDS = frozenset(EventKind)
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event as a client sends it. `undoes` is the `event_id` of the event that an undo takes back.
+    """An event as a client sends it. `undoes`: the `event_id` of the one that an undo takes back.
 
     `vectors` (search and comment only): encoder id -> the (dim,) BERT vector of `text`; may be
     empty, then the text is embedded at the fold.
@@ -114,7 +114,8 @@ class StoredEvent:
 def effective(events: Iterable[StoredEvent]) -> list[StoredEvent]:
     """The events that count: no undo, and none that another event's `undoes_seq` names.
 
-    All of one user, from the first one on; a tail alone cannot know whether an undo reaches before it.
+    All of one user, from the first one on: a tail alone cannot know whether an undo reaches before
+    it.
     """
     kept = list(events)
     gone = {event.undoes_seq for event in kept if event.undoes_seq is not None}

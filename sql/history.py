@@ -143,8 +143,8 @@ def iterate_text_vectors(
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
     """((user_key, user_seq), vector (dim,)) of every search and comment embedded by that encoder,
     in that order."""
-    rows = conn.execution_options(yield_per=1_000).execute(
-        _ALL_TEXT_VECTORS, {"encoder_id": encoder_id}
+    rows = conn.execute(
+        _ALL_TEXT_VECTORS, {"encoder_id": encoder_id}, execution_options={"yield_per": 1_000}
     )
     for row in rows:
         yield (row[0], row[1]), from_bytes(row[2])

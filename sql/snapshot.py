@@ -1,6 +1,6 @@
 """The one read of a recommendation: pointer, user, session, tail of the log, catalog head.
 
-All of one moment, so that an answer is of one generation and of all that was acknowledged before it.
+All of one moment, so that an answer is of one generation and of all that was acknowledged before.
 
 A base (a session at `s`) is valid at `n` if and only if no event in (s, n] has `undoes_seq` <= s:
 otherwise the state at `s` holds something that no longer counts, and is folded again from an older
