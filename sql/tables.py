@@ -1,7 +1,7 @@
 """The schema. Every per-user row hangs on `users.user_key` and goes with it (ON DELETE CASCADE).
 
 Times are int64 milliseconds since 1970 UTC (`_ms`). Ids compare by bytes on both databases
-(SQLite's BINARY, Postgres's "C"), so that locks are taken in one order everywhere, and so that a new
+(SQLite's BINARY, Postgres's "C"), so that locks are taken in one order everywhere, and that a new
 libc cannot change the order of an index. A change here needs a migration; a test holds the two
 together.
 """

@@ -1,0 +1,50 @@
+# make demo   a night and a day on MovieLens 100K, then leaves nothing behind
+# make up     the same, and keeps answering; make down stops it
+# make test   the tests; make check   ruff, mypy, import-linter
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAISS ?= cpu
+
+# One thread a process for numerics: Ray runs the processes, and spinning threads cost five times.
+export OMP_WAIT_POLICY := PASSIVE
+export OPENBLAS_NUM_THREADS := 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo up down test check setup data clean
+.DEFAULT_GOAL := demo
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing moonlark and its pinned dependencies into $(VENV) (about 2 minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moonlark needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[ray,airflow,$(FAISS),dev]'
+	@touch $@
+
+data: setup
+	@$(BIN)/python -m infra.datasets
+
+demo: data
+	@$(BIN)/python -m infra.demo
+
+up: data
+	@$(BIN)/python -m infra.demo --keep
+
+down: setup
+	@$(BIN)/moonlark down --state-dir .moonlark/demo
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: data
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf .moonlark build *.egg-info
