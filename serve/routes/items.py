@@ -125,6 +125,14 @@ async def _put(
             f"the text encoder does not answer: {error}",
             "send the same items again: a retry is harmless",
         ) from error
+    loaded = day.watch.loaded.values()
+    if loaded and all(encoder_id != generation.encoder_id for generation in loaded):
+        raise unavailable(
+            "items were not stored",
+            f"the online encoder {encoder_id} is not the one of any loaded generation",
+            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
+            retry_after_s=30,
+        )
     puts = [
         catalog.ItemPut(
             item_id=item_id,
