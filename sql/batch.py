@@ -62,8 +62,13 @@ def batch_rows(rows: Iterable[Sequence[int | str]]) -> dict[str, str]:
 
 
 def insert_into(dialect: str, table: Table) -> Any:
-    """An INSERT that knows ON CONFLICT (both databases have it, under one name, in two classes)."""
-    return postgres_insert(table) if dialect == "postgresql" else sqlite_insert(table)
+    """An INSERT that knows ON CONFLICT (both databases have it, under one name, in two classes).
+
+    Its `rowcount` can be read: SQLAlchemy keeps that of an INSERT only if asked, else it is -1 on
+    Postgres.
+    """
+    statement = postgres_insert(table) if dialect == "postgresql" else sqlite_insert(table)
+    return statement.execution_options(preserve_rowcount=True)
 
 
 __all__ = ["PARAMETER", "batch_of", "batch_rows", "insert_into"]

@@ -35,7 +35,8 @@ metadata = MetaData(naming_convention=NAMING)
 
 
 def id_type() -> TypeEngine[str]:
-    """Text that compares by bytes."""
+    """Text that compares by bytes. Also what a `batch_of` is joined with: its texts compare so, and
+    Postgres uses an index for a comparison in the index's own collation only."""
     return Text().with_variant(Text(collation="C"), "postgresql")
 
 
@@ -118,7 +119,7 @@ text_vectors = Table(
 texts = Table(
     "texts",
     metadata,
-    Column("text_digest", Text, primary_key=True),
+    Column("text_digest", id_type(), primary_key=True),
     Column("text", Text, nullable=False),
 )
 
@@ -128,7 +129,7 @@ item_vectors = Table(
     Column("encoder_id", Text, primary_key=True),
     Column(
         "text_digest",
-        Text,
+        id_type(),
         ForeignKey("texts.text_digest", ondelete="CASCADE"),
         primary_key=True,
     ),
@@ -145,7 +146,7 @@ items = Table(
     Column("deleted", Boolean, nullable=False),
     Column("version", BigInteger),
     Column("body", Text),
-    Column("text_digest", Text, ForeignKey("texts.text_digest")),
+    Column("text_digest", id_type(), ForeignKey("texts.text_digest")),
     Column("at_ms", BigInteger, nullable=False),
     Index("ix_items_text_digest", "text_digest"),
 )

@@ -7,7 +7,6 @@ in bf16 a text alone and the same text in a batch differ by 1.6e-3, in fp32 by 1
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,10 @@ class BertEncoder:
         self.max_tokens = min(max_tokens, positions)
         self.batch_tokens = batch_tokens
         self.dim: int = int(self._bert.config.hidden_size)
+        # Now: `encode` leaves its truncation in the tokenizer, and may run in another thread later.
+        self.encoder_id: str = self._identity()
 
-    @cached_property
-    def encoder_id(self) -> str:
+    def _identity(self) -> str:
         """32 hex characters that change whenever a text's vector could.
 
         Covers weights, tokenizer, cleaning, precision, pooling and the cut; not the device. The

@@ -86,6 +86,12 @@ def test_the_encoder_id_names_what_decides_the_vector(folder: Path, tmp_path: Pa
     assert first != BertEncoder(make_bert(tmp_path / "other", seed=1)).encoder_id
 
 
+def test_the_encoder_id_is_the_same_before_and_after_encoding(folder: Path) -> None:
+    used = BertEncoder(folder)
+    used.encode(["a text", "another, longer text"])
+    assert used.encoder_id == BertEncoder(folder).encoder_id
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="safetensors"):
         BertEncoder(make_bert(tmp_path / "pickled", safe=False))

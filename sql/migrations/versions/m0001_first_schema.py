@@ -109,7 +109,7 @@ def _create_catalog() -> None:
     """Create what exists."""
     op.create_table(
         "texts",
-        sa.Column("text_digest", sa.Text(), nullable=False),
+        sa.Column("text_digest", ID, nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("text_digest", name=op.f("pk_texts")),
     )
@@ -121,7 +121,7 @@ def _create_catalog() -> None:
         sa.Column("deleted", sa.Boolean(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=True),
         sa.Column("body", sa.Text(), nullable=True),
-        sa.Column("text_digest", sa.Text(), nullable=True),
+        sa.Column("text_digest", ID, nullable=True),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["text_digest"], ["texts.text_digest"], name=op.f("fk_items_text_digest")
@@ -133,7 +133,7 @@ def _create_catalog() -> None:
     op.create_table(
         "item_vectors",
         sa.Column("encoder_id", sa.Text(), nullable=False),
-        sa.Column("text_digest", sa.Text(), nullable=False),
+        sa.Column("text_digest", ID, nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(
             ["text_digest"],
