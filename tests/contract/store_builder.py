@@ -29,7 +29,9 @@ def vector(*numbers: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(numbers, dtype=np.float32)
 
 
-def item(item_id: str, title: str = "A title", version: int | None = None, **vectors: Any) -> ItemPut:
+def item(
+    item_id: str, title: str = "A title", version: int | None = None, **vectors: Any
+) -> ItemPut:
     digest = hashlib.sha256(title.encode()).hexdigest()
     return ItemPut(item_id, ItemBody(title=title), title.lower(), digest, version, vectors)
 
@@ -87,8 +89,6 @@ def key_of(engine: Engine, user_id: str = "u1") -> int:
 
 def generation(engine: Engine, generation_id: str, *, created_at_ms: int = NOW_MS) -> None:
     """Register, seal and stage."""
-    register(
-        engine, generation_id, encoder_id=ENCODER, catalog_seq=0, created_at_ms=created_at_ms
-    )
+    register(engine, generation_id, encoder_id=ENCODER, catalog_seq=0, created_at_ms=created_at_ms)
     seal(engine, generation_id, manifest_digest=f"sha-{generation_id}", metrics={})
     stage(engine, generation_id)

@@ -26,7 +26,7 @@ from sql.catalog import (
 from sql.catalog_reads import _texts_sql
 from sql.engine import read_snapshot, write
 from sql.ids import BadInput
-from tests.contract.store_builder import NOW_MS, item, put, vector
+from tests.contract.store_builder import item, put, vector
 
 
 def changes(engine: Engine) -> list[tuple[int, str, str, int, int | None]]:

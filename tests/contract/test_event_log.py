@@ -68,7 +68,12 @@ def test_numbers_are_gapless_per_user_across_requests_and_groups(engine: Engine)
     (third,) = post(engine, [view("f")])
 
     assert (seqs(first), seqs(second), seqs(third)) == ([1, 1, 2], [3, 2], [4])
-    assert [(e.user_seq, e.event_id) for e in log(engine)] == [(1, "a"), (2, "c"), (3, "d"), (4, "f")]
+    assert [(e.user_seq, e.event_id) for e in log(engine)] == [
+        (1, "a"),
+        (2, "c"),
+        (3, "d"),
+        (4, "f"),
+    ]
     assert [e.event_id for e in log(engine, "u2")] == ["b", "e"]
 
 
@@ -95,7 +100,10 @@ def test_retry_is_harmless_whole_in_part_and_within_a_group(engine: Engine) -> N
     assert isinstance(again, list)
     assert isinstance(later, list)
     assert [a.duplicate for a in again] == [True] * 4
-    assert [(a.user_seq, a.duplicate) for a in later] == [*((n, True) for n in range(1, 5)), (5, False)]
+    assert [(a.user_seq, a.duplicate) for a in later] == [
+        *((n, True) for n in range(1, 5)),
+        (5, False),
+    ]
     assert len(log(engine)) == 5
     assert sum(activity(engine).values()) == 2  # the rating and `e`; `a` was taken back
 
@@ -255,7 +263,12 @@ def test_malformed_event_is_refused_beside_good_requests(
 
 def test_unknown_and_deleted_items_are_refused_or_kept_by_request(engine: Engine) -> None:
     delete_item(engine, "i2", None, NOW_MS)
-    requests = [[view("a", "i2")], [view("b", "nothing")], [view("c", "i2")], [view("d", "nothing")]]
+    requests = [
+        [view("a", "i2")],
+        [view("b", "nothing")],
+        [view("c", "i2")],
+        [view("d", "nothing")],
+    ]
     answers = append(
         engine, requests, received_at_ms=NOW_MS, keep_unknown_items=[False, False, True, True]
     )

@@ -163,8 +163,7 @@ def test_of_writers_that_flip_at_once_one_wins(engine: Engine, same: bool) -> No
         together.wait(30)
         try:
             return publish(engine, names[n % len(names)], 0, who=f"w{n}")
-        except FlipLost as lost:
-            assert lost.actual == 1
+        except FlipLost:
             return None
 
     with ThreadPoolExecutor(WRITERS) as pool:

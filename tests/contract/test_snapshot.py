@@ -31,7 +31,7 @@ from tests.contract.store_builder import (
     view,
 )
 
-EXAMPLES = 40
+EXAMPLES = 100
 _example = count()
 
 
@@ -105,9 +105,7 @@ def test_base_is_valid_if_and_only_if_its_fold_is_a_prefix_of_the_whole_fold(
     n, key = len(history), history[0].user_key
     assert [e.user_seq for e in history] == list(range(1, n + 1))
     check_ratings(history)
-    valid = {
-        s: is_prefix(effective(history[:s]), effective(history)) for s in range(1, n + 1)
-    }
+    valid = {s: is_prefix(effective(history[:s]), effective(history)) for s in range(1, n + 1)}
 
     for s in range(1, n + 1):
         for max_tail in (2_000, cut):
@@ -145,7 +143,9 @@ def check_ratings(history: list[StoredEvent]) -> None:
 
 @given(histories=st.lists(STEPS, min_size=1, max_size=3))
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=EXAMPLES // 4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_activity_counts_the_effective_events(engine: Engine, histories: list[list[Step]]) -> None:
     hour = next(_example)
@@ -166,7 +166,12 @@ def test_activity_counts_the_effective_events(engine: Engine, histories: list[li
 def test_empty_store_and_unknown_user(engine: Engine) -> None:
     for user_id in (None, "nobody"):
         found = read(engine, user_id, loaded=[])
-        assert (found.live, found.generation_id, found.user, found.base) == (None, None, None, "none")
+        assert (found.live, found.generation_id, found.user, found.base) == (
+            None,
+            None,
+            None,
+            "none",
+        )
         assert (found.tail, found.tail_truncated, found.catalog_seq) == ([], False, 0)
 
 
@@ -211,7 +216,9 @@ def test_base_beyond_the_end_of_the_log_is_ignored(engine: Engine) -> None:
     assert (found.base, len(found.tail)) == ("none", 1)
 
 
-@pytest.mark.parametrize(("encoder_id", "expected"), [(ENCODER, {2: [1, 2]}), ("encoder-2", {3: [3]})])
+@pytest.mark.parametrize(
+    ("encoder_id", "expected"), [(ENCODER, {2: [1, 2]}), ("encoder-2", {3: [3]})]
+)
 def test_vectors_are_those_of_the_tail_and_the_chosen_encoder(
     engine: Engine, encoder_id: str, expected: dict[int, list[float]]
 ) -> None:

@@ -111,6 +111,11 @@ class Traffic(threading.Thread):
         self.join(timeout=60)
 
 
+def _live(client: Moonlark) -> str | None:
+    live = client.status().live
+    return None if live is None else live.generation
+
+
 @pytest.mark.timeout(600)
 def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_notices(
     stack: tuple[LocalRay, dict[str, str]],
@@ -137,7 +142,7 @@ def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_not
 
         _moonlark(settings, "rollback", "--why", "e2e")
         deadline = time.monotonic() + 30
-        while client.status().live["generation"] != first_generation:
+        while _live(client) != first_generation:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(1)
