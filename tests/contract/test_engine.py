@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -26,7 +25,7 @@ from sql.engine import (
 )
 from sql.errors import SchemaBehind, StoreUnavailable, UnsafeDatabase
 from sql.tables import metadata
-from tests.contract.postgres_server import postgres_server
+from tests.contract.postgres_server import PostgresServer, connect
 from tests.contract.store_builder import key_of, post, put, view
 
 PROCESSES = 4
@@ -76,15 +75,20 @@ def test_sqlite_in_memory_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("setting", ["fsync", "synchronous_commit"])
 def test_unsafe_postgres_is_refused(setting: str) -> None:
-    with postgres_server(f"{setting}=off") as url, pytest.raises(UnsafeDatabase) as refused:
-        open_engine(url)
-    assert refused.value.setting == setting
+    server = PostgresServer("-c", f"{setting}=off")
+    server.start()
+    try:
+        with pytest.raises(UnsafeDatabase) as refused:
+            open_engine(server.url())
+        assert (refused.value.setting, refused.value.actual) == (setting, "off")
+    finally:
+        server.stop()
 
 
 def test_postgres_role_without_synchronous_commit_is_refused(postgres_url: str) -> None:
     name = f"mlk_unsafe_{uuid.uuid4().hex[:8]}"
     url = make_url(postgres_url).set(username=name, password=name)
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with connect(postgres_url) as connection:
         connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'".encode())
         try:
             connection.execute(f"ALTER ROLE {name} SET synchronous_commit = off".encode())
@@ -104,8 +108,8 @@ def test_other_databases_and_absent_servers_are_refused(tmp_path: Path) -> None:
 # -- schema ---------------------------------------------------------------------------------------
 
 
-def test_schema_behind_is_named_with_the_command(empty_database_url: str) -> None:
-    engine = open_engine(empty_database_url)
+def test_schema_behind_is_named_with_the_command(empty_url: str) -> None:
+    engine = open_engine(empty_url)
     with pytest.raises(SchemaBehind) as behind:
         check_schema(engine)
     assert behind.value.actual is None
@@ -128,10 +132,10 @@ def test_migrated_schema_is_the_metadata(engine: Engine) -> None:
 
 
 def test_migrated_schema_is_the_metadata_also_where_alembic_does_not_compare(
-    empty_database_url: str,
+    empty_url: str,
 ) -> None:
     """Primary keys, checks, collations, ON DELETE, conditions of indexes."""
-    engine = open_engine(empty_database_url)
+    engine = open_engine(empty_url)
     migrate(engine)
     migrated = described(engine)
     with write(engine) as conn:
@@ -167,11 +171,11 @@ def by_name(rows: Sequence[Any]) -> list[str]:
     return sorted(str(sorted(row.items())) for row in rows)
 
 
-def test_processes_that_migrate_at_once_all_succeed(empty_database_url: str) -> None:
+def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
     script = str(Path(__file__).with_name("store_process.py"))
     processes = [
         subprocess.Popen(
-            [sys.executable, script, "migrate", empty_database_url],
+            [sys.executable, script, "migrate", empty_url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
