@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from sql.errors import StoreError
+from sql.event import EventKind
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
@@ -91,9 +92,13 @@ def problem_response(problem: ProblemError) -> Response:
     )
 
 
+_NOT_IN_BODIES = frozenset({"body", "query", "path", "batch", "single", *EventKind})
+
+
 def field_path(location: Sequence[str | int]) -> str:
-    """`("body", "batch", "events", 3, "kind")` -> `events[3].kind`."""
-    parts = [p for p in location if p not in ("body", "query", "path", "batch", "single")]
+    """`("body", "batch", "events", 3, "click", "item_id")` -> `events[3].item_id`."""
+    # Where it came from and which kind was tried are how pydantic names it, not the client.
+    parts = [p for p in location[:-1] if p not in _NOT_IN_BODIES] + list(location[-1:])
     path = ""
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

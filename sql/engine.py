@@ -5,6 +5,8 @@
 `schema`) are named here too, so that a caller needs this module alone.
 """
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sql.transactions import BEGIN_OPTION, read_snapshot, shown, write
 __all__ = ["check_schema", "migrate", "open_engine", "read_snapshot", "shown", "write"]
 
 LOCK_TIMEOUT_MS = 30_000
+WAL_RETRY_S = 0.005
 POOL_SIZE = 16
 POOL_OVERFLOW = 16
 POOL_TIMEOUT_S = 30.0
@@ -62,7 +65,7 @@ def _open_sqlite(url: URL) -> Engine:
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, see _begin
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _set_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         check_sqlite(cursor, str(url))
@@ -73,6 +76,21 @@ def _open_sqlite(url: URL) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
 
     return engine
+
+
+def _set_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch the file to WAL. Where two processes do so at once on a new file, SQLite answers one
+    of them that it is locked, without waiting for the busy timeout."""
+    deadline_s = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+            if not busy or time.monotonic() > deadline_s:
+                raise
+            time.sleep(WAL_RETRY_S)
 
 
 def _open_postgres(url: URL) -> Engine:

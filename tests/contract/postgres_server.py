@@ -53,16 +53,20 @@ class PostgresServer:
         binaries = self._find_binaries()
         data = self._folder / "data"
         made = self._run(
-            [binaries / "initdb", "-D", data, "-U", "moonlark", "-A", "trust", "-E", "UTF8"]
-            + ["--locale=C", "--no-sync"]
+            [
+                *(binaries / "initdb", "-D", data, "-U", "moonlark", "-A", "trust", "-E", "UTF8"),
+                *("--locale=C", "--no-sync"),
+            ]
         )
         if made.returncode != 0:
             raise PostgresFailed(f"initdb: {made.stdout.decode()}{made.stderr.decode()}")
         log = (self._folder / "server.log").open("wb")
         with log:
             self._process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", self._folder, *self._options]
-                + ["-c", "listen_addresses=", "-c", "max_connections=200"],
+                [
+                    *(binaries / "postgres", "-D", data, "-k", self._folder, *self._options),
+                    *("-c", "listen_addresses=", "-c", "max_connections=200"),
+                ],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ from sql.tables import metadata
 from tests.contract.postgres_server import PostgresServer, connect
 from tests.contract.store_builder import key_of, post, put, view
 
-PROCESSES = 4
+PROCESSES = 3
 
 
 # -- durability -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Sessions go only forward; an erased user leaves nothing and nothing late comes back."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -25,6 +26,9 @@ from tests.contract.store_builder import (
     vector,
     view,
 )
+
+ERASURES = 10
+ERASING_S = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -198,10 +202,13 @@ def test_erasure_amid_writers_leaves_no_orphan(engine: Engine) -> None:
         assert isinstance(answer, list)
         assert answer[1].user_seq == answer[0].user_seq + 1
 
-    with ThreadPoolExecutor(3) as pool:
+    erased = 0
+    end = time.monotonic() + ERASING_S
+    with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(until_done, work) for work in (write_events, write_session)]
         try:
-            erased = sum(erase_user(engine, "u1").counts["users"] for _ in range(40))
+            while erased < ERASURES and time.monotonic() < end:
+                erased += erase_user(engine, "u1").counts["users"]
         finally:
             done.set()
         assert all(writer.result(30) for writer in writers)
