@@ -30,7 +30,8 @@ def live_a_day(client: Moonlark) -> None:
     _show(before.items)
     clicks = [{"kind": "click", "user_id": USER, "item_id": item} for item, _ in CLICKS]
     stored = _timed(
-        f"clicks: {', '.join(title for _, title in CLICKS)}", lambda: client.post_events(clicks).events
+        f"clicks: {', '.join(title for _, title in CLICKS)}",
+        lambda: client.post_events(clicks).events,
     )
     after = _timed("the list that follows", lambda: client.recommend(USER, k=K))
     _show(after.items)
@@ -46,16 +47,17 @@ def live_a_day(client: Moonlark) -> None:
     found = _timed("the list after the search", lambda: client.recommend(USER, k=K))
     _show(found.items)
     _timed(f"a new item: {NEW_ITEM['title']}", lambda: client.put_item("demo-new", NEW_ITEM))
-    drawn = [{"kind": "favourite", "user_id": USER, "item_id": item} for item, _ in CLICKS]
-    client.post_events(drawn)
-    whole = _timed(
-        "the place of the new item in a list of 200", lambda: client.recommend(USER, k=200)
+    shelf = {"genres": "Sci-Fi", "year": 1998}
+    new = _timed(
+        "the user's list of science fiction of 1998",
+        lambda: client.recommend(USER, k=20, attributes=shelf),
     )
-    places = [place for place, item in enumerate(whole.items, 1) if item.item_id == "demo-new"]
-    assert places, "a new item is recommended a moment later"
-    console.print(f"      place {places[0]} of 1,683")
+    _show(new.items)
+    assert any(item.item_id == "demo-new" for item in new.items), "a new item is recommended"
+    near = _timed("what is like the new item", lambda: client.similar("demo-new", k=K))
+    _show(near.items)
     _timed("the new item is deleted", lambda: client.delete_item("demo-new"))
-    gone = client.recommend(USER, k=200)
+    gone = client.recommend(USER, k=20, attributes=shelf)
     assert all(item.item_id != "demo-new" for item in gone.items), "deleted is deleted"
 
 

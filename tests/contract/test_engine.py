@@ -6,7 +6,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -23,12 +25,14 @@ from sql.engine import (
     read_snapshot,
     write,
 )
-from sql.errors import SchemaBehind, StoreUnavailable, UnsafeDatabase
+from sql.errors import SchemaBehind, StoreBusy, StoreUnavailable, UnsafeDatabase
 from sql.tables import metadata
 from tests.contract.postgres_server import PostgresServer, connect
 from tests.contract.store_builder import key_of, post, put, view
 
 PROCESSES = 3
+OPENERS = 4
+NEW_FILES = 60
 
 
 # -- durability -----------------------------------------------------------------------------------
@@ -65,6 +69,29 @@ def test_unsafe_sqlite_is_refused(tmp_path: Path, setting: str, value: str) -> N
         check_sqlite(connection.cursor(), "db")
     assert refused.value.setting == setting
     connection.close()
+
+
+def test_new_sqlite_files_can_be_opened_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait where two switch a file to WAL; one such file in 60 was refused."""
+    together = Barrier(OPENERS)
+
+    def race(_: int) -> None:
+        for n in range(NEW_FILES):
+            together.wait(30)
+            open_engine(f"sqlite:///{tmp_path / f'{n}.db'}").dispose()
+
+    with ThreadPoolExecutor(OPENERS) as pool:
+        list(pool.map(race, range(OPENERS)))
+
+
+def test_sqlite_writer_that_waits_too_long_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sql.engine.LOCK_TIMEOUT_MS", 50)
+    engine = open_engine(f"sqlite:///{tmp_path / 'moonlark.db'}")
+    with write(engine), pytest.raises(StoreBusy), write(engine):
+        pass
+    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
