@@ -1,7 +1,7 @@
 """A day over HTTP: a list, clicks, an undo, a search, a new item; each with its milliseconds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from infra.cli.console import console
@@ -47,7 +47,7 @@ def live_a_day(client: Moonlark) -> None:
     found = _timed("the list after the search", lambda: client.recommend(USER, k=K))
     _show(found.items)
     _timed(f"a new item: {NEW_ITEM['title']}", lambda: client.put_item("demo-new", NEW_ITEM))
-    shelf = {"genres": "Sci-Fi", "year": 1998}
+    shelf: Mapping[str, str | int] = {"genres": "Sci-Fi", "year": 1998}
     new = _timed(
         "the user's list of science fiction of 1998",
         lambda: client.recommend(USER, k=20, attributes=shelf),
