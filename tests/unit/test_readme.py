@@ -1,0 +1,31 @@
+"""What the README says exists, exists: commands, make targets, folders."""
+
+import re
+from pathlib import Path
+
+import typer.main
+
+from infra.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_moonlark_command_of_the_readme_exists() -> None:
+    known = set(typer.main.get_command(app).list_commands(None))  # type: ignore[attr-defined,arg-type]
+    said = set(re.findall(r"^moonlark ([a-z]+)", README, re.M))
+    said |= set(re.findall(r"`moonlark ([a-z]+)", README))
+    assert said
+    assert said <= known
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    assert set(re.findall(r"\bmake (demo|test|up|down|check)\b", README)) <= targets
+
+
+def test_every_folder_of_the_tree_exists() -> None:
+    folders = re.findall(r"^([a-z_]+(?:/[a-z_]+)*)/ +\S", README, re.M)
+    assert len(folders) >= 9
+    assert all((ROOT / folder).is_dir() for folder in folders)
