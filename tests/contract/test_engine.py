@@ -72,7 +72,8 @@ def test_unsafe_sqlite_is_refused(tmp_path: Path, setting: str, value: str) -> N
 
 
 def test_new_sqlite_files_can_be_opened_at_once(tmp_path: Path) -> None:
-    """SQLite does not wait where two switch a file to WAL; one such file in 60 was refused."""
+    """SQLite may not wait where two switch a file to WAL (seen once in 240 opens by processes;
+    these threads alone did not show it)."""
     together = Barrier(OPENERS)
 
     def race(_: int) -> None:
