@@ -24,7 +24,7 @@ class ModelNotFound(EncoderError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"no BERT model in {path}",
-            hint="run `python -m infra.datasets`, or set MOONLARK_BERT_MODEL to a folder or a hub name",
+            hint="run `python -m infra.datasets`, or set MOONLARK_BERT_MODEL to a folder or hub name",
         )
         self.path = path
 
