@@ -24,7 +24,7 @@ class ModelNotFound(EncoderError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"no BERT model in {path}",
-            hint="run `python -m infra.datasets`, or set MOONLARK_BERT_MODEL to a folder or hub name",
+            hint="run `python -m infra.datasets`, or name a folder in MOONLARK_BERT_MODEL",
         )
         self.path = path
 
