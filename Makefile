@@ -43,8 +43,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes: Ray keeps the authentication mode of its first import, and only the second has a token.
 test: data
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/unit tests/contract tests/integration/http tests/e2e
+	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http
 
 clean:
 	rm -rf .moonlark build *.egg-info
