@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from serve.problems import ProblemError, unavailable
 from serve.settings import ServeSettings
-from sql.errors import StoreError
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -62,6 +60,8 @@ class Feedback:
         Raises:
             ProblemError: 503 when the queue is full or the database did not take the events.
         """
+        if self._task is None or self._task.done():
+            raise _not_stored("the replica is stopping")
         if self._waiting_events + len(events) > self._settings.feedback_queue:
             raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
         waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
@@ -77,7 +77,12 @@ class Feedback:
             group = self._take_group()
             if not self._waiting:
                 self._wake.clear()
-            await self._commit(group)
+            commit = asyncio.ensure_future(self._commit(group))
+            try:
+                await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                await commit  # its callers are told what became of their events
+                raise
 
     def _take_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
@@ -93,7 +98,7 @@ class Feedback:
     async def _commit(self, group: list[_Waiting]) -> None:
         try:
             outcomes = await asyncio.to_thread(self._append, group)
-        except (SQLAlchemyError, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 - the one writer outlives also a bug of ours
             if len(group) == 1:
                 _fail(group[0], error)
                 return
@@ -115,7 +120,7 @@ class Feedback:
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
-    log.error("a post of %d events was not stored: %s", len(waiting.events), error)
+    log.error("a post of %d events was not stored", len(waiting.events), exc_info=error)
     if not waiting.done.done():
         waiting.done.set_exception(_not_stored(f"the database refused: {type(error).__name__}"))
 

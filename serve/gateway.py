@@ -4,7 +4,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import problems
@@ -92,7 +92,8 @@ class LimitedBody:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise self._too_large()
+                # The one exception that FastAPI lets through while it reads a body.
+                raise HTTPException(413, self._too_large().detail)
             return message
 
         await self._app(scope, limited, send)

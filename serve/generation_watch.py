@@ -100,6 +100,8 @@ class GenerationWatch:
             except (SQLAlchemyError, StoreError) as error:
                 # The lease runs out by itself; what is loaded goes on answering.
                 log.warning("could not look at the registry: %s", error)
+            except Exception:  # a bug of ours; without this thread no later generation is loaded
+                log.exception("a look at the registry failed")
 
     def _load(self, generation_id: str) -> None:
         try:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from sql.errors import StoreError
 from sql.event import EventKind
+from sql.ids import BadInput
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
@@ -59,23 +60,30 @@ def unavailable(title: str, detail: str, hint: str, retry_after_s: int = 1) -> P
 
 def shorten(value: object) -> object:
     """`value` as it may be echoed: scalars as they are, everything long cut."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:  # JSON of ours has no larger ones
         return value
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
-    text = value if isinstance(value, str) else repr(value)
+    text = _utf8(value) if isinstance(value, str) else repr(value)
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "..."
+
+
+def _utf8(text: str) -> str:
+    """`text` with lone surrogates, which JSON can carry and UTF-8 cannot, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def problem_response(problem: ProblemError) -> Response:
     """The problem document of `problem`, with Retry-After where it says so."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": problem.title,
+        "title": _utf8(problem.title),
         "status": problem.status,
-        "detail": problem.detail,
+        "detail": _utf8(problem.detail),
         "errors": [
-            {"field": e.field, "value": shorten(e.value), "accepted": e.accepted}
+            {"field": _utf8(e.field), "value": shorten(e.value), "accepted": _utf8(e.accepted)}
             for e in problem.errors
         ],
     }
@@ -110,7 +118,9 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(ProblemError, _on_problem)
     api.add_exception_handler(RequestValidationError, _on_validation)
     api.add_exception_handler(HTTPException, _on_http)
+    api.add_exception_handler(BadInput, _on_bad_input)
     api.add_exception_handler(StoreError, _on_store)
+    api.add_exception_handler(Exception, _on_bug)
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:
@@ -118,21 +128,53 @@ async def _on_problem(_: Request, error: Exception) -> Response:
 
 
 async def _on_validation(_: Request, error: Exception) -> Response:
-    errors = [
-        FieldError(field_path(e["loc"]), e.get("input"), e["msg"])
-        for e in cast(RequestValidationError, error).errors()[:50]
-    ]
+    errors = [_field_error(e) for e in cast(RequestValidationError, error).errors()[:50]]
     names = ", ".join(e.field for e in errors[:5])
     return problem_response(
         ProblemError(422, "invalid request", f"refused, nothing was stored: {names}", errors)
     )
 
 
+def _field_error(error: Any) -> FieldError:
+    """One error of pydantic's in the words of the API."""
+    location = [part for part in error["loc"] if part not in ("batch", "single")]
+    context = error.get("ctx", {})
+    if error["type"] == "json_invalid":
+        return FieldError("body", None, f"JSON: {context.get('error')}, at {location[-1]}")
+    if error["type"].startswith("union_tag"):
+        name = str(context["discriminator"]).strip("'")
+        accepted = context.get("expected_tags", "one of " + ", ".join(EventKind))
+        return FieldError(field_path([*location, name]), context.get("tag"), accepted)
+    return FieldError(field_path(location), error.get("input"), error["msg"])
+
+
 async def _on_http(_: Request, error: Exception) -> Response:
     http = cast(HTTPException, error)
+    errors = [FieldError("body", None, "JSON in UTF-8")] if http.status_code == 400 else []
     hint = "see /docs for the routes" if http.status_code in (404, 405) else None
     return problem_response(
-        ProblemError(http.status_code, str(http.detail).lower(), str(http.detail), hint=hint)
+        ProblemError(http.status_code, str(http.detail).lower(), str(http.detail), errors, hint)
+    )
+
+
+async def _on_bad_input(_: Request, error: Exception) -> Response:
+    bad = cast(BadInput, error)
+    return problem_response(
+        ProblemError(
+            422,
+            "invalid request",
+            f"refused, nothing was stored: {bad.field}",
+            [FieldError(bad.field, bad.value, bad.accepted)],
+        )
+    )
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    """Ours. The server logs the traceback; the client learns no more than that."""
+    return problem_response(
+        ProblemError(
+            500, "internal error", type(error).__name__, hint="the log of the replica has it"
+        )
     )
 
 

@@ -1,8 +1,19 @@
 """The bodies of the API: what is accepted and what is answered. Unknown fields are refused."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
+
+from sql.ids import is_storable
 
 MAX_EVENTS = 500
 MAX_ITEMS = 500
@@ -17,6 +28,24 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 AttributeValue = str | bool | int | float
 
 
+def _storable(name: str) -> str:
+    if not is_storable(name):
+        raise ValueError("no NUL and no lone surrogate")
+    return name
+
+
+AttributeName = Annotated[str, AfterValidator(_storable)]
+
+
+def _in_any_zone(at: datetime) -> datetime:
+    if not 2 <= at.year <= 9998:  # the others leave the calendar in some zones
+        raise ValueError("a time between the years 2 and 9998")
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_any_zone)]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +55,7 @@ class _Event(_Body):
     event_id: Identifier | None = Field(
         None, description="Yours, unique per user: a retry with the same id is harmless."
     )
-    occurred_at: AwareDatetime | None = Field(None, description="RFC 3339 with zone; default now.")
+    occurred_at: Moment | None = Field(None, description="RFC 3339 with zone; default now.")
     surface: Annotated[str, Field(max_length=100)] | None = Field(
         None, description="Where it happened: home, search, mail."
     )
@@ -117,10 +146,10 @@ class RecommendBody(_Body):
     k: int = Field(20, ge=1, le=MAX_K)
     offset: int = Field(0, ge=0, le=MAX_OFFSET)
     category: str | None = Field(None, max_length=200)
-    attributes: dict[str, AttributeValue] = Field(default_factory=dict, max_length=10)
+    attributes: dict[AttributeName, AttributeValue] = Field(default_factory=dict, max_length=10)
     exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     exclude_seen: bool = True
-    as_of: AwareDatetime | None = None
+    as_of: Moment | None = None
 
 
 class ScoredItem(BaseModel):
@@ -162,7 +191,7 @@ class ItemBodyIn(_Body):
     text: str = Field("", max_length=20_000)
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
-    published_at: AwareDatetime | None = None
+    published_at: Moment | None = None
     version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
 
 
@@ -225,7 +254,7 @@ class SearchBody(_Body):
     user_id: Identifier | None = None
     k: int = Field(20, ge=1, le=MAX_K)
     category: str | None = Field(None, max_length=200)
-    attributes: dict[str, AttributeValue] = Field(default_factory=dict, max_length=10)
+    attributes: dict[AttributeName, AttributeValue] = Field(default_factory=dict, max_length=10)
     exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     exclude_seen: bool = False
 

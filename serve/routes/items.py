@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from ray_jobs.encoders.item_text import compose, text_digest
 from serve.day import Day
@@ -136,13 +138,7 @@ async def _put(
     puts = [
         catalog.ItemPut(
             item_id=item_id,
-            body=catalog.ItemBody(
-                title=body.title,
-                text=body.text,
-                category=body.category,
-                attributes=body.attributes,
-                published_at_ms=None if body.published_at is None else to_ms(body.published_at),
-            ),
+            body=_stored_body(body),
             bert_text=text,
             text_digest=text_digest(text),
             version=body.version,
@@ -151,6 +147,20 @@ async def _put(
         for (item_id, body), text, vector in zip(items, texts, vectors, strict=True)
     ]
     return await asyncio.to_thread(catalog.put_items, day.engine, puts, at_ms=day.now_ms())
+
+
+def _stored_body(body: ItemBodyIn) -> catalog.ItemBody:
+    """The body as the store keeps it, whose bounds are narrower than those of JSON."""
+    try:
+        return catalog.ItemBody(
+            title=body.title,
+            text=body.text,
+            category=body.category,
+            attributes=body.attributes,
+            published_at_ms=None if body.published_at is None else to_ms(body.published_at),
+        )
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
 
 
 def _change(result: catalog.PutResult) -> ItemChangeAnswer:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime
 
 from ray_jobs.encoders.item_text import clean
 from serve.day import Day
@@ -21,6 +20,7 @@ from serve.schemas import (
     MAX_K,
     MAX_OFFSET,
     Identifier,
+    Moment,
     RecommendationAnswer,
     RecommendBody,
     RecommendManyAnswer,
@@ -48,7 +48,7 @@ async def recommend(
     attribute: Attribute = [],  # noqa: B006 - FastAPI copies query defaults
     exclude: Exclude = [],  # noqa: B006
     exclude_seen: bool = True,
-    as_of: AwareDatetime | None = None,
+    as_of: Moment | None = None,
 ) -> Response:
     """The user's list. Reflects every event and item change that was acknowledged before."""
     query = ListQuery(

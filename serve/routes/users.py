@@ -19,6 +19,7 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 
 UserId = Annotated[Identifier, Path()]
 MAX_PAGE = 1_000
+MAX_SEQ = 2**63 - 1
 
 
 @router.get("/{user_id}")
@@ -46,7 +47,7 @@ async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> Use
 async def get_user_events(
     user_id: UserId,
     day: Annotated[Day, Depends(day_of)],
-    after: Annotated[int, Query(ge=0, description="user_seq to go on after")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="user_seq to go on after")] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> UserEventsAnswer:
     """Everything the user did, oldest first, a page at a time: their data, for them."""

@@ -6,7 +6,7 @@ BERT is replaced by a bag of hashed words, so that texts which share words are c
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,8 @@ class Stack:
     root: Path
     replicas: list[TestClient]
     bert_is_there: bool = True
+    deleted: dict[str, int] = field(default_factory=dict)
+    """Of the random walk: ids that were deleted, and how often they had lived."""
 
     async def embed(self, texts: list[str]) -> tuple[str, NDArray[np.float32]]:
         if not self.bert_is_there:
@@ -145,7 +147,13 @@ def _write_weights(directory: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def serve_settings() -> ServeSettings:
+    """A module may define its own."""
+    return ServeSettings(watch_interval_s=0.05, embed_timeout_s=5)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, serve_settings: ServeSettings) -> Iterator[Stack]:
     url = f"sqlite:///{tmp_path / 'moonlark.db'}"
     engine = open_engine(url)
     migrate(engine)
@@ -161,10 +169,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     made.publish("g1", seed=1)
     made.flip("g1")
     store = StoreSettings(database_url=url, artifact_root=tmp_path)
-    settings = ServeSettings(watch_interval_s=0.05, embed_timeout_s=5)
     with ExitStack() as running:
         for _ in range(2):
-            api = build_api(settings, lambda: Day.start(store, settings, made.embed))
+            api = build_api(serve_settings, lambda: Day.start(store, serve_settings, made.embed))
             made.replicas.append(
                 running.enter_context(TestClient(api, raise_server_exceptions=False))
             )
