@@ -156,6 +156,16 @@ def fail(engine: Engine, generation_id: str, reason: str) -> Generation:
         return _set(conn, generation_id, values)
 
 
+def resume(engine: Engine, generation_id: str) -> None:
+    """failed -> building: the night goes on where it broke off. Any other state stays as it is."""
+    with write(engine) as conn:
+        conn.execute(
+            update(generations)
+            .where(generations.c.generation_id == generation_id, generations.c.state == "failed")
+            .values(state="building", failed_reason=None)
+        )
+
+
 def prune(engine: Engine, generation_id: str) -> Generation:
     """-> pruned: its files may be deleted. Refused for the live generation."""
     with write(engine) as conn:

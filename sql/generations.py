@@ -11,6 +11,7 @@ from sql.generation_registry import (
     prune,
     record_artifacts,
     register,
+    resume,
     seal,
     stage,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "read_live",
     "record_artifacts",
     "register",
+    "resume",
     "seal",
     "stage",
 ]

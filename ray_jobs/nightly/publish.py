@@ -29,10 +29,13 @@ POLL_S = 0.1
 
 def publish(night: Night) -> Report:
     """Make the generation live, if it passes the gate."""
-    manifest = write_generation_manifest(night)
-    seal(night, manifest, index_recall=check_gate(night))
     with read_snapshot(night.engine) as conn:
         live = generations.read_live(conn)
+    if live is not None and live.generation_id == night.generation_id:
+        # A try before this one flipped the pointer and broke off: only the tidying is left.
+        return _tidied(night, {"generation": live.generation_id, "flip": live.flip})
+    manifest = write_generation_manifest(night)
+    seal(night, manifest, index_recall=check_gate(night))
     if live is not None and live.hold:
         log.warning("sealed, not published: %s set hold: %s", live.who, live.why)
         return {"generation": live.generation_id, "held_by": live.who, "held_because": live.why}
@@ -45,16 +48,23 @@ def publish(night: Night) -> Report:
         hold=False,
         now_ms=night.now_ms,
     )
-    removed = prune(night)
+    return _tidied(
+        night,
+        {
+            "generation": pointer.generation_id,
+            "previous": pointer.previous,
+            "flip": pointer.flip,
+            "replicas_ready": ready,
+            "staged_s": round(waited_s, 3),
+        },
+    )
+
+
+def _tidied(night: Night, report: Report) -> Report:
+    """Old generations pruned, work files (they hold rows of users) gone."""
+    report["pruned"] = prune(night)
     night.workspace.discard_work()
-    return {
-        "generation": pointer.generation_id,
-        "previous": pointer.previous,
-        "flip": pointer.flip,
-        "replicas_ready": ready,
-        "staged_s": round(waited_s, 3),
-        "pruned": removed,
-    }
+    return report
 
 
 def stage_and_flip(

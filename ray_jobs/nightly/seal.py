@@ -3,6 +3,7 @@
 from ray_jobs.nightly.step import Night
 from ray_jobs.shards.manifest import Manifest, manifest_digest, write_manifest
 from sql import generations
+from sql.engine import read_snapshot
 
 
 def write_generation_manifest(night: Night) -> Manifest:
@@ -33,7 +34,10 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
         generations.Artifact(path, entry.sha256, entry.size)
         for path, entry in sorted(manifest.files.items())
     ]
-    generations.record_artifacts(night.engine, night.generation_id, files)
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, night.generation_id)
+    if found is not None and found.state == "building":  # else a try before this one sealed it
+        generations.record_artifacts(night.engine, night.generation_id, files)
     generations.seal(
         night.engine,
         night.generation_id,

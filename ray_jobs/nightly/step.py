@@ -23,6 +23,7 @@ from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.workspace import Workspace
 from sql import generations
 from sql.engine import open_engine
+from sql.errors import StoreError
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -63,22 +64,35 @@ def open_night(generation_id: str) -> Night:
 
 
 def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
-    """Run `step` unless its report exists already; record the reason if it fails."""
+    """Run `step` unless its report exists already; record the reason if it fails.
+
+    A generation that failed before is building again: a task that is retried, or a night that is
+    taken up by hand, ends as if nothing had happened.
+    """
     done = night.workspace.report(name)
     if done is not None:
         log.info("%s: already done, nothing to do again", name)
         return done
     started = time.perf_counter()
+    generations.resume(night.engine, night.generation_id)
     try:
         report = step(night)
     except Exception as error:  # edge of the job: the registry must say why the night ended
-        generations.fail(night.engine, night.generation_id, f"{name}: {error}")
+        _record_failure(night, f"{name}: {error}")
         raise
     report["seconds"] = round(time.perf_counter() - started, 3)
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
+
+
+def _record_failure(night: Night, reason: str) -> None:
+    """Into the registry; what stands in the way there must not hide the reason itself."""
+    try:
+        generations.fail(night.engine, night.generation_id, reason)
+    except StoreError as error:
+        log.error("%s; the registry did not take it: %s", reason, error)
 
 
 def main(name: str, step: Callable[[Night], Report], *, needs_ray: bool = False) -> None:
