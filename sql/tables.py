@@ -61,6 +61,10 @@ users = Table(
     Column("day", BigInteger, nullable=False),
     Column("day_count", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    # An erased id that came back: events that happened before this are 410 (late retries).
+    Column("erased_before_ms", BigInteger),
+    # Retention took events up to here: a session folded before that no longer holds.
+    Column("trimmed_seq", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("last_user_seq >= 0", name="last_user_seq"),
 )
 
@@ -148,6 +152,8 @@ items = Table(
     Column("body", Text),
     Column("text_digest", id_type(), ForeignKey("texts.text_digest")),
     Column("at_ms", BigInteger, nullable=False),
+    # JSON list: the ordinals this id had before it was deleted and put again, newest last.
+    Column("former_ordinals", Text),
     Index("ix_items_text_digest", "text_digest"),
 )
 
@@ -172,7 +178,21 @@ catalog_head = Table(
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("change_seq", BigInteger, nullable=False),
     Column("next_ordinal", BigInteger, nullable=False),
+    # Last change of `policies`: in the row that each recommendation reads anyway.
+    Column("policy_seq", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+# What editors decide: pins, boosts, and what counts as seen in a category.
+policies = Table(
+    "policies",
+    metadata,
+    Column("policy_id", id_type(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("policy_seq", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    CheckConstraint("kind IN ('pin', 'boost', 'seen')", name="kind"),
 )
 
 item_activity = Table(
@@ -193,6 +213,8 @@ sessions = Table(
     _user_key(primary_key=True),
     Column("user_seq", BigInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),
+    # The user's `trimmed_seq` when it was folded.
+    Column("trimmed_seq", BigInteger, nullable=False, server_default="0"),
     Index("ix_sessions_user_key", "user_key"),
 )
 
@@ -263,6 +285,18 @@ exposures = Table(
     Column("params", Text, nullable=False),
     Index("ix_exposures_user_key", "user_key"),
     Index("ix_exposures_at_ms", "at_ms"),
+)
+
+# Who was erased and when, without saying who: the ledger in the artifact root is its twin.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("erasure_id", Text, primary_key=True),
+    Column("user_hmac", Text, nullable=False),
+    Column("erased_at_ms", BigInteger, nullable=False),
+    Column("completed_at_ms", BigInteger),
+    Column("receipt", Text, nullable=False),
+    Index("ix_erasures_user_hmac", "user_hmac"),
 )
 
 api_keys = Table(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,14 @@ MAX_CANDIDATES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """scores (N,) float32 and ordinals (N,) int64, in any order; an ordinal may repeat."""
+    """scores (N,) float32 and ordinals (N,) int64, in any order; an ordinal may repeat.
+
+    `parts` (N,) each: what a score is made of, by name, for those who ask why.
+    """
 
     scores: NDArray[np.float32]
     ordinals: NDArray[np.int64]
+    parts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 1 or self.scores.shape != self.ordinals.shape:
@@ -28,6 +33,14 @@ class Candidates:
             )
         if bool(np.isnan(self.scores).any()):
             raise ValueError("scores must not be NaN")
+        for name, part in self.parts.items():
+            if part.shape != self.scores.shape:
+                raise ValueError(f"part {name!r} has shape {list(part.shape)}, not the scores'")
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Candidates":
+        """Those rows, with their parts."""
+        parts = {name: part[rows] for name, part in self.parts.items()}
+        return Candidates(self.scores[rows], self.ordinals[rows], parts)
 
     def __len__(self) -> int:
         return len(self.ordinals)

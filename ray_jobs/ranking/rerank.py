@@ -42,11 +42,10 @@ def rerank(
         inside = keep & (candidates.ordinals < len(eligible))
         keep = np.zeros_like(keep)
         keep[inside] = eligible[candidates.ordinals[inside]]
-    scores, ordinals = candidates.scores[keep], candidates.ordinals[keep]
-    order = np.lexsort((ordinals, -scores))
-    first = np.sort(np.unique(ordinals[order], return_index=True)[1])
-    page = order[first[offset : offset + k]]
-    return Candidates(scores[page], ordinals[page])
+    kept = candidates.take(keep)
+    order = np.lexsort((kept.ordinals, -kept.scores))
+    first = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
+    return kept.take(order[first[offset : offset + k]])
 
 
 def _as_array(values: OrdinalSet) -> NDArray[np.int64]:
