@@ -37,7 +37,7 @@ class Candidates:
             if part.shape != self.scores.shape:
                 raise ValueError(f"part {name!r} has shape {list(part.shape)}, not the scores'")
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Candidates":
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Candidates:
         """Those rows, with their parts."""
         parts = {name: part[rows] for name, part in self.parts.items()}
         return Candidates(self.scores[rows], self.ordinals[rows], parts)
