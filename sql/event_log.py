@@ -52,13 +52,16 @@ def append(
     *,
     received_at_ms: int,
     keep_unknown_items: Sequence[bool] | bool = False,
+    history: bool = False,
 ) -> list[Answer]:
     """Append all requests in one transaction; answer each in its order.
 
     A request is stored whole or not at all (`Rejected` names each problem); a rejected one does not
-    hinder the others. `keep_unknown_items`: one for all, or one a request. Raises `ValueError` for
-    a group above `MAX_GROUP_EVENTS`, `StoreUnavailable` where nothing was committed or it is not
-    known (send it again: the same event ids make that harmless).
+    hinder the others. `keep_unknown_items`: one for all, or one a request. `history`: all of them
+    are a bulk of past events: they are outside the daily limit, and `item_activity` counts them in
+    the hour in which they happened. Raises `ValueError` for a group above `MAX_GROUP_EVENTS`,
+    `StoreUnavailable` where nothing was committed or it is not known (send it again: the same event
+    ids make that harmless).
     """
     if sum(map(len, requests)) > MAX_GROUP_EVENTS:
         raise ValueError(f"requests: accepted are at most {MAX_GROUP_EVENTS} events a group")
@@ -79,7 +82,7 @@ def append(
     for _ in range(MAX_ATTEMPTS):
         try:
             with write(engine) as conn:
-                stored = _append_group(conn, group, received_at_ms)
+                stored = _append_group(conn, group, received_at_ms, history)
         except _UserErased:
             continue
         for i, answer in zip(well_formed, stored, strict=True):
@@ -89,7 +92,10 @@ def append(
 
 
 def _append_group(
-    conn: Connection, group: Sequence[tuple[Sequence[NewEvent], bool]], received_at_ms: int
+    conn: Connection,
+    group: Sequence[tuple[Sequence[NewEvent], bool]],
+    received_at_ms: int,
+    history: bool,
 ) -> list[Answer]:
     """The transaction."""
     flat = [event for request, _ in group for event in request]
@@ -99,6 +105,7 @@ def _append_group(
     if len(locked) != len(user_ids):
         raise _UserErased
     book = _open_book(conn, flat, locked, received_at_ms)
+    book.history = history
     answers = [_decide(book, request, keep) for request, keep in group]
     _store(conn, book)
     touched = {row["user_key"] for row in book.rows}

@@ -31,6 +31,8 @@ class Known(NamedTuple):
     received_at_ms: int
     surface: str | None
     request_id: str | None
+    counted_hour: int | None
+    """The hour of `item_activity` in which it is counted; None: that of `received_at_ms`."""
 
 
 class UserState(NamedTuple):
@@ -48,7 +50,8 @@ ActivityKey = tuple[int, int, str]
 @dataclass(slots=True)
 class Book:
     """State after the locks. `events` by (user_key, event_id); `undone`: (user_key, seq) -> the seq
-    that undid it; `ratings`: (user_key, item_id) -> the effective rating."""
+    that undid it; `ratings`: (user_key, item_id) -> the effective rating. `history`: the group is a
+    bulk of past events: no daily limit, and activity is counted where it happened."""
 
     received_at_ms: int
     keys: Mapping[str, int]
@@ -57,6 +60,7 @@ class Book:
     events: dict[tuple[int, str], Known]
     undone: dict[tuple[int, int], int]
     ratings: dict[tuple[int, str], Known | None]
+    history: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     vectors: list[tuple[int, int, NewEvent]] = field(default_factory=list)
     activity: Counter[ActivityKey] = field(default_factory=Counter)
@@ -128,15 +132,12 @@ class Draft:
         target: Known | None,
     ) -> Appended | Problem:
         received_at_ms = self._book.received_at_ms
-        state = self._users[user_key]
-        # A replica whose clock is behind must not open yesterday again, so the day never goes back.
-        day = max(state.day, received_at_ms // DAY_MS)
-        day_count = (state.day_count if day == state.day else 0) + 1
-        if day_count > MAX_EVENTS_PER_USER_DAY:
+        state = self._next_state(user_key)
+        if state.day_count > MAX_EVENTS_PER_USER_DAY and not self._book.history:
             accepted = f"at most {MAX_EVENTS_PER_USER_DAY} events a user and day"
             return Problem(index, "user_id", event.user_id, accepted, 429)
-        user_seq = state.last_user_seq + 1
-        self._users[user_key] = UserState(user_seq, day, day_count)
+        user_seq = state.last_user_seq
+        self._users[user_key] = state
         if event.kind == EventKind.RATING and event.item_id is not None:
             target = self._ratings.get((user_key, event.item_id))
         known = Known(
@@ -150,6 +151,7 @@ class Draft:
             received_at_ms=received_at_ms,
             surface=event.surface,
             request_id=event.request_id,
+            counted_hour=event.occurred_at_ms // HOUR_MS if self._book.history else None,
         )
         self._events[user_key, event.event_id] = known
         self._take_back(user_key, known, target)
@@ -169,6 +171,16 @@ class Draft:
             self._vectors.append((user_key, user_seq, event))
         return Appended(event.event_id, user_seq, duplicate=False)
 
+    def _next_state(self, user_key: int) -> UserState:
+        """The counters after one more event."""
+        state = self._users[user_key]
+        if self._book.history:
+            return state._replace(last_user_seq=state.last_user_seq + 1)
+        # A replica whose clock is behind must not open yesterday again, so the day never goes back.
+        day = max(state.day, self._book.received_at_ms // DAY_MS)
+        day_count = (state.day_count if day == state.day else 0) + 1
+        return UserState(state.last_user_seq + 1, day, day_count)
+
     def _take_back(self, user_key: int, by: Known, target: Known | None) -> None:
         """Note that `by` undoes or supersedes `target`, and stop counting `target` as activity."""
         if target is None:
@@ -179,8 +191,12 @@ class Draft:
             self._ratings[user_key, target.item_id] = None
 
     def _count(self, known: Known, n: int) -> None:
-        if known.ordinal is not None:
-            self._activity[known.received_at_ms // HOUR_MS, known.ordinal, known.kind] += n
+        if known.ordinal is None:
+            return
+        hour = known.counted_hour
+        if hour is None:
+            hour = known.received_at_ms // HOUR_MS
+        self._activity[hour, known.ordinal, known.kind] += n
 
     def _same_body(self, known: Known, event: NewEvent, user_key: int) -> bool:
         """Whether a second event under one id says what the first said.

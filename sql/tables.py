@@ -85,6 +85,8 @@ events = Table(
     Column("received_at_ms", BigInteger, nullable=False),
     Column("surface", Text),
     Column("request_id", Text),
+    # The hour of `item_activity` in which it is counted; NULL: that of `received_at_ms`.
+    Column("counted_hour", BigInteger),
     UniqueConstraint("user_key", "event_id"),
     CheckConstraint("user_seq >= 1", name="user_seq"),
     CheckConstraint("undoes_seq < user_seq", name="undoes_seq"),

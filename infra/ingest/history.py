@@ -88,7 +88,8 @@ def write_events(
     """Append events in order of time, in paced transactions.
 
     Refused rows go to `rejects`: of unknown items (unless kept), another body under a known
-    `event_id`, earlier than what the user already has (unless `late`), above the daily limit.
+    `event_id`, earlier than what the user already has (unless `late`). The daily limit is for live
+    events; history is outside it, and its activity counts where it happened.
     """
     pace = pace or Pace()
     ordered = sorted(events, key=lambda e: e.event.occurred_at_ms)  # stable: ties in file order
@@ -124,6 +125,7 @@ def _append(
             [[row.event for row in pending]],
             received_at_ms=received_at_ms,
             keep_unknown_items=keep_unknown_items,
+            history=True,
         )
         if not isinstance(answer, Rejected):
             duplicates = sum(event.duplicate for event in answer)

@@ -23,6 +23,7 @@ def upgrade() -> None:
     op.add_column(
         "sessions", sa.Column("trimmed_seq", sa.BigInteger(), server_default="0", nullable=False)
     )
+    op.add_column("events", sa.Column("counted_hour", sa.BigInteger(), nullable=True))
     op.add_column("items", sa.Column("former_ordinals", sa.Text(), nullable=True))
     op.add_column(
         "catalog_head", sa.Column("policy_seq", sa.BigInteger(), server_default="0", nullable=False)
