@@ -41,6 +41,8 @@ class UserState(NamedTuple):
     last_user_seq: int
     day: int
     day_count: int
+    erased_before_ms: int | None = None
+    trimmed_seq: int = 0
 
 
 # (hour, ordinal, kind) of item_activity
@@ -107,6 +109,10 @@ class Draft:
                 return Appended(event.event_id, known.user_seq, duplicate=True)
             accepted = "a new event_id, or the body that was sent with it first"
             return Problem(index, "event_id", event.event_id, accepted, 409)
+        erased_before_ms = self._users[user_key].erased_before_ms
+        if erased_before_ms is not None and event.occurred_at_ms <= erased_before_ms:
+            accepted = f"later than {erased_before_ms} ms: the user was erased then"
+            return Problem(index, "occurred_at", event.occurred_at_ms, accepted, 410)
         target: Known | None = None
         if event.undoes is not None:
             if (user_key, event.undoes) in self._refused:
@@ -179,7 +185,7 @@ class Draft:
         # A replica whose clock is behind must not open yesterday again, so the day never goes back.
         day = max(state.day, self._book.received_at_ms // DAY_MS)
         day_count = (state.day_count if day == state.day else 0) + 1
-        return UserState(state.last_user_seq + 1, day, day_count)
+        return state._replace(last_user_seq=state.last_user_seq + 1, day=day, day_count=day_count)
 
     def _take_back(self, user_key: int, by: Known, target: Known | None) -> None:
         """Note that `by` undoes or supersedes `target`, and stop counting `target` as activity."""
@@ -208,6 +214,9 @@ class Draft:
         if event.undoes is not None:
             target = self._events.get((user_key, event.undoes))
             undoes_seq = target.user_seq if target else -1
+            trimmed_seq = self._users[user_key].trimmed_seq
+            if target is None and known.undoes_seq is not None and known.undoes_seq <= trimmed_seq:
+                undoes_seq = known.undoes_seq  # retention took what it undid
         return (
             known.kind == event.kind
             and known.item_id == event.item_id
