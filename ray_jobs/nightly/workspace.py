@@ -123,5 +123,9 @@ class NothingToDo(NightError):
     """There is nothing to make a generation from."""
 
 
+class NoCpus(NightError):
+    """The Ray cluster can never run a task of the night."""
+
+
 class GateRefused(NightError):
     """The gate keeps the last good generation live."""

@@ -5,11 +5,11 @@ import logging
 import pytest
 
 from ray_jobs.nightly.step import check_cpus
-from ray_jobs.nightly.workspace import NothingToDo
+from ray_jobs.nightly.workspace import NoCpus
 
 
 def test_a_cluster_without_a_whole_cpu_is_refused() -> None:
-    with pytest.raises(NothingToDo, match=r"0\.5 CPUs"):
+    with pytest.raises(NoCpus, match=r"0\.5 CPUs"):
         check_cpus({"CPU": 0.5}, {"CPU": 0.5})
 
 
