@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
+from infra.cli.erase_scan import scan_database
 from sql import event_log
 from sql.engine import open_engine, read_snapshot
 from sql.erasure import PER_USER, Receipt, apply_ledger, erase_user
@@ -166,6 +167,36 @@ def test_the_database_and_the_ledger_do_not_say_who(engine: Engine, ledger: Ledg
     with read_snapshot(engine) as conn:
         assert erased_since(conn, T_MS) == {line.user_hmac}
         assert erased_since(conn, T_MS + 1) == set()
+
+
+def test_the_scan_finds_text_and_bytes_in_every_column_and_nothing_afterwards(
+    engine: Engine, ledger: Ledger
+) -> None:
+    said = 'canary "é"'
+    events = [
+        view("canary-e", user_id="canary-u", surface="canary-s", request_id="canary-r"),
+        search("s", said, "canary-u"),
+    ]
+    post(engine, events)
+    key = key_of(engine, "canary-u")
+    store(engine, SessionRow(key, 1, b"\x00canary-b\xff"))
+    write_exposures(engine, [exposure("canary-r", key)])
+
+    def scan(*canaries: str) -> set[str]:
+        return {place.split(":")[0] for place in scan_database(engine, canaries)}
+
+    assert scan("canary") == {
+        "users.user_id",
+        "events.event_id",
+        "events.text",
+        "events.surface",
+        "events.request_id",
+        "sessions.state",
+        "exposures.request_id",
+    }
+    assert scan(said, "nobody") == {"events.text"}
+    erase(engine, ledger, "canary-u")
+    assert scan("canary") == set()
 
 
 # -- races ----------------------------------------------------------------------------------------
