@@ -1,4 +1,4 @@
-"""One long list of texts does not hold up the others: BERT goes to whoever waits, slice by slice."""
+"""One long list of texts does not hold up the others: BERT goes to who waits, slice by slice."""
 
 import asyncio
 
