@@ -294,10 +294,19 @@ class UserEventsAnswer(BaseModel):
 
 
 class ErasureAnswer(BaseModel):
-    """What was deleted, a count a table."""
+    """The receipt of an erasure. It does not say who was erased: nothing does any more."""
 
-    user_id: str
-    erased: dict[str, int]
+    erasure_id: str
+    erased_at: AwareDatetime = Field(description="events that happened until then are refused")
+    completed_at: AwareDatetime | None = Field(
+        description="when every stored copy had been rewritten; null until then"
+    )
+    erased: dict[str, int] = Field(description="rows removed, by table")
+    to_rewrite: list[str] = Field(description="what the job is still to rewrite")
+    cannot_rewrite: list[str] = Field(description="what no job takes back, and when it goes")
+    generations: list[str] = Field(
+        description="kept generations that may have been trained on the user's events"
+    )
     request_id: str
 
 

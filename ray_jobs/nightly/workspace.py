@@ -25,7 +25,7 @@ class Workspace:
     @property
     def work(self) -> Path:
         """Work files of this night."""
-        return self.root / "work" / self.generation_id
+        return work_root(self.root) / self.generation_id
 
     @property
     def directory(self) -> Path:
@@ -41,6 +41,11 @@ class Workspace:
     def events(self) -> Path:
         """Exported log, sorted by (user_key, user_seq)."""
         return self.work / "events.parquet"
+
+    @property
+    def trimmed(self) -> Path:
+        """Exported `trimmed_seq` of the users of whom retention took events."""
+        return self.work / "trimmed.parquet"
 
     @property
     def texts(self) -> Path:
@@ -78,6 +83,11 @@ class Workspace:
     def discard_work(self) -> None:
         """Delete the work files (they may hold rows of users)."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def work_root(root: Path) -> Path:
+    """Folder of the work folders under the artifact root."""
+    return root / "work"
 
 
 def generation_directory(root: Path, generation_id: str) -> Path:
