@@ -192,7 +192,12 @@ class ItemBodyIn(_Body):
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
     published_at: Moment | None = None
-    version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
+    available: bool = Field(
+        True, description="false withdraws it: in no list, until it is put with true again"
+    )
+    version: int | None = Field(
+        None, ge=0, description="yours; one lower than stored, or equal with another body, is 409"
+    )
 
 
 class ItemBodyWithId(ItemBodyIn):
@@ -232,6 +237,7 @@ class ItemAnswer(BaseModel):
     category: str | None
     attributes: dict[str, Any]
     published_at: AwareDatetime | None
+    available: bool = Field(description="false: withdrawn, in no list")
     version: int | None
     catalog_seq: int
 
