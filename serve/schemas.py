@@ -289,6 +289,7 @@ class UserAnswer(BaseModel):
     seen_items: int
     excluded_items: int
     last_event_at: AwareDatetime | None
+    vector: list[float] | None = Field(None, description="the unit user vector, where asked for")
 
 
 class UserEventsAnswer(BaseModel):
@@ -332,6 +333,18 @@ class LoadedAnswer(BaseModel):
     unembedded_items: int
 
 
+class ParityAnswer(BaseModel):
+    """How far the day's user vectors are from the night's, when it was last measured."""
+
+    max_abs_diff: float | None = Field(description="of a coordinate of a unit vector; at most 1e-5")
+    users: int
+    canary_min_cosine: float | None = Field(
+        description="of a text embedded again to its stored vector; at least 0.9999"
+    )
+    canary_texts: int
+    at: AwareDatetime
+
+
 class ReplicaAnswer(BaseModel):
     """A replica that holds a fresh lease."""
 
@@ -352,3 +365,4 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    parity: ParityAnswer | None = Field(None, description="of the live generation")

@@ -21,6 +21,7 @@ COMMANDS = {
     "generations": Entry("infra.cli.generations", "List what the nights made."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
+    "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
 }
 
