@@ -72,7 +72,8 @@ def save_weights(path: Path, fitted: Fitted) -> str:
         ValueError: the ordinals do not fit the model or do not ascend.
         WeightsError: the model holds a NaN or an infinity.
     """
-    model, ordinals = fitted.model, np.asarray(fitted.residual_ordinals, dtype=np.int64)
+    # Contiguous: safetensors writes the memory of a strided view as it lies, in silence.
+    model, ordinals = fitted.model, np.ascontiguousarray(fitted.residual_ordinals, np.int64)
     if len(ordinals) != model.config.residual_count or bool(np.any(np.diff(ordinals) <= 0)):
         raise ValueError(
             f"need {model.config.residual_count} ascending ordinals, got {len(ordinals)}"
