@@ -23,6 +23,7 @@ COMMANDS = {
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),
     "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
+    "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
 }
 

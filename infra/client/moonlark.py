@@ -213,9 +213,10 @@ class Moonlark:
 
     # Users
 
-    def user(self, user_id: str) -> UserAnswer:
-        """A user's session in short."""
-        return self._call(UserAnswer, "GET", _user_path(user_id))
+    def user(self, user_id: str, *, vector: bool = False) -> UserAnswer:
+        """A user's session in short; with `vector`, the user vector too."""
+        query = [("vector", "true")] if vector else []
+        return self._call(UserAnswer, "GET", _user_path(user_id), query=query)
 
     def user_events(self, user_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """All events of a user with `user_seq` above `after`, oldest first, fetched by pages."""

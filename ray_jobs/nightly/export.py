@@ -103,6 +103,8 @@ def as_shown(item: catalog.Item) -> Item:
         attributes_json=attributes_json(item.body.attributes),
         published_at_ms=item.body.published_at_ms,
         text_digest=item.text_digest,
+        available=item.body.available,
+        former_ordinals=item.former_ordinals,
     )
 
 

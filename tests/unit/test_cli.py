@@ -28,6 +28,7 @@ NAMES = (
     "rollback",
     "erase",
     "retain",
+    "parity",
     "evaluate",
 )
 ITEMS_CSV = "movieId,title,genres,year\n1,Toy Story,Animation Comedy,1995\n2,Heat,Drama,1995\n"
