@@ -19,6 +19,7 @@ from ray_jobs.nightly.fold import fold
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
 from ray_jobs.nightly.train import train
+from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.workspace import NightError
 
 STEPS: dict[str, Callable[[Night], Report]] = {
@@ -29,6 +30,7 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "fold": fold,
     "evaluate": evaluate,
     "publish": publish,
+    "verify": verify,
 }
 
 

@@ -101,7 +101,9 @@ class NightError(RuntimeError):
     NightError
     |-- StepMissing       a step ran before the one it needs
     |-- NothingToDo       the catalog or the log is empty
-    `-- GateRefused       the candidate is worse than what is live, or broken
+    |-- GateRefused       the candidate is worse than what is live, or broken
+    |-- StageFailed       no replica can answer from the generation
+    `-- VerifyFailed      the check after the publish failed
     """
 
     def __init__(self, message: str, *, hint: str) -> None:
@@ -125,3 +127,11 @@ class NothingToDo(NightError):
 
 class GateRefused(NightError):
     """The gate keeps the last good generation live."""
+
+
+class StageFailed(NightError):
+    """No replica became ready: the pointer stays where it is."""
+
+
+class VerifyFailed(NightError):
+    """The check after the publish failed; the message says whether it was rolled back."""
