@@ -48,12 +48,15 @@ def _word_vector(word: str) -> NDArray[np.float32]:
 
 
 def item_put(
-    item_id: str, title: str, vector_E: NDArray[np.float32] | None = None
+    item_id: str,
+    title: str,
+    vector_E: NDArray[np.float32] | None = None,
+    category: str | None = None,
 ) -> catalog.ItemPut:
     """A put as the gateway makes it; `vector_E` in place of the words' own."""
-    text = compose(title, "", None)
+    text = compose(title, "", category)
     vector_E = embed([text])[0] if vector_E is None else vector_E
-    body = catalog.ItemBody(title=title)
+    body = catalog.ItemBody(title=title, category=category)
     return catalog.ItemPut(item_id, body, text, text_digest(text), None, {ENCODER_ID: vector_E})
 
 

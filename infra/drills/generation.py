@@ -22,7 +22,7 @@ from ray_jobs.nightly.export import as_shown
 from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.shards.items import write_items
 from ray_jobs.shards.manifest import COARSE_NAME, manifest_digest, shard_name, write_manifest
-from ray_jobs.shards.placement import MIN_SHARDS, choose_family, shard_of
+from ray_jobs.shards.placement import MIN_SHARDS, FamilyChoice, choose_family, shard_of
 from ray_jobs.shards.texts import write_text_vectors
 from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
 from sql import catalog, generations
@@ -35,9 +35,18 @@ PAGE = 5_000
 
 
 def make_generation(
-    engine: Engine, root: Path, generation_id: str, *, seed: int, at_ms: int, dim: int = DIM
+    engine: Engine,
+    root: Path,
+    generation_id: str,
+    *,
+    seed: int,
+    at_ms: int,
+    dim: int = DIM,
+    choice: FamilyChoice | None = None,
 ) -> None:
     """Write the files of a generation of the catalog as it stands, and seal it.
+
+    `seed`: of the weights; the same seed scores alike. `choice`: by the catalog's size when None.
 
     Raises:
         ValueError: an item has no stored vector of `ENCODER_ID`.
@@ -52,7 +61,7 @@ def make_generation(
     _draw_weights(directory, seed, bert_NE.shape[1], dim)
     encoder = load_weights(directory / "weights.safetensors")
     vectors_ND = encoder.item_vectors(bert_NE, ordinals_N)
-    choice = choose_family(len(items))
+    choice = choice or choose_family(len(items))
     coarse: Path | None = None
     if choice.family != "Flat":
         coarse = directory / COARSE_NAME
