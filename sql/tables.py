@@ -271,6 +271,7 @@ replicas = Table(
     metadata,
     Column("replica_id", Text, primary_key=True),
     Column("ready", Text, nullable=False),
+    Column("refused", Text, server_default="{}", nullable=False),
     Column("at_ms", BigInteger, nullable=False),
 )
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
     "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
+    "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
 }
 
 
