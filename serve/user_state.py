@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.encoders.errors import SessionError
-from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.fold import FoldEvent, event_time, fold, user_vector
 from ray_jobs.encoders.session import Session
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import CatalogView, LoadedGeneration
@@ -213,6 +213,7 @@ class UserStates:
                     vector=vector,
                     value=event.value,
                     undoes_seq=event.undoes_seq,
+                    at_ms=event_time(event.occurred_at_ms, event.received_at_ms),
                 )
             )
         return events
