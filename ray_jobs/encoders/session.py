@@ -62,9 +62,15 @@ class Session:
     bought_ms: NDArray[np.int64]
     excluded: NDArray[np.int64]
 
+    @property
+    def is_bought(self) -> NDArray[np.bool_]:
+        """Whether each seen ordinal was bought, (S,)."""
+        bought: NDArray[np.bool_] = self.seen_kinds & _BOUGHT != 0
+        return bought
+
     def to_bytes(self) -> bytes:
         """The bytes described on top of this module."""
-        bought_ms = self.bought_ms[self.seen_kinds & _BOUGHT != 0]
+        bought_ms = self.bought_ms[self.is_bought]
         header = _HEADER.pack(
             _MAGIC,
             _VERSION,
