@@ -101,6 +101,7 @@ class NightError(RuntimeError):
     NightError
     |-- StepMissing       a step ran before the one it needs
     |-- NothingToDo       the catalog or the log is empty
+    |-- NoCpus            the Ray cluster can never run a task of it
     `-- GateRefused       the candidate is worse than what is live, or broken
     """
 
@@ -121,6 +122,10 @@ class StepMissing(NightError):
 
 class NothingToDo(NightError):
     """There is nothing to make a generation from."""
+
+
+class NoCpus(NightError):
+    """The Ray cluster can never run a task of the night."""
 
 
 class GateRefused(NightError):
