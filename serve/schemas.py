@@ -28,6 +28,20 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 AttributeValue = str | bool | int | float
 
 
+def typed_value(value: str) -> AttributeValue:
+    """`value` of a URL or a command line: true, false, a number where it is one, else itself."""
+    if value in ("true", "false"):
+        return value == "true"
+    for number in (int, float):
+        try:
+            parsed = number(value)
+        except ValueError:
+            continue
+        if parsed == parsed and abs(parsed) != float("inf"):
+            return parsed
+    return value
+
+
 def _storable(name: str) -> str:
     if not is_storable(name):
         raise ValueError("no NUL and no lone surrogate")
@@ -174,7 +188,7 @@ class RecommendationAnswer(BaseModel):
     generation: str
     user_seq: int = Field(description="every event of the user up to this one is reflected")
     catalog_seq: int = Field(description="every item change up to this one is reflected")
-    policy_seq: int = Field(description="every change of a policy up to this one is reflected")
+    policy_seq: int = Field(0, description="every change of a policy up to this one is reflected")
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
