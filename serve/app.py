@@ -55,6 +55,8 @@ GATEWAY = ray_serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
     graceful_shutdown_timeout_s=10,
+    # Paths name users; no log may keep what an erasure cannot reach.
+    logging_config={"enable_access_log": False},
 )(ray_serve.ingress()(Gateway))
 
 TEXT_ENCODER = ray_serve.deployment(

@@ -1,5 +1,6 @@
 """Reading the catalog: items as they stand, the log of their changes, their texts and vectors."""
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ _ITEM_COLUMNS = (
     items.c.version,
     items.c.change_seq,
     items.c.at_ms,
+    items.c.former_ordinals,
 )
 _CATALOG_SEQ = select(catalog_head.c.change_seq)
 _ITEM = select(*_ITEM_COLUMNS).where(items.c.item_id == bindparam("item_id"), ~items.c.deleted)
@@ -42,7 +44,10 @@ _CHANGES = (
         catalog_log.c.body,
         catalog_log.c.text_digest,
         catalog_log.c.replaced_ordinal,
+        items.c.former_ordinals,
     )
+    .select_from(catalog_log)
+    .outerjoin(items, items.c.item_id == catalog_log.c.item_id)
     .where(catalog_log.c.change_seq > bindparam("after"))
     .order_by(catalog_log.c.change_seq)
     .limit(bindparam("at_most"))
@@ -113,6 +118,8 @@ def read_changes(conn: Connection, after_change_seq: int, limit: int) -> list[Ca
             body=None if row[4] is None else ItemBody.model_validate_json(row[4]),
             text_digest=row[5],
             replaced_ordinal=row[6],
+            # The id may have been put again since: those below are what it had by then.
+            former_ordinals=tuple(o for o in _ordinals(row[7]) if o < row[3]),
         )
         for row in rows
     ]
@@ -170,4 +177,9 @@ def _item(row: Any) -> Item:
         version=row[4],
         change_seq=row[5],
         at_ms=row[6],
+        former_ordinals=_ordinals(row[7]),
     )
+
+
+def _ordinals(stored: str | None) -> tuple[int, ...]:
+    return tuple(json.loads(stored)) if stored else ()

@@ -16,6 +16,7 @@ from ray_jobs.nightly.embed import embed
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import fold
+from ray_jobs.nightly.parity import parity
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
 from ray_jobs.nightly.train import train
@@ -31,6 +32,7 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "evaluate": evaluate,
     "publish": publish,
     "verify": verify,
+    "parity": parity,
 }
 
 

@@ -55,3 +55,7 @@ class NightSettings(BaseSettings):
 
     keep_generations: int = Field(3, ge=2)
     """Generations kept on disk besides the live one and the one before it."""
+
+    keep_work_days: float = Field(7.0, gt=0)
+    """A night that broke off can be taken up again for so long; then its work files go, for they
+    hold rows of users."""
