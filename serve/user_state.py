@@ -44,6 +44,8 @@ class UserState:
     session: Session | None
     user_seq: int
     degraded: tuple[str, ...]
+    policy_seq: int = 0
+    """Policies are those of this change or of a newer one."""
     unembedded: tuple[StoredEvent, ...] = ()
     """Searches and comments that BERT has not read yet; they were folded as unknown."""
 
@@ -108,7 +110,7 @@ class UserStates:
             user_id,
             list(loaded),
             {g: held.encoder_id for g, held in loaded.items()},
-            {g: (c.user_key, c.session.user_seq) for g, c in cached.items()},
+            {g: (c.user_key, c.session.user_seq, c.trimmed_seq) for g, c in cached.items()},
         )
         assert snapshot.generation_id is not None, "some generation is loaded"
         generation = loaded[snapshot.generation_id]
@@ -121,15 +123,18 @@ class UserStates:
         user = snapshot.user
         if user is not None and session is not None and user_id is not None and not degraded:
             self._cache.put(
-                generation.generation_id, user_id, CachedSession(user.user_key, session)
+                generation.generation_id,
+                user_id,
+                CachedSession(user.user_key, session, user.trimmed_seq),
             )
         return UserState(
             generation=generation,
             view=view,
             user=user,
             session=session,
-            user_seq=0 if session is None else session.user_seq,
+            user_seq=_reflected(user, session, degraded),
             degraded=tuple(degraded),
+            policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
         )
 
@@ -156,7 +161,12 @@ class UserStates:
         if len(tail) > self._write_back_after and not degraded:
             self._write_behind.keep_session(
                 generation.generation_id,
-                SessionRow(snapshot.user.user_key, session.user_seq, session.to_bytes()),
+                SessionRow(
+                    snapshot.user.user_key,
+                    session.user_seq,
+                    session.to_bytes(),
+                    snapshot.user.trimmed_seq,
+                ),
             )
         return session
 
@@ -202,3 +212,11 @@ class UserStates:
         events, without_vector = fold_events(tail, text_vectors, item_vectors)
         unembedded += without_vector
         return events
+
+
+def _reflected(user: UserRow | None, session: Session | None, degraded: Sequence[str]) -> int:
+    """The user_seq up to which the log is reflected: all of it, unless the fold is behind. Where
+    retention took the newest events, the session ends before the log does."""
+    if user is not None and "user_behind" not in degraded:
+        return user.last_user_seq
+    return 0 if session is None else session.user_seq

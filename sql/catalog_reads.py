@@ -144,19 +144,21 @@ def read_item_vectors(
     conn: Connection, encoder_id: str, digests: Sequence[str]
 ) -> dict[str, NDArray[np.float32]]:
     """The stored vectors, (dim,) each, of those text digests that have one of that encoder."""
-    parameters = {**batch_rows((digest,) for digest in digests), "encoder_id": encoder_id}
+    parameters = batch_rows((encoder_id, digest) for digest in digests)
     rows = conn.execute(_vectors_sql(conn.dialect.name), parameters)
     return {row[0]: from_bytes(row[1]) for row in rows}
 
 
 @cache
 def _vectors_sql(dialect: str) -> Select[Any]:
-    batch = batch_of(dialect, text_digest=str)
+    # The whole key comes from the batch. With the encoder id as a parameter of its own SQLite takes
+    # all vectors of the encoder and reads the batch once for each: 2.5 s for 3,000 of 3,000.
+    batch = batch_of(dialect, encoder_id=str, text_digest=str)
     return select(item_vectors.c.text_digest, item_vectors.c.vector).join_from(
         batch,
         item_vectors,
-        (item_vectors.c.text_digest == batch.c.text_digest)
-        & (item_vectors.c.encoder_id == bindparam("encoder_id")),
+        (item_vectors.c.encoder_id == batch.c.encoder_id)
+        & (item_vectors.c.text_digest == batch.c.text_digest),
     )
 
 

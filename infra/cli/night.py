@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Make a generation and publish it.
 
-    The steps are export, embed, train, build, fold, evaluate, publish, parity, as in the Airflow
+    The steps are export, embed, train, build, fold, evaluate, publish, verify, parity, as in the
     DAG.
     Steps that are done are not done again. Whoever is answering goes on meanwhile, and switches at
     the end; a generation that does not pass its gate changes nothing.

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 
 from serve.day import Day
+from serve.generation_watch import LEASE_MS
 from serve.loaded_generation import LoadedGeneration
 from serve.problems import unavailable
 from serve.routes.context import day_of, from_ms
@@ -16,8 +17,6 @@ from sql.engine import read_snapshot
 from sql.tables import users
 
 router = APIRouter(tags=["health"])
-
-LEASE_MS = 5_000
 
 
 @router.get("/healthz")

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from serve.day import Day
 from serve.problems import not_found
-from serve.routes.context import day_of, from_ms, request_id_of
+from serve.routes.context import day_of, from_ms
+from serve.routes.erasures import to_answer
 from serve.schemas import ErasureAnswer, Identifier, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
-from sql.erasure import erase_user
+from sql.erasure import Receipt, erase_user
 from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -72,9 +73,21 @@ async def get_user_events(
 async def delete_user(
     request: Request, user_id: UserId, day: Annotated[Day, Depends(day_of)]
 ) -> ErasureAnswer:
-    """Erase the user: log, sessions, vectors and exposures. Counts by table; twice is harmless."""
-    receipt = await asyncio.to_thread(erase_user, day.engine, user_id)
-    return ErasureAnswer(user_id=user_id, erased=receipt.counts, request_id=request_id_of(request))
+    """Erase the user: log, sessions, vectors and exposures are gone when this answers.
+
+    The receipt says what was removed, what the job is still to rewrite, and what cannot be. Ask for
+    it again at `/v1/erasures/ID`. Events that happened before are refused from now on (410); later
+    ones make a new user. Twice is harmless.
+    """
+    receipt = await asyncio.to_thread(_erase, day, user_id)
+    return to_answer(receipt, request)
+
+
+def _erase(day: Day, user_id: str) -> Receipt:
+    ledger = day.forgetting.ledger
+    receipt = erase_user(day.engine, ledger, user_id, at_ms=day.now_ms())
+    day.forgetting.forget({ledger.key.hmac_of(user_id)})
+    return receipt
 
 
 def _history(day: Day, user_id: str, after: int, limit: int) -> tuple[UserRow, list[StoredEvent]]:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from sql.catalog import (
     texts_by_digest,
     write_item_vectors,
 )
-from sql.catalog_reads import _texts_sql
-from sql.engine import read_snapshot, write
+from sql.catalog_reads import _texts_sql, _vectors_sql
+from sql.engine import open_engine, read_snapshot, write
 from sql.ids import BadInput
 from tests.contract.store_builder import item, put, vector
 
@@ -283,3 +284,17 @@ def test_lookup_by_digest_uses_the_index(engine: Engine) -> None:
         parameters = batch if conn.dialect.name == "postgresql" else tuple(batch.values())
         plan = str(conn.exec_driver_sql(f"{words} {statement}", parameters).all())
     assert "pk_texts" in plan or "SEARCH texts USING INDEX" in plan, plan
+
+
+def test_a_batch_of_vectors_is_looked_up_by_key_and_not_scanned_for_each(
+    migrated_sqlite: Path,
+) -> None:
+    """SQLite once took all vectors of the encoder and read the whole batch for each of them."""
+    engine = open_engine(f"sqlite:///{migrated_sqlite}")
+    statement = str(_vectors_sql("sqlite").compile(dialect=engine.dialect))
+    with read_snapshot(engine) as conn:
+        plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("[]",)).all()
+    engine.dispose()
+    steps = [row[3] for row in plan]
+    assert "SCAN each" in steps[0]
+    assert "encoder_id=? AND text_digest=?" in steps[1]
