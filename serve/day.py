@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from serve.feedback import Feedback
 from serve.generation_watch import GenerationWatch
+from serve.keyring import KeyRing
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.recommend import Recommender
 from serve.session_cache import SessionCache
@@ -49,6 +50,7 @@ class Day:
     recommender: Recommender
     states: UserStates
     write_behind: WriteBehind
+    keys: KeyRing
 
     @classmethod
     async def start(
@@ -68,6 +70,8 @@ class Day:
         faiss.omp_set_num_threads(1)
         engine = await asyncio.to_thread(_open, store.database_url)
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        keys = KeyRing(engine, settings)
+        await asyncio.to_thread(keys.start)
         watch = GenerationWatch(
             engine,
             Path(store.artifact_root).absolute(),
@@ -99,6 +103,7 @@ class Day:
             recommender=recommender,
             states=states,
             write_behind=write_behind,
+            keys=keys,
         )
 
     async def stop(self) -> None:
@@ -106,6 +111,7 @@ class Day:
         await self.feedback.stop()
         await asyncio.to_thread(self.write_behind.stop)
         await asyncio.to_thread(self.watch.stop)
+        await asyncio.to_thread(self.keys.stop)
         self.engine.dispose()
 
 

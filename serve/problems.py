@@ -4,7 +4,7 @@ Every error of the API leaves through `problem_response`, so clients can rely on
 `{"type", "title", "status", "detail", "errors": [{"field", "value", "accepted"}], "hint"}`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ class ProblemError(Exception):
     errors: Sequence[FieldError] = field(default_factory=tuple)
     hint: str | None = None
     retry_after_s: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def not_found(noun: str, identifier: str, hint: str | None = None) -> ProblemError:
@@ -89,7 +90,7 @@ def problem_response(problem: ProblemError) -> Response:
     }
     if problem.hint:
         body["hint"] = problem.hint
-    headers = {}
+    headers = dict(problem.headers)
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(problem.retry_after_s)
     return Response(
@@ -153,7 +154,14 @@ async def _on_http(_: Request, error: Exception) -> Response:
     errors = [FieldError("body", None, "JSON in UTF-8")] if http.status_code == 400 else []
     hint = "see /docs for the routes" if http.status_code in (404, 405) else None
     return problem_response(
-        ProblemError(http.status_code, str(http.detail).lower(), str(http.detail), errors, hint)
+        ProblemError(
+            http.status_code,
+            str(http.detail).lower(),
+            str(http.detail),
+            errors,
+            hint,
+            headers=http.headers or {},  # Allow, where the method is another
+        )
     )
 
 

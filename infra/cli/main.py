@@ -1,7 +1,8 @@
 """`moonlark`: the commands, in the order in which a newcomer needs them.
 
-A command is a function `command` in `infra.cli.<module>`; its module is imported when the command
-runs, so that `moonlark status` does not wait four seconds for torch and Ray.
+A command is a function `command` in `infra.cli.<module>`, or a group `app` there; its module is
+imported when the command runs, so that `moonlark status` does not wait four seconds for torch and
+Ray.
 """
 
 from typing import Annotated
@@ -20,6 +21,7 @@ COMMANDS = {
     "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
     "generations": Entry("infra.cli.generations", "List what the nights made."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
+    "keys": Entry("infra.cli.keys", "Make, list and revoke API keys.", attribute="app"),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
 }
