@@ -4,6 +4,7 @@ Every error of the API leaves through `problem_response`, so clients can rely on
 `{"type", "title", "status", "detail", "errors": [{"field", "value", "accepted"}], "hint"}`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,6 +17,8 @@ from starlette.exceptions import HTTPException
 from sql.errors import StoreError
 from sql.event import EventKind
 from sql.ids import BadInput
+
+log = logging.getLogger(__name__)
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
@@ -187,7 +190,11 @@ async def _on_bug(_: Request, error: Exception) -> Response:
 
 
 async def _on_store(_: Request, error: Exception) -> Response:
-    """The database refused or is gone: nothing was acknowledged, the client may try again."""
+    """The database refused or is gone: nothing was acknowledged, the client may try again.
+
+    Where the database is, is for our log, not for whoever asks.
+    """
+    log.error("the store did not answer: %s", error)
     return problem_response(
-        unavailable("the store did not answer", str(error), getattr(error, "hint", "") or "")
+        unavailable("the store did not answer", type(error).__name__, getattr(error, "hint", ""))
     )
