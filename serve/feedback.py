@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from serve.problems import FieldError, ProblemError, unavailable
 from serve.rates import Rates
 from serve.settings import ServeSettings
+from sql.erasure_ledger import ErasureKey
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,15 @@ class _Waiting:
 class Feedback:
     """The one writer of a replica's events. Make it on the event loop that posts arrive on."""
 
-    def __init__(self, engine: Engine, settings: ServeSettings, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServeSettings,
+        now_ms: Callable[[], int],
+        erasures: ErasureKey | None = None,
+    ) -> None:
         self._engine = engine
+        self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
         self._rates = Rates(settings.tracked_users)
@@ -136,6 +144,7 @@ class Feedback:
             [w.events for w in group],
             received_at_ms=self._now_ms(),
             keep_unknown_items=[w.keep_unknown_items for w in group],
+            erasures=self._erasures,
         )
 
 

@@ -10,7 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import openapi, problems
 from serve.day import Day
 from serve.guard import Guard
-from serve.routes import events, health, items, recommendations, users
+from serve.routes import (
+    erasures,
+    events,
+    health,
+    items,
+    policies,
+    recommendations,
+    trending,
+    users,
+)
 from serve.scopes import routes_of
 from serve.settings import ServeSettings
 
@@ -41,7 +50,16 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
     )
     problems.install(api)
-    for module in (recommendations, events, items, users, health):
+    for module in (
+        recommendations,
+        trending,
+        events,
+        items,
+        policies,
+        users,
+        erasures,
+        health,
+    ):
         api.include_router(module.router)
     openapi.install(api)
     guard = Guard(settings)

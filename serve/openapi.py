@@ -13,7 +13,7 @@ PROBLEMS = {
     403: "The key lacks the scope.",
     404: "What the path names does not exist.",
     408: "The body did not arrive in time.",
-    409: "Another body is stored under this id, or a newer version.",
+    409: "It contradicts what is stored: another body, a newer version, too many.",
     410: "The user was erased after this happened.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
@@ -28,6 +28,7 @@ ALSO = {
     "PUT /v1/items": (409,),
     "PUT /v1/items/{item_id}": (409,),
     "DELETE /v1/items/{item_id}": (409,),
+    "PUT /v1/policies/{policy_id}": (409,),
     "GET /readyz": (503,),
 }
 """What no rule gives."""

@@ -21,16 +21,22 @@ NEEDED: dict[str, str | None] = {
     "POST /v1/recommendations": "recommend:read",
     "GET /v1/items/{item_id}/similar": "recommend:read",
     "POST /v1/search": "recommend:read",
+    "GET /v1/trending": "recommend:read",
     "GET /v1/items/{item_id}": "recommend:read",
     # What users do, what there is.
     "POST /v1/events": "events:write",
     "PUT /v1/items": "items:write",
     "PUT /v1/items/{item_id}": "items:write",
     "DELETE /v1/items/{item_id}": "items:write",
+    "GET /v1/policies": "items:write",
+    "GET /v1/policies/{policy_id}": "items:write",
+    "PUT /v1/policies/{policy_id}": "items:write",
+    "DELETE /v1/policies/{policy_id}": "items:write",
     # What is personal, and what an on-call looks at.
     "GET /v1/users/{user_id}": "admin",
     "GET /v1/users/{user_id}/events": "admin",
     "DELETE /v1/users/{user_id}": "admin",
+    "GET /v1/erasures/{erasure_id}": "admin",
     "GET /v1/status": "admin",
 }
 

@@ -6,6 +6,7 @@ The matrix is made from the routes of the app, so a new route is covered by itse
 import itertools
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def guarded(api: FastAPI) -> Iterator[tuple[str, str, str]]:
     for route in routes_of(api):
         needed = scope_needed(route)
         if needed is not None:
-            url = route.path.replace("{user_id}", "u").replace("{item_id}", "i1")
+            url = re.sub("{[a-z_]+}", "i1", route.path)
             for operation in operations(route):
                 yield operation.split()[0], url, needed
 
