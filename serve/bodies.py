@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from itertools import accumulate
 
 from starlette.types import Message, Receive, Scope
@@ -12,9 +11,6 @@ from serve.problems import FieldError, ProblemError, unavailable
 MAX_DEPTH = 32
 """Of arrays and objects in each other; ours are 5 deep. Python's own bound is a crash away."""
 
-# The possessive quantifiers never go back, so that no body takes more than one pass. A string that
-# is not closed goes to the end.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEPS = [0] * 256
 for _bracket, _step in zip(b"[{]}", (1, 1, -1, -1), strict=True):
@@ -110,6 +106,8 @@ def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         raise _no_json(f"JSON: {error.msg}, at {error.pos}") from error
     except UnicodeDecodeError as error:
         raise _no_json(f"JSON in UTF-8; byte {error.start} is not") from error
+    except RecursionError as error:  # no JSON, so that its depth was not seen
+        raise _no_json("JSON") from error
     except ValueError as error:  # a key twice; an integer of more than 4,300 digits
         raise _no_json(f"JSON: {error}") from error
 
@@ -119,7 +117,10 @@ def depth(body: bytes) -> int:
     openings = body.count(b"[") + body.count(b"{")
     if openings <= MAX_DEPTH:
         return openings
-    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    # Every second part between quotes is outside of strings, once the quotes in them are gone.
+    # (A pattern that skips strings takes five times as long.)
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, _NO_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
@@ -140,7 +141,7 @@ def _check_type(value: bytes) -> None:
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"each key once; {twice[:100]!r} is repeated")
