@@ -7,12 +7,15 @@ carries one event or a thousand (ANCHORS: 830/s alone, 9,500/s by 64), so posts 
 
 import asyncio
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from serve.problems import ProblemError, unavailable
+from serve.problems import FieldError, ProblemError, unavailable
+from serve.rates import Rates
 from serve.settings import ServeSettings
 from sql.erasure_ledger import ErasureKey
 from sql.events import Appended, NewEvent, Rejected, append
@@ -43,6 +46,7 @@ class Feedback:
         self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
+        self._rates = Rates(settings.tracked_users)
         self._waiting: list[_Waiting] = []
         self._waiting_events = 0
         self._wake = asyncio.Event()
@@ -66,17 +70,33 @@ class Feedback:
         """Append `events` (all of them or none); returns once they are durable.
 
         Raises:
-            ProblemError: 503 when the queue is full or the database did not take the events.
+            ProblemError: 503 when the queue is full or the database did not take the events, 429
+                when one user sent too many in the last minute.
         """
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
         if self._waiting_events + len(events) > self._settings.feedback_queue:
             raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
+        self._count(events)
         waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._waiting_events += len(events)
         self._wake.set()
         return await waiting.done
+
+    def _count(self, events: Sequence[NewEvent]) -> None:
+        per_minute = self._settings.user_events_per_minute
+        refused = self._rates.take(Counter(event.user_id for event in events), per_minute)
+        if refused is not None:
+            accepted = f"a user with at most {per_minute} events a minute"
+            raise ProblemError(
+                429,
+                "too many events of one user",
+                "nothing of this request was stored",
+                [FieldError("user_id", refused[0], accepted)],
+                hint="send the same events again with the same event_id, after Retry-After",
+                retry_after_s=math.ceil(refused[1]),
+            )
 
     async def _run(self) -> None:
         while True:

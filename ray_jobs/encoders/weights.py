@@ -93,9 +93,11 @@ def load_weights(path: Path) -> UserEncoder:
     """The user encoder in `path`.
 
     Raises:
-        WeightsError: no such file, another format, unknown or missing tensors, another shape or
-            type than the config says, or a digest that does not match.
+        WeightsError: no such plain file, another format, unknown or missing tensors, another shape
+            or type than the config says, or a digest that does not match.
     """
+    if path.is_symlink() or not path.is_file():  # a FIFO would be waited for
+        raise WeightsError(path, "absent, or not a plain file")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

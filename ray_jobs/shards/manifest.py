@@ -153,7 +153,7 @@ def open_manifest(directory: Path) -> Manifest:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         raise ManifestError(path, _summary(error)) from error
-    except ValueError as error:  # malformed JSON, bad UTF-8, a repeated key
+    except (ValueError, RecursionError) as error:  # bad JSON or UTF-8, a key twice, too deep
         raise ManifestError(path, str(error)) from error
     for name, entry in manifest.files.items():
         size = _safe_path(directory, name).stat().st_size
