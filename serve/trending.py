@@ -24,9 +24,15 @@ REFRESH_S = 1.0
 class Trending:
     """Popularity by ordinal. Thread-safe."""
 
-    def __init__(self, engine: Engine, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._now_ms = now_ms
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._hour = -1
         self._read_at_s = 0.0
@@ -46,7 +52,7 @@ class Trending:
     def _activity(self, hour: int) -> dict[int, int]:
         """Seen events by ordinal in the HOURS up to and with `hour`."""
         with self._lock:
-            age_s = time.monotonic() - self._read_at_s
+            age_s = self._monotonic() - self._read_at_s
             if hour == self._hour and age_s < REFRESH_S:
                 return self._counts
         counts: dict[int, int] = {}
@@ -56,5 +62,5 @@ class Trending:
                     counts[count.ordinal] = counts.get(count.ordinal, 0) + count.n
         with self._lock:
             if hour == hour_of(self._now_ms()):  # only the present one is asked again and again
-                self._hour, self._counts, self._read_at_s = hour, counts, time.monotonic()
+                self._hour, self._counts, self._read_at_s = hour, counts, self._monotonic()
         return counts

@@ -22,6 +22,7 @@ COMMANDS = {
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
+    "simulate": Entry("infra.cli.simulate", "Put the promises to the test, without a cluster."),
 }
 
 

@@ -28,5 +28,5 @@ def prune(night: Night) -> list[str]:
         generations.prune(night.engine, generation_id)  # first: nobody may stage it any more
         shutil.rmtree(generation_directory(night.workspace.root, generation_id))
     if gone:
-        sessions.prune_sessions(night.engine, keep_generations=sorted(kept))
+        sessions.prune_sessions(night.engine, keep_generations=sorted(kept), sleep=night.sleep)
     return gone

@@ -47,6 +47,8 @@ def publish(night: Night) -> Report:
         why="nightly publish",
         hold=False,
         now_ms=night.now_ms,
+        monotonic=night.monotonic,
+        sleep=night.sleep,
     )
     return _tidied(
         night,
@@ -76,6 +78,8 @@ def stage_and_flip(
     why: str,
     hold: bool,
     now_ms: Callable[[], int],
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[LivePointer, float, int]:
     """Stage `generation_id`, wait for the replicas, flip.
 
@@ -91,7 +95,7 @@ def stage_and_flip(
     if before is not None and before.generation_id == generation_id:
         return before, 0.0, 0  # run again after it had flipped: nothing to do
     generations.stage(engine, generation_id)
-    waited_s, ready = _wait_for_replicas(engine, generation_id, settings, now_ms)
+    waited_s, ready = _wait_for_replicas(engine, generation_id, settings, now_ms, monotonic, sleep)
     pointer = generations.flip(
         engine,
         generation_id,
@@ -107,22 +111,27 @@ def stage_and_flip(
 
 
 def _wait_for_replicas(
-    engine: Engine, generation_id: str, settings: NightSettings, now_ms: Callable[[], int]
+    engine: Engine,
+    generation_id: str,
+    settings: NightSettings,
+    now_ms: Callable[[], int],
+    monotonic: Callable[[], float],
+    sleep: Callable[[float], None],
 ) -> tuple[float, int]:
     """Until every replica with a fresh lease is ready, or the deadline; no replica, no wait."""
-    started = time.monotonic()
+    started = monotonic()
     lease_ms = int(settings.lease_s * 1000)
     while True:
         with read_snapshot(engine) as conn:
             replicas = generations.fresh_replicas(conn, now_ms(), lease_ms)
         ready = sum(generation_id in replica.ready for replica in replicas)
-        waited_s = time.monotonic() - started
+        waited_s = monotonic() - started
         if ready == len(replicas):
             return waited_s, ready
         if waited_s > settings.stage_deadline_s:
             log.warning("%d of %d replicas ready at the deadline", ready, len(replicas))
             return waited_s, ready
-        time.sleep(POLL_S)
+        sleep(POLL_S)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Night:
     settings: NightSettings
     workspace: Workspace
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
     @property
     def generation_id(self) -> str:
