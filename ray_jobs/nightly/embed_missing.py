@@ -3,6 +3,7 @@
 `embed` is the step; it brings BERT and the cluster.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -16,9 +17,18 @@ from ray_jobs.encoders.item_text import clean
 from ray_jobs.nightly.event_vectors import write_event_vectors
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import generation_directory
-from ray_jobs.shards.texts import TextVectors, write_text_vectors
+from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.manifest import open_manifest, verify
+from ray_jobs.shards.texts import (
+    DIGESTS_NAME,
+    VECTORS_NAME,
+    TextVectors,
+    write_text_vectors,
+)
 from sql import catalog, events, generations
 from sql.engine import read_snapshot
+
+log = logging.getLogger("moonlark.night")
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -85,10 +95,15 @@ def _reused(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
     newest_first = sorted(earlier, key=lambda g: g.created_at_ms, reverse=True)
     for generation in newest_first:
         directory = generation_directory(night.workspace.root, generation.generation_id)
-        if (directory / "MANIFEST.json").exists():
+        try:
+            # A wrong byte copied from here would get a right digest in the new generation.
+            verify(directory, open_manifest(directory), names=(DIGESTS_NAME, VECTORS_NAME))
             stored = TextVectors.open(directory).get(digests)
-            reused.update({d: v for d, v in stored.items() if d not in reused})
-            break
+        except ShardsError as error:
+            log.warning("no vectors are taken from %s: %s", generation.generation_id, error)
+            continue
+        reused.update({d: v for d, v in stored.items() if d not in reused})
+        break
     return reused
 
 
