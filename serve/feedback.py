@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from serve.problems import ProblemError, unavailable
 from serve.settings import ServeSettings
+from sql.erasure_ledger import ErasureKey
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,15 @@ class _Waiting:
 class Feedback:
     """The one writer of a replica's events. Make it on the event loop that posts arrive on."""
 
-    def __init__(self, engine: Engine, settings: ServeSettings, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServeSettings,
+        now_ms: Callable[[], int],
+        erasures: ErasureKey | None = None,
+    ) -> None:
         self._engine = engine
+        self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
         self._waiting: list[_Waiting] = []
@@ -100,7 +108,9 @@ class Feedback:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         posts = [(w.events, w.keep_unknown_items) for w in group]
-        outcomes = await asyncio.to_thread(append_posts, self._engine, posts, self._now_ms)
+        outcomes = await asyncio.to_thread(
+            append_posts, self._engine, posts, self._now_ms, self._erasures
+        )
         for waiting, outcome in zip(group, outcomes, strict=True):
             if waiting.done.done():  # the client may have gone away
                 continue
@@ -112,7 +122,10 @@ class Feedback:
 
 
 def append_posts(
-    engine: Engine, posts: Sequence[Post], now_ms: Callable[[], int]
+    engine: Engine,
+    posts: Sequence[Post],
+    now_ms: Callable[[], int],
+    erasures: ErasureKey | None = None,
 ) -> list[Outcome | Exception]:
     """Append all posts in one transaction; if that fails, each alone.
 
@@ -126,6 +139,7 @@ def append_posts(
                 [events for events, _ in posts],
                 received_at_ms=now_ms(),
                 keep_unknown_items=[keep for _, keep in posts],
+                erasures=erasures,
             )
         )
     except Exception as error:  # the one writer outlives also a bug of ours
@@ -133,7 +147,9 @@ def append_posts(
             log.error("a post of %d events was not stored", len(posts[0][0]), exc_info=error)
             return [error]
         log.warning("a group of %d posts failed, each is tried alone: %s", len(posts), error)
-        return [outcome for post in posts for outcome in append_posts(engine, [post], now_ms)]
+        return [
+            outcome for post in posts for outcome in append_posts(engine, [post], now_ms, erasures)
+        ]
 
 
 def _not_stored(why: str) -> ProblemError:

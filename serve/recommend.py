@@ -95,7 +95,7 @@ class Recommender:
         return answer
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
-        """Items nearest to an item's vector, without itself.
+        """Items nearest to an item's vector, without itself. The item may be withdrawn.
 
         Raises:
             ProblemError: 404 for an unknown item, 409 for one that has no vector yet.
@@ -105,17 +105,16 @@ class Recommender:
         if item is None:
             raise not_found("item", item_id)
         state = self._states.read(None)
-        ordinals = np.array([item.ordinal], np.int64)
-        known, vectors_ND = live_vectors_of(state.generation.shards, state.view.delta, ordinals)
-        if not known[0]:
+        vector_D = state.generation.item_vector(self._engine, item.ordinal, item.text_digest)
+        if vector_D is None:
             raise ProblemError(
                 409,
                 "the item has no vector yet",
                 f"item {item_id!r} was put without a vector",
                 hint="put it again while the text encoder answers, or wait for the night",
             )
-        allowed = self._allowed(state, query, hidden=ordinals)
-        ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
+        allowed = self._allowed(state, query, hidden=np.array([item.ordinal], np.int64))
+        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
         return ItemList(state, "item", shown(state, ranked), self._now_ms())
 
     def search_text(

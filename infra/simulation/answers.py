@@ -50,10 +50,12 @@ def check_answer(world: World, asked: Asked, query: ListQuery, answer: ItemList)
         user = world.truth.fold(model, log, unembedded)
         vector_D = world.truth.user_vector(model, user)
         _check_session(state, user, vector_D)
-    hidden = set() if user is None else set(user.excluded)
+    hidden: set[int] = set() if user is None else set(user.excluded)
     if user is not None and query.exclude_seen:
         hidden |= user.seen
-    may_be_shown = {o: item for o, item in catalog.items() if o not in hidden}
+    # By id: an item that was deleted and put again is hidden from whom it was hidden before.
+    ids = world.truth.ids_of(hidden)
+    may_be_shown = {o: item for o, item in catalog.items() if item.item_id not in ids}
     _check_items(answer, may_be_shown, query.k)
     world.promises.answers += 1
     if vector_D is not None:
@@ -117,10 +119,11 @@ def _check_state(world: World, asked: Asked, state: UserState) -> dict[int, Item
 
 def _check_session(state: UserState, user: State, vector_D: Floats | None) -> None:
     """Promise 3: online equals the fold of the effective log from nothing."""
-    if set(state.seen.tolist()) != user.seen or set(state.excluded.tolist()) != user.excluded:
-        raise Violation(
-            f"seen {state.seen}, excluded {state.excluded}; in truth {user.seen}, {user.excluded}"
-        )
+    session = state.session
+    seen = frozenset() if session is None else frozenset(session.seen.tolist())
+    excluded = frozenset() if session is None else frozenset(session.excluded.tolist())
+    if (seen, excluded) != (user.seen, user.excluded):
+        raise Violation(f"seen {seen}, excluded {excluded}; in truth {user.seen}, {user.excluded}")
     ours = state.vector
     if (ours is None) != (vector_D is None):
         raise Violation(f"user vector {ours}, in truth {vector_D}")

@@ -4,7 +4,7 @@ A client whose request fails, or is not answered in time, sends the same again, 
 until it is answered. What it was told goes into the `Promises`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from infra.simulation.world import NEVER, Sent, World
 from serve.problems import ProblemError
 from serve.recommend import ItemList, ListQuery
 from sql.catalog import DeleteResult, ItemBody, PutResult
-from sql.erasure import erase_user
 from sql.errors import StoreError
 from sql.events import Appended, EventKind, NewEvent, Rejected
 
@@ -108,7 +107,17 @@ class Client:
             target = self._rng.choice(sent[-12:]).event
             event_id = f"{self._name}-e{next(self._world.numbers)}"
             self._world.truth.undo_targets[event_id] = target.event_id
-            self._post([NewEvent(target.user_id, event_id, EventKind.UNDO, undoes=target.event_id)])
+            self._post(
+                [
+                    NewEvent(
+                        target.user_id,
+                        event_id,
+                        EventKind.UNDO,
+                        undoes=target.event_id,
+                        occurred_at_ms=self._world.now_ms(),
+                    )
+                ]
+            )
 
     def send_again(self) -> None:
         """A retry of something old, acknowledged or not."""
@@ -125,7 +134,7 @@ class Client:
         chosen = self._rng.choice(sent)
         user = self._world.promises.user(chosen.event.user_id)
         other = replace(chosen.event, kind=EventKind.CLICK)
-        outcome = self._until_answered(lambda r: r.post([other], keep=True), [chosen])
+        outcome = self._until_answered(lambda r: r.post([other], keep=True))
         if isinstance(outcome, Rejected):
             return
         if not user.erasures:
@@ -139,9 +148,7 @@ class Client:
         erasure = [world.scheduler.step, NEVER]
         user.erasures.append(erasure)
         user.floor = 0
-        self._until_answered(
-            lambda r: r.call(f"erase {user_id}", lambda: erase_user(world.engine, user_id))
-        )
+        self._until_answered(lambda r: r.call(f"erase {user_id}", lambda: r.erase(user_id)))
         erasure[1] = world.scheduler.step
         world.scheduler.note(f"{user_id} is erased")
 
@@ -186,7 +193,7 @@ class Client:
         body = ItemBody(title=title, category=self._rng.choice(CATEGORIES))
         # Few tries: while BERT is away, no put is taken.
         result: PutResult | None = self._answer(
-            lambda r: r.call(f"put {item_id}", lambda: r.put_item(item_id, body, version)), (), 10
+            lambda r: r.call(f"put {item_id}", lambda: r.put_item(item_id, body, version)), 10
         )
         if result is not None and result.outcome != "stale_version":
             self._change_acked(result.change_seq, item_id)
@@ -221,9 +228,7 @@ class Client:
         keep = self._rng.random() < 0.3
         for event in events:
             sent.setdefault(event.event_id, Sent(event, world.scheduler.step))
-        outcome = self._until_answered(
-            lambda r: r.post(events, keep=keep), [sent[event.event_id] for event in events]
-        )
+        outcome = self._until_answered(lambda r: r.post(events, keep=keep))
         if isinstance(outcome, Rejected):
             self._check_refusal(outcome, events)
             return
@@ -254,23 +259,22 @@ class Client:
                 continue
             if problem.status == 409 and user.erasures:
                 continue
+            erased_at_ms = self._world.erased_at_ms(event.user_id)
+            if problem.status == 410 and event.occurred_at_ms <= erased_at_ms:
+                continue
             raise Violation(f"{event} was refused: {problem}")
         self._world.scheduler.note(f"refused: {[p.status for p in rejected.problems]}")
 
-    def _until_answered(self, send: Callable[[Replica], Call], sent: Sequence[Sent] = ()) -> Any:
+    def _until_answered(self, send: Callable[[Replica], Call]) -> Any:
         """The answer; whatever stands in its way, the same is sent again."""
-        answer = self._answer(send, sent, MAX_TRIES)
+        answer = self._answer(send, MAX_TRIES)
         if answer is None:
             raise Violation(f"{self._name} had no answer in {MAX_TRIES} tries")
         return answer
 
-    def _answer(
-        self, send: Callable[[Replica], Call], sent: Sequence[Sent], tries: int
-    ) -> Any | None:
+    def _answer(self, send: Callable[[Replica], Call], tries: int) -> Any | None:
         world = self._world
         for _ in range(tries):
-            for each in sent:
-                each.last_sent = world.scheduler.step
             call = send(self._replica())
             world.scheduler.wait(call, TIMEOUT_S)
             if call.done and call.error is None:

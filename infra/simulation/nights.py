@@ -25,6 +25,7 @@ from ray_jobs.nightly.publish import publish, stage_and_flip
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.workspace import NightError, Workspace
 from ray_jobs.shards.errors import ShardsError
 from ray_jobs.shards.items import read_items
@@ -58,6 +59,7 @@ def _settings(gate_margin: float) -> NightSettings:
         gate_margin=gate_margin,
         stage_deadline_s=2.0,
         lease_s=1.5,
+        verify_deadline_s=1.0,
         keep_generations=2,
     )
 
@@ -119,8 +121,8 @@ class NightShift:
             settings_of(world),
             Workspace(world.root, generation_id),
             world.now_ms,
-            world.scheduler.monotonic,
-            world.scheduler.sleep,
+            sleep=world.scheduler.sleep,
+            monotonic=world.scheduler.monotonic,
         )
         steps: dict[str, Callable[[Night], Report]] = {
             "export": export,
@@ -130,6 +132,7 @@ class NightShift:
             "fold": lambda night: fold_with(night, self._folded),
             "evaluate": evaluate,
             "publish": publish,
+            "verify": verify,
         }
         for name, step in steps.items():
             run_step(night, name, step)

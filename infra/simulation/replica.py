@@ -15,6 +15,7 @@ from infra.simulation.scheduler import Actor, BatonLock, Call, Violation
 from infra.simulation.world import World
 from ray_jobs.encoders.item_text import compose, text_digest
 from serve.feedback import Post, append_posts
+from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
 from serve.problems import ProblemError, unavailable
@@ -24,6 +25,7 @@ from serve.trending import Trending
 from serve.user_state import UserStates
 from serve.write_behind import WriteBehind
 from sql import catalog
+from sql.erasure import Receipt, apply_ledger, erase_user
 from sql.errors import StoreError
 from sql.events import NewEvent, StoredEvent, write_text_vector
 
@@ -61,10 +63,12 @@ class Replica:
             engine, world.root, name, WATCH_INTERVAL_S, self.now_ms, self._open_generation
         )
         self.write_behind = WriteBehind(engine, 50, scheduler.sleep)
+        cache = SessionCache(CACHED_SESSIONS)
+        self.forgetting = Forgetting(engine, world.ledger, cache, self.now_ms)
         self.states = UserStates(
             engine,
             self.watch,
-            SessionCache(CACHED_SESSIONS),
+            cache,
             self.write_behind,
             write_back_after=WRITE_BACK_AFTER,
         )
@@ -134,6 +138,14 @@ class Replica:
         (result,) = catalog.put_items(self.world.engine, [put], at_ms=self.now_ms())
         return result
 
+    def erase(self, user_id: str) -> Receipt:
+        # The true time: by a clock that is ahead, a user who comes back is refused for so long.
+        receipt = erase_user(
+            self.world.engine, self.world.ledger, user_id, at_ms=self.world.now_ms()
+        )
+        self.forgetting.forget([self.world.ledger.key.hmac_of(user_id)])
+        return receipt
+
     def delete_item(self, item_id: str, version: int | None) -> catalog.DeleteResult:
         return catalog.delete_item(self.world.engine, item_id, version, at_ms=self.now_ms())
 
@@ -149,7 +161,12 @@ class Replica:
         while self._posts:
             self.world.scheduler.sleep(GROUP_COMMIT_S)
             group, self._posts = self._posts[:GROUP_POSTS], self._posts[GROUP_POSTS:]
-            outcomes = append_posts(self.world.engine, [post for post, _ in group], self.now_ms)
+            outcomes = append_posts(
+                self.world.engine,
+                [post for post, _ in group],
+                self.now_ms,
+                self.world.ledger.key,
+            )
             for (_, call), outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, EXPECTED_ERRORS):
                     call.finish(error=outcome)
@@ -158,7 +175,19 @@ class Replica:
                 else:
                     call.finish(outcome)
 
+    def _apply_ledger(self) -> None:
+        """As a replica does before it answers: who is in the ledger is erased here too."""
+        while True:
+            try:
+                apply_ledger(self.world.engine, self.world.ledger)
+            except StoreError as error:
+                self.world.scheduler.note(f"ledger: {type(error).__name__}")
+                self.world.scheduler.sleep(WATCH_INTERVAL_S)
+            else:
+                return
+
     def _watch(self) -> None:
+        self._apply_ledger()
         while True:
             if not self.stopped:
                 try:
@@ -172,6 +201,13 @@ class Replica:
             self.world.scheduler.sleep(FLUSH_INTERVAL_S)
             if not self.stopped:
                 self.write_behind.flush()
+                self._forget()
+
+    def _forget(self) -> None:
+        try:
+            self.forgetting.look()
+        except (SQLAlchemyError, StoreError) as error:
+            self.world.scheduler.note(f"forgetting: {type(error).__name__}")
 
     def _open_generation(self, root: Path, generation_id: str) -> LoadedGeneration:
         loaded = LoadedGeneration.open(root, generation_id)

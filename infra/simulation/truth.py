@@ -8,7 +8,7 @@ Shapes: D dim, H hidden, N items.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +133,10 @@ class Truth:
                     change.item_id, change.ordinal, change.text_digest, change.version, change.body
                 )
         return {item.ordinal: item for item in live.values()}
+
+    def ids_of(self, ordinals: Collection[int]) -> set[str]:
+        """The item ids that ever had those ordinals."""
+        return {change.item_id for change in self.changes() if change.ordinal in ordinals}
 
     def was_away(self, item_id: str | None) -> bool:
         """Whether the item was ever deleted, or never there."""

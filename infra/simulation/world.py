@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-import sql.event_log
+import sql.user_rows
 from infra.simulation.fake_model import Model
 from infra.simulation.faulty_store import Faults
 from infra.simulation.scheduler import Scheduler
 from infra.simulation.shadow import make_template
 from infra.simulation.truth import Truth
 from sql.engine import open_engine
+from sql.erasure_ledger import Ledger
 from sql.events import NewEvent
 
 if TYPE_CHECKING:
@@ -34,13 +35,8 @@ class Sent:
 
     event: NewEvent
     first_sent: int
-    last_sent: int = 0
     acked: int | None = None
     acked_seq: int | None = None
-
-    def sent_again_after(self, step: int) -> bool:
-        """Whether a client sent it at or after `step` too."""
-        return self.last_sent >= step
 
 
 @dataclass
@@ -88,6 +84,7 @@ class World:
         self.engine: Engine = bench.engine
         self.faults: Faults = Faults()
         self.truth = Truth(bench.database)
+        self.ledger = Ledger.open(self.root)
         self.promises = Promises()
         self.models: dict[str, Model] = {}
         self.damaged: dict[str, tuple[Path, bytes]] = {}
@@ -97,6 +94,11 @@ class World:
         self.item_ids: list[str] = []
         self.user_ids: list[str] = []
         self.numbers: Iterator[int] = itertools.count(1)
+
+    def erased_at_ms(self, user_id: str) -> int:
+        """By the ledger, when the user was last erased; -1 where never."""
+        name = self.ledger.key.hmac_of(user_id)
+        return max((e.erased_at_ms for e in self.ledger.read() if e.user_hmac == name), default=-1)
 
     def now_ms(self) -> int:
         """The true time; a replica's clock may be wrong."""
@@ -155,7 +157,7 @@ def seeded_keys(rng: Random) -> Iterator[None]:
         def randbits(bits: int) -> int:
             return rng.getrandbits(bits)
 
-    module: Any = sql.event_log
+    module: Any = sql.user_rows
     shipped, module.secrets = module.secrets, Seeded
     try:
         yield

@@ -29,6 +29,7 @@ KINDS = (
 UNDO = "undo"
 SEEN_KINDS = frozenset({"view", "click", "rating", "favourite", "purchase"})
 EXCLUDING_KINDS = frozenset({"dislike", "hide"})
+TEXT_KINDS = frozenset({"search", "comment"})
 
 MAX_RATING_BUCKETS = 10
 

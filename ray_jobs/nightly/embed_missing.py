@@ -4,8 +4,8 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.item_text import clean
+from ray_jobs.nightly import canary
+from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.event_vectors import write_event_vectors
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import generation_directory
@@ -35,17 +37,6 @@ Vectors = dict[str, NDArray[np.float32]]
 CHUNK = 10_000
 
 
-class TextEncoder(Protocol):
-    """What embeds cleaned texts; `item_bert.BertEncoder` is one."""
-
-    @property
-    def encoder_id(self) -> str: ...
-    @property
-    def dim(self) -> int: ...
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (N, dim)."""
-
-
 def embed_with(
     night: Night, encoder: TextEncoder, embedded: Callable[[list[str]], Vectors]
 ) -> Report:
@@ -63,6 +54,7 @@ def embed_with(
     digests = _column(night, "text_digest")
     known = _reused(night, encoder.encoder_id, digests)
     missing = sorted(set(digests) - known.keys())
+    reused = sorted(known)
     known.update(embedded(missing))
     vectors_ND = (
         np.stack([known[d] for d in digests]) if digests else np.zeros((0, encoder.dim), np.float32)
@@ -76,6 +68,7 @@ def embed_with(
         "embedded": len(missing),
         "reused": len(digests) - len(missing),
         "event_texts_embedded": event_texts,
+        **_canaries(night, encoder, reused, missing, known),
     }
 
 
@@ -105,6 +98,23 @@ def _reused(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
         reused.update({d: v for d, v in stored.items() if d not in reused})
         break
     return reused
+
+
+def _canaries(
+    night: Night, encoder: TextEncoder, reused: list[str], new: list[str], vectors: Vectors
+) -> Report:
+    """Some texts embedded again, reused ones first: what the gate looks at."""
+    seed = zlib.crc32(night.generation_id.encode())
+    chosen = [reused[row] for row in canary.choose(len(reused), seed)]
+    chosen += [new[row] for row in canary.choose(len(new), seed, canary.CANARIES - len(chosen))]
+    table = pq.read_table(night.workspace.texts)
+    table = table.filter(pc.is_in(table["text_digest"], value_set=pa.array(chosen)))
+    columns = (table[name].to_pylist() for name in ("text_digest", "text"))
+    texts: Mapping[str, str] = dict(zip(*columns, strict=True))
+    return {
+        "canary_texts": len(texts),
+        "canary_min_cosine": canary.min_cosine(encoder, texts, vectors),
+    }
 
 
 def _embed_event_texts(night: Night, encoder: TextEncoder) -> int:

@@ -48,6 +48,8 @@ def rollback(
 
     Raises:
         NothingToDo: there is no earlier generation.
+        StageFailed: no replica can answer from it.
+        sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
     with read_snapshot(engine) as conn:
         live = generations.read_live(conn)
@@ -64,6 +66,7 @@ def rollback(
         now_ms=now_ms,
         monotonic=monotonic,
         sleep=sleep,
+        expected_flip=live.flip if live else None,
     )
     return pointer
 
