@@ -28,6 +28,20 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 AttributeValue = str | bool | int | float
 
 
+def typed_value(value: str) -> AttributeValue:
+    """`value` of a URL or a command line: true, false, a number where it is one, else itself."""
+    if value in ("true", "false"):
+        return value == "true"
+    for number in (int, float):
+        try:
+            parsed = number(value)
+        except ValueError:
+            continue
+        if parsed == parsed and abs(parsed) != float("inf"):
+            return parsed
+    return value
+
+
 def _storable(name: str) -> str:
     if not is_storable(name):
         raise ValueError("no NUL and no lone surrogate")
@@ -46,11 +60,13 @@ def _in_any_zone(at: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_any_zone)]
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
+    """A body of a request: frozen, and unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Event(_Body):
+class _Event(StrictBody):
     user_id: Identifier
     event_id: Identifier | None = Field(
         None, description="Yours, unique per user: a retry with the same id is harmless."
@@ -106,7 +122,7 @@ Event = Annotated[
 ]
 
 
-class EventBatch(_Body):
+class EventBatch(StrictBody):
     """Up to 500 events, stored all together or not at all."""
 
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
@@ -139,7 +155,7 @@ class EventsAnswer(BaseModel):
     request_id: str
 
 
-class RecommendBody(_Body):
+class RecommendBody(StrictBody):
     """Lists for many users at once, all with the same filters."""
 
     users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
@@ -172,6 +188,7 @@ class RecommendationAnswer(BaseModel):
     generation: str
     user_seq: int = Field(description="every event of the user up to this one is reflected")
     catalog_seq: int = Field(description="every item change up to this one is reflected")
+    policy_seq: int = Field(0, description="every change of a policy up to this one is reflected")
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
@@ -184,7 +201,7 @@ class RecommendManyAnswer(BaseModel):
     request_id: str
 
 
-class ItemBodyIn(_Body):
+class ItemBodyIn(StrictBody):
     """An item as its owner describes it."""
 
     title: str = Field(min_length=1, max_length=500)
@@ -206,7 +223,7 @@ class ItemBodyWithId(ItemBodyIn):
     item_id: Identifier
 
 
-class ItemsBody(_Body):
+class ItemsBody(StrictBody):
     """Up to 500 items."""
 
     items: list[ItemBodyWithId] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -253,7 +270,7 @@ class SimilarAnswer(BaseModel):
     degraded: list[str]
 
 
-class SearchBody(_Body):
+class SearchBody(StrictBody):
     """Items for a text; personalised when a user is given."""
 
     text: Text

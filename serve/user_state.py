@@ -44,6 +44,8 @@ class UserState:
     session: Session | None
     user_seq: int
     degraded: tuple[str, ...]
+    policy_seq: int = 0
+    """Policies are those of this change or of a newer one."""
     unembedded: tuple[StoredEvent, ...] = ()
     """Searches and comments that BERT has not read yet; they were folded as unknown."""
 
@@ -132,6 +134,7 @@ class UserStates:
             session=session,
             user_seq=_reflected(user, session, degraded),
             degraded=tuple(degraded),
+            policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
         )
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,8 +47,13 @@ class DrillStack:
 
 
 @contextmanager
-def drill_stack(*, items: int, users: int, seed: int, replicas: int = 2) -> Iterator[DrillStack]:
-    """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy."""
+def drill_stack(
+    *, items: int, users: int, seed: int, replicas: int = 2, env: Mapping[str, str] | None = None
+) -> Iterator[DrillStack]:
+    """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
+
+    `env`: further settings of the replicas.
+    """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
     engine = open_engine(url)
@@ -57,6 +62,7 @@ def drill_stack(*, items: int, users: int, seed: int, replicas: int = 2) -> Iter
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        **(env or {}),
     }
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
     cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)

@@ -18,6 +18,7 @@ from serve.feedback import Post, append_posts
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
+from serve.policies import Policies
 from serve.problems import ProblemError, unavailable
 from serve.recommend import ItemList, ListQuery, Recommender
 from serve.session_cache import SessionCache
@@ -72,9 +73,11 @@ class Replica:
             self.write_behind,
             write_back_after=WRITE_BACK_AFTER,
         )
-        trending = Trending(engine, self.now_ms, scheduler.monotonic)
+        trending, policies = Trending(engine, self.now_ms), Policies(engine)
+        for locked in (trending, policies):  # they hold their lock while they read
+            locked._lock = BatonLock(scheduler)  # type: ignore[assignment]
         self.recommender = Recommender(
-            engine, self.states, trending, self.write_behind, self.now_ms
+            engine, self.states, trending, self.write_behind, self.now_ms, policies
         )
 
     def now_ms(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import TEXT_KINDS
-from ray_jobs.encoders.fold import FoldEvent
+from ray_jobs.encoders.fold import FoldEvent, event_time
 
 Vector = NDArray[np.float32]
 
@@ -31,6 +31,10 @@ class LoggedEvent(Protocol):
     def value(self) -> float | None: ...
     @property
     def undoes_seq(self) -> int | None: ...
+    @property
+    def occurred_at_ms(self) -> int: ...
+    @property
+    def received_at_ms(self) -> int: ...
 
 
 Logged = TypeVar("Logged", bound=LoggedEvent)
@@ -64,6 +68,7 @@ def fold_events(
                 vector=vector,
                 value=event.value,
                 undoes_seq=event.undoes_seq,
+                at_ms=event_time(event.occurred_at_ms, event.received_at_ms),
             )
         )
     return fed, unembedded

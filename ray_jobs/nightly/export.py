@@ -40,6 +40,7 @@ EVENTS_SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("undoes_seq", pa.int64()),
         ("occurred_at_ms", pa.int64()),
+        ("received_at_ms", pa.int64()),
     ]
 )
 

@@ -195,6 +195,16 @@ class ItemBlock:
         names, codes = self._categories
         return np.asarray(codes == names.get(category, -2), dtype=np.bool_)
 
+    def category_index(self, rows: Ordinals, names: Mapping[str, int]) -> NDArray[np.int64]:
+        """What `names` says of the category of each row, -1 where it says nothing: (R,)."""
+        known, codes = self._categories
+        index_of = np.full(len(known) + 1, -1, np.int64)  # the last is that of no category
+        for name, index in names.items():
+            if name in known:
+                index_of[known[name]] = index
+        found: NDArray[np.int64] = index_of[codes[rows]]
+        return found
+
     def _index_of(self, name: str) -> dict[tuple[str, Scalar], NDArray[np.int32]]:
         with self._lock:
             found = self._postings.get(name)

@@ -110,6 +110,20 @@ class ItemTable:
         mask[self.deleted[self.deleted < len(mask)]] = False
         return mask
 
+    def category_index(self, ordinals: Ordinals, names: Mapping[str, int]) -> NDArray[np.int64]:
+        """What `names` says of the category of each of these sorted ordinals, (N,): -1 where it
+        says nothing, for items without a category and for unknown ones."""
+        index = np.full(len(ordinals), -1, np.int64)
+        for block in self.blocks:
+            here = in_sorted(ordinals, block.ordinals)
+            rows = np.searchsorted(block.ordinals, ordinals[here])
+            index[here] = block.category_index(rows, names)
+        for ordinal, item in self.head.items():
+            place = int(np.searchsorted(ordinals, ordinal))
+            if place < len(ordinals) and ordinals[place] == ordinal:
+                index[place] = -1 if item.category is None else names.get(item.category, -1)
+        return index
+
     def live_ordinals(self) -> Ordinals:
         """Ordinals of all items that are available, sorted."""
         return np.flatnonzero(self.matching()).astype(np.int64)

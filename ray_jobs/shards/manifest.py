@@ -66,6 +66,7 @@ class Manifest(BaseModel):
     shard_count: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
     item_count: Count
     catalog_seq: Count
+    prior_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     files: Annotated[dict[str, FileEntry], Field(max_length=MAX_FILES)]
 
     @model_validator(mode="after")
@@ -101,6 +102,7 @@ def write_manifest(
     shard_count: int,
     item_count: int,
     catalog_seq: int,
+    prior_weight: float = 0.0,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -127,12 +129,13 @@ def write_manifest(
             shard_count=shard_count,
             item_count=item_count,
             catalog_seq=catalog_seq,
+            prior_weight=prior_weight,
             files=entries,
         )
     except ValidationError as error:
         hint = "run the night's steps before this one again: `moonlark night`"
         raise ManifestError(path, _summary(error), hint=hint) from error
-    text = json.dumps(manifest.model_dump(), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=2, sort_keys=True) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return manifest

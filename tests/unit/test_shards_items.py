@@ -122,6 +122,23 @@ def test_a_file_of_format_1_has_nothing_withdrawn_and_nothing_returned(tmp_path:
     assert len(table.returned_R2) == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(night=item_lists, day=batches, asked=st.sets(st.integers(0, 30)), seal_at=st.integers(1, 9))
+def test_categories_of_ordinals_are_those_of_the_items(night, day, asked, seal_at):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(items, "SEAL_AT", seal_at)
+        table = ItemTable.of(night)
+        for puts, deletes in day:
+            table = table.with_changes(puts, deletes)
+    names = {"film": 3, "stage": 1}
+    ordinals = np.array(sorted(asked), np.int64)
+    found = dict(zip(ordinals.tolist(), table.category_index(ordinals, names), strict=True))
+    for ordinal, index in found.items():
+        now = table.get(ordinal)
+        if now is not None:
+            assert index == (3 if now.category == "film" else -1)
+
+
 @given(night=item_lists)
 @settings(max_examples=50, deadline=None)
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, night):
