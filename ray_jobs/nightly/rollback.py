@@ -46,13 +46,23 @@ def rollback(
 ) -> LivePointer:
     """Make `to` (by default the generation before the live one) live again, with `hold`.
 
+    A second call is no toggle: without `to` it goes no further than the rollback that stands. The
+    same `why` is a retry, and gets the pointer as it is.
+
     Raises:
-        NothingToDo: there is no earlier generation.
+        NothingToDo: there is no earlier generation, or it was rolled back already.
         StageFailed: no replica can answer from it.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
     with read_snapshot(engine) as conn:
         live = generations.read_live(conn)
+    if to is None and live is not None and live.hold:
+        if live.why == why:
+            return live
+        raise NothingToDo(
+            f"{live.who} rolled back to {live.generation_id} already: {live.why}",
+            hint="moonlark rollback --to ID goes elsewhere, moonlark generations lists them",
+        )
     target = to or (live.previous if live else None)
     if target is None:
         raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
