@@ -4,12 +4,14 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import problems
 from serve.day import Day
+from serve.path_ids import WholeSegments
 from serve.problems import ProblemError, problem_response
+from serve.query_names import refuse_unknown_query
 from serve.routes import events, health, items, recommendations, users
 from serve.settings import ServeSettings
 
@@ -37,8 +39,10 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
     )
     problems.install(api)
-    for module in (recommendations, events, items, users, health):
-        api.include_router(module.router)
+    for module in (recommendations, events, items, users):
+        api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
+    api.include_router(health.router)  # what probes ask: whatever they append does no harm
+    api.add_middleware(WholeSegments)
     api.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
     api.add_middleware(RequestId)
     return api

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.rerank import rerank
+from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of, search
 from serve.problems import ProblemError, not_found
 from serve.trending import Trending
@@ -38,7 +39,7 @@ class ListQuery:
     k: int = 20
     offset: int = 0
     category: str | None = None
-    attributes: Mapping[str, str | bool | int | float] = field(default_factory=dict)
+    attributes: Mapping[str, Wanted] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     exclude_seen: bool = True
     as_of_ms: int | None = None

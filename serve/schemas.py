@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from sql.ids import is_storable
+from sql.item import MAX_VERSION
 
 MAX_EVENTS = 500
 MAX_ITEMS = 500
@@ -192,7 +193,9 @@ class ItemBodyIn(_Body):
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
     published_at: Moment | None = None
-    version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
+    version: int | None = Field(
+        None, ge=0, le=MAX_VERSION, description="yours; a lower one than stored is 409"
+    )
 
 
 class ItemBodyWithId(ItemBodyIn):

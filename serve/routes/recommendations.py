@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ray_jobs.encoders.item_text import clean
 from serve.day import Day
 from serve.late_texts import embed_late
 from serve.online_encoder import EncoderUnavailable
+from serve.path_ids import PathId
 from serve.problems import unavailable
 from serve.recommend import ItemList, ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
@@ -41,7 +42,7 @@ Exclude = Annotated[list[Identifier], Query(description="item ids", max_length=M
 async def recommend(
     request: Request,
     day: Annotated[Day, Depends(day_of)],
-    user_id: Annotated[Identifier, Path()],
+    user_id: PathId,
     k: K = 20,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     category: Category = None,
@@ -95,7 +96,7 @@ async def recommend_many(
 async def similar(
     request: Request,
     day: Annotated[Day, Depends(day_of)],
-    item_id: Annotated[Identifier, Path()],
+    item_id: PathId,
     k: K = 20,
     category: Category = None,
     attribute: Attribute = [],  # noqa: B006

@@ -4,12 +4,13 @@ import asyncio
 from collections import Counter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
+from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms, request_id_of
-from serve.schemas import ErasureAnswer, Identifier, UserAnswer, UserEventsAnswer
+from serve.schemas import ErasureAnswer, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
 from sql.erasure import erase_user
@@ -17,13 +18,12 @@ from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
-UserId = Annotated[Identifier, Path()]
 MAX_PAGE = 1_000
 MAX_SEQ = 2**63 - 1
 
 
 @router.get("/{user_id}")
-async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> UserAnswer:
+async def get_user(user_id: PathId, day: Annotated[Day, Depends(day_of)]) -> UserAnswer:
     """The user's session in short."""
     user, events = await asyncio.to_thread(_history, day, user_id, 0, MAX_HISTORY)
     state = await asyncio.to_thread(day.states.read, user_id) if day.watch.loaded else None
@@ -45,7 +45,7 @@ async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> Use
 
 @router.get("/{user_id}/events")
 async def get_user_events(
-    user_id: UserId,
+    user_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="user_seq to go on after")] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
@@ -62,7 +62,7 @@ async def get_user_events(
 
 @router.delete("/{user_id}")
 async def delete_user(
-    request: Request, user_id: UserId, day: Annotated[Day, Depends(day_of)]
+    request: Request, user_id: PathId, day: Annotated[Day, Depends(day_of)]
 ) -> ErasureAnswer:
     """Erase the user: log, sessions, vectors and exposures. Counts by table; twice is harmless."""
     receipt = await asyncio.to_thread(erase_user, day.engine, user_id)
