@@ -100,7 +100,9 @@ def problem_response(problem: ProblemError) -> Response:
     )
 
 
-_NOT_IN_BODIES = frozenset({"body", "query", "path", "batch", "single", *EventKind})
+_TAGS = ("batch", "single", "many", "inline")
+"""Names that `schemas` gives to the forms of one body."""
+_NOT_IN_BODIES = frozenset({"body", "query", "path", *_TAGS, *EventKind})
 
 
 def field_path(location: Sequence[str | int]) -> str:
@@ -137,7 +139,7 @@ async def _on_validation(_: Request, error: Exception) -> Response:
 
 def _field_error(error: Any) -> FieldError:
     """One error of pydantic's in the words of the API."""
-    location = [part for part in error["loc"] if part not in ("batch", "single")]
+    location = [part for part in error["loc"] if part not in _TAGS]
     context = error.get("ctx", {})
     if error["type"] == "json_invalid":
         return FieldError("body", None, f"JSON: {context.get('error')}, at {location[-1]}")

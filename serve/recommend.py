@@ -15,13 +15,15 @@ from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.rerank import rerank
 from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of, search
+from serve.anonymous import InlineLog
+from serve.explain import Past, explanations, past_of, read_past
 from serve.problems import ProblemError, not_found
 from serve.trending import Trending
 from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
 from sql import catalog
 from sql.engine import read_snapshot
-from sql.exposures import Exposure
+from sql.exposures import Exposure, ShownItem
 
 PERSONAL_WEIGHT = 0.3
 """Share of the user's taste in a personalised search; the text decides, the taste orders ties."""
@@ -43,6 +45,10 @@ class ListQuery:
     exclude: Sequence[str] = ()
     exclude_seen: bool = True
     as_of_ms: int | None = None
+    explain: bool = False
+
+
+Basis = Literal["session", "popularity", "item", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,11 @@ class ItemList:
     """A list and what it was made from."""
 
     state: UserState
-    basis: Literal["session", "popularity", "item", "text"]
+    basis: Basis
     items: list[dict[str, Any]]
     as_of_ms: int
+    ranked: Candidates
+    """The rows of `items`: ordinals, scores and their parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +90,32 @@ class Recommender:
 
     def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
-        state = self._states.read(user_id)
+        answer = self._list(self._states.read(user_id), query)
+        if query.explain:
+            explain(answer, read_past(self._engine, answer.state))
+        self._write_behind.expose(_exposure(answer, query, request_id))
+        return answer
+
+    def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
+        """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:
+        that would keep what these events led to."""
+        answer = self._list(self._states.of_events(log.events, log.text_vectors), query)
+        if query.explain:
+            generation = answer.state.generation
+            texts = log.text_vectors.get(generation.encoder_id, {})
+            explain(answer, past_of(self._engine, generation, log.events, texts))
+        return answer
+
+    def _list(self, state: UserState, query: ListQuery) -> ItemList:
         as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
         vector_D = state.vector
         allowed = self._allowed(state, query, filtered=vector_D is None)
         if vector_D is None:
-            ranked = self._popular(state, query, allowed, as_of_ms)
-            answer = ItemList(state, "popularity", shown(state, ranked), as_of_ms)
-        else:
-            ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
-            answer = ItemList(state, "session", shown(state, ranked), as_of_ms)
-        self._write_behind.expose(_exposure(answer, query, request_id, as_of_ms))
-        return answer
+            return listed(
+                state, "popularity", self._popular(state, query, allowed, as_of_ms), as_of_ms
+            )
+        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
+        return listed(state, "session", ranked, as_of_ms)
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
         """Items nearest to an item's vector, without itself.
@@ -117,7 +139,7 @@ class Recommender:
             )
         allowed = self._allowed(state, query, hidden=ordinals)
         ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
-        return ItemList(state, "item", shown(state, ranked), self._now_ms())
+        return listed(state, "item", ranked, self._now_ms())
 
     def search_text(
         self, bert_E: NDArray[np.float32], user_id: str | None, query: ListQuery
@@ -138,7 +160,7 @@ class Recommender:
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
-        return ItemList(state, "text", shown(state, ranked), self._now_ms())
+        return listed(state, "text", ranked, self._now_ms())
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
@@ -187,23 +209,23 @@ class Recommender:
         *,
         at_least: int = 1,
     ) -> Candidates:
-        return Candidates(
-            *search(
-                state.generation.shards,
-                state.view.delta,
-                query_D,
-                max(at_least, candidates_wanted(query.k, query.offset)),
-                eligible=allowed.eligible,
-                excluded=allowed.hidden,
-            )
+        scores, ordinals = search(
+            state.generation.shards,
+            state.view.delta,
+            query_D,
+            max(at_least, candidates_wanted(query.k, query.offset)),
+            eligible=allowed.eligible,
+            excluded=allowed.hidden,
         )
+        return Candidates(scores, ordinals, {"cosine": scores})
 
     def _popular(
         self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
     ) -> Candidates:
         items = state.view.items
         everything = np.arange(items.ordinal_span, dtype=np.int64)
-        found = Candidates(self._trending.scores(items, as_of_ms), everything)
+        scores = self._trending.scores(items, as_of_ms)
+        found = Candidates(scores, everything, {"popularity": scores})
         return rerank_page(found, query, allowed)
 
 
@@ -218,31 +240,48 @@ def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candi
     )
 
 
-def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
+def listed(state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int) -> ItemList:
     """Candidates as they appear in an answer."""
     items = state.view.items.get_many(ranked.ordinals)
-    return [
+    ranked = ranked.take(np.array([item is not None for item in items], np.bool_))
+    there = [item for item in items if item is not None]
+    rows = [
         {
             "item_id": item.item_id,
             "score": float(score),
             "title": item.title,
             "category": item.category,
         }
-        for item, score in zip(items, ranked.scores, strict=True)
-        if item is not None
+        for item, score in zip(there, ranked.scores, strict=True)
     ]
+    return ItemList(state, basis, rows, as_of_ms, ranked)
 
 
-def _exposure(answer: ItemList, query: ListQuery, request_id: str, as_of_ms: int) -> Exposure:
-    state = answer.state
+def explain(answer: ItemList, past: Past) -> None:
+    """Add to each item of `answer` why it is there."""
+    told = explanations(answer.state, answer.ranked, past)
+    for item, explanation in zip(answer.items, told, strict=True):
+        item["explanation"] = explanation
+
+
+def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
+    state, ranked = answer.state, answer.ranked
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
         generation_id=state.generation.generation_id,
         user_seq=state.user_seq,
         catalog_seq=state.catalog_seq,
-        at_ms=as_of_ms,
-        items=[(item["item_id"], item["score"]) for item in answer.items],
+        at_ms=answer.as_of_ms,
+        items=[
+            ShownItem(
+                item["item_id"],
+                item["score"],
+                int(ranked.ordinals[row]),
+                {name: float(part[row]) for name, part in ranked.parts.items()},
+            )
+            for row, item in enumerate(answer.items)
+        ],
         degraded=state.degraded,
         params={
             "k": query.k,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, bindparam, select, tuple_
+from sqlalchemy import Connection, Engine, Select, bindparam, exists, select, tuple_
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.event import EventKind, StoredEvent
@@ -77,6 +77,35 @@ def read_tail(conn: Connection, user_key: int, after_seq: int, limit: int) -> li
         raise BadInput("limit", limit, f"1 to {MAX_TAIL}")
     parameters = {"user_key": user_key, "after_seq": after_seq, "at_most": limit}
     return [to_event(row) for row in conn.execute(_TAIL, parameters)]
+
+
+_later = events.alias("later")
+_EFFECTIVE = (
+    select(*EVENT_COLUMNS)
+    .where(
+        events.c.user_key == bindparam("user_key"),
+        events.c.user_seq <= bindparam("until_seq"),
+        events.c.kind != EventKind.UNDO.value,
+        ~exists().where(
+            _later.c.user_key == events.c.user_key,
+            _later.c.undoes_seq == events.c.user_seq,
+            _later.c.user_seq <= bindparam("until_seq"),
+        ),
+    )
+    .order_by(events.c.user_seq.desc())
+    .limit(bindparam("at_most"))
+)
+
+
+def read_effective(
+    conn: Connection, user_key: int, until_seq: int, limit: int
+) -> list[StoredEvent]:
+    """The last `limit` events that counted at `until_seq` (neither undone nor superseded by then),
+    in log order."""
+    if not 0 < limit <= MAX_TAIL:
+        raise BadInput("limit", limit, f"1 to {MAX_TAIL}")
+    parameters = {"user_key": user_key, "until_seq": until_seq, "at_most": limit}
+    return [to_event(row) for row in conn.execute(_EFFECTIVE, parameters)][::-1]
 
 
 def iterate_log(
