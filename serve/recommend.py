@@ -88,13 +88,16 @@ class Recommender:
         self._write_behind = write_behind
         self._now_ms = now_ms
 
-    def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
+    def recommend(self, user_id: str, query: ListQuery) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
         answer = self._list(self._states.read(user_id), query)
         if query.explain:
             explain(answer, read_past(self._engine, answer.state))
-        self._write_behind.expose(_exposure(answer, query, request_id))
         return answer
+
+    def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
+        """Record what is shown: a user's list, once it is the one that is sent."""
+        self._write_behind.expose(_exposure(answer, query, request_id))
 
     def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
         """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:

@@ -143,9 +143,8 @@ class UserStates:
         nobody = self.read(None)
         generation = nobody.generation
         unembedded: list[StoredEvent] = []
-        folded = self._fold_events(
-            generation, events, text_vectors.get(generation.encoder_id, {}), unembedded
-        )
+        vectors = text_vectors.get(generation.encoder_id, {})
+        folded = fold_events(self._engine, generation, events, vectors, unembedded)
         session = fold(generation.encoder, None, folded)
         marks = ("text_not_embedded",) if unembedded else ()
         return replace(
@@ -171,7 +170,7 @@ class UserStates:
             base, tail, vectors = self._whole_history(generation, snapshot.user, degraded)
         if not tail:
             return base
-        events = self._fold_events(generation, tail, vectors, unembedded)
+        events = fold_events(self._engine, generation, tail, vectors, unembedded)
         if unembedded:
             degraded.append("text_not_embedded")
         session = fold(generation.encoder, base, events)
@@ -212,32 +211,35 @@ class UserStates:
             degraded.append("user_behind")
         return None, tail, vectors
 
-    def _fold_events(
-        self,
-        generation: LoadedGeneration,
-        tail: Sequence[StoredEvent],
-        text_vectors: TextVectors,
-        unembedded: list[StoredEvent],
-    ) -> list[FoldEvent]:
-        digests = [event.text_digest for event in tail if event.text_digest is not None]
-        item_vectors = generation.text_vectors(self._engine, digests)
-        events = []
-        for event in tail:
-            vector: NDArray[np.float32] | None = None
-            if event.kind in TEXT_KINDS:
-                vector = text_vectors.get(event.user_seq)
-            elif event.text_digest is not None:
-                vector = item_vectors.get(event.text_digest)
-            if vector is None and (event.kind in TEXT_KINDS or event.text_digest is not None):
-                unembedded.append(event)
-            events.append(
-                FoldEvent(
-                    user_seq=event.user_seq,
-                    kind=str(event.kind),
-                    ordinal=event.ordinal,
-                    vector=vector,
-                    value=event.value,
-                    undoes_seq=event.undoes_seq,
-                )
+
+def fold_events(
+    engine: Engine,
+    generation: LoadedGeneration,
+    log_events: Sequence[StoredEvent],
+    text_vectors: TextVectors,
+    unembedded: list[StoredEvent],
+) -> list[FoldEvent]:
+    """Rows of the log as the fold reads them; those whose text has no vector go to `unembedded`
+    and are folded as unknown."""
+    digests = [event.text_digest for event in log_events if event.text_digest is not None]
+    item_vectors = generation.text_vectors(engine, digests)
+    events = []
+    for event in log_events:
+        vector: NDArray[np.float32] | None = None
+        if event.kind in TEXT_KINDS:
+            vector = text_vectors.get(event.user_seq)
+        elif event.text_digest is not None:
+            vector = item_vectors.get(event.text_digest)
+        if vector is None and (event.kind in TEXT_KINDS or event.text_digest is not None):
+            unembedded.append(event)
+        events.append(
+            FoldEvent(
+                user_seq=event.user_seq,
+                kind=str(event.kind),
+                ordinal=event.ordinal,
+                vector=vector,
+                value=event.value,
+                undoes_seq=event.undoes_seq,
             )
-        return events
+        )
+    return events

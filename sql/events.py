@@ -18,6 +18,7 @@ from sql.event_rules import MAX_EVENTS_PER_USER_DAY
 from sql.history import (
     UserRow,
     find_user,
+    find_user_by_key,
     iterate_log,
     iterate_text_vectors,
     read_effective,
@@ -43,6 +44,7 @@ __all__ = [
     "append",
     "effective",
     "find_user",
+    "find_user_by_key",
     "iterate_log",
     "iterate_text_vectors",
     "read_effective",

@@ -63,6 +63,17 @@ def find_user(conn: Connection, user_id: str) -> UserRow | None:
     return UserRow(*row) if row else None
 
 
+_FIND_USER_BY_KEY = select(users.c.user_id, users.c.user_key, users.c.last_user_seq).where(
+    users.c.user_key == bindparam("user_key")
+)
+
+
+def find_user_by_key(conn: Connection, user_key: int) -> UserRow | None:
+    """The user of that key, None where they were erased."""
+    row = conn.execute(_FIND_USER_BY_KEY, {"user_key": user_key}).first()
+    return UserRow(*row) if row else None
+
+
 _TAIL = (
     select(*EVENT_COLUMNS)
     .where(events.c.user_key == bindparam("user_key"), events.c.user_seq > bindparam("after_seq"))

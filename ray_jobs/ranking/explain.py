@@ -34,9 +34,11 @@ def nearest_events(
     return rows_NE, cosines_NE
 
 
-def max_abs_difference(stored: Sequence[float], rebuilt: Sequence[float | None]) -> float | None:
-    """The largest |stored - rebuilt| of those that could be rebuilt; None where none could."""
-    differences = [
-        abs(was - now) for was, now in zip(stored, rebuilt, strict=True) if now is not None
+def differences(
+    stored: Sequence[float | None], rebuilt: Sequence[float | None]
+) -> list[float | None]:
+    """Rebuilt less stored, one a row; None where either is missing."""
+    return [
+        None if was is None or now is None else now - was
+        for was, now in zip(stored, rebuilt, strict=True)
     ]
-    return max(differences, default=None)

@@ -69,7 +69,8 @@ async def recommend(
         explain=explain,
     )
     request_id = request_id_of(request)
-    answer = await _made(day, lambda: day.recommender.recommend(user_id, query, request_id))
+    answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
+    day.recommender.expose(answer, query, request_id)
     return _json(_recommendation(user_id, answer, request_id))
 
 
@@ -104,10 +105,12 @@ async def recommend_many(
     for user_id in body.users:
         request_id = uuid.uuid4().hex  # a list has an id of its own: it is what was shown
 
-        def make(user_id: str = user_id, request_id: str = request_id) -> ItemList:
-            return day.recommender.recommend(user_id, query, request_id)
+        def make(user_id: str = user_id) -> ItemList:
+            return day.recommender.recommend(user_id, query)
 
-        results.append(_recommendation(user_id, await _made(day, make), request_id))
+        answer = await _made(day, make)
+        day.recommender.expose(answer, query, request_id)
+        results.append(_recommendation(user_id, answer, request_id))
     return _json({"results": results, "request_id": request_id_of(request)})
 
 

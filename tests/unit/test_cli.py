@@ -21,6 +21,7 @@ NAMES = (
     "serve",
     "down",
     "recommend",
+    "explain",
     "status",
     "generations",
     "publish",
