@@ -1,5 +1,6 @@
 """`explain=true`: the parts of a score, where the item was found, the past events nearest to it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,36 @@ def test_many_users_and_inline_events_are_explained_alike(stack: Stack) -> None:
     assert many.json()["results"][0]["items"] == one
     inline = stack.replicas[0].post("/v1/recommendations", json={**body, "events": EVENTS})
     assert inline.json()["results"][0]["items"] == one
+
+
+def test_of_equally_near_events_the_newest_is_told_first(stack: Stack) -> None:
+    post(stack, *({"kind": "view", "item_id": "i1", "event_id": f"v{n}"} for n in range(5)))
+    for item in explained(stack)["items"]:
+        told = [event["user_seq"] for event in item["explanation"]["nearest_events"]]
+        assert told == [5, 4, 3]
+
+
+def test_an_item_is_compared_with_its_residual_and_a_text_without(stack: Stack) -> None:
+    post(stack, *EVENTS)
+    day: Day = stack.replicas[0].app.state.day  # type: ignore[attr-defined]
+    state = day.states.read("u")
+    encoder = state.generation.encoder
+    asked_for: list[int] = []
+
+    class Recording:
+        dim = encoder.dim
+
+        def item_vectors(self, bert: Any, ordinals: Any) -> Any:
+            asked_for.extend(ordinals.tolist())
+            return encoder.item_vectors(bert, ordinals)
+
+    class Generation:
+        encoder_id, encoder = state.generation.encoder_id, Recording()
+        text_vectors = state.generation.text_vectors
+
+    generation: Any = Generation()
+    explain.read_past(stack.engine, replace(state, generation=generation))
+    assert asked_for == [-1, 3, -1, 1]  # comment on i4, rating of i3, search, click on i1
 
 
 def test_only_the_last_events_that_count_are_compared(stack: Stack, monkeypatch: Any) -> None:
