@@ -12,7 +12,16 @@ from serve.day import Day
 from serve.path_ids import WholeSegments
 from serve.problems import ProblemError, problem_response
 from serve.query_names import refuse_unknown_query
-from serve.routes import events, health, items, recommendations, users
+from serve.routes import (
+    erasures,
+    events,
+    health,
+    items,
+    policies,
+    recommendations,
+    trending,
+    users,
+)
 from serve.settings import ServeSettings
 
 API_VERSION = "1"
@@ -39,7 +48,7 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
     )
     problems.install(api)
-    for module in (recommendations, events, items, users):
+    for module in (recommendations, trending, events, items, policies, users, erasures):
         api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
     api.include_router(health.router)  # what probes ask: whatever they append does no harm
     api.add_middleware(WholeSegments)

@@ -102,7 +102,8 @@ def problem_response(problem: ProblemError) -> Response:
 
 _TAGS = ("batch", "single", "many", "inline")
 """Names that `schemas` gives to the forms of one body."""
-_NOT_IN_BODIES = frozenset({"body", "query", "path", *_TAGS, *EventKind})
+_KINDS = (*EventKind, "pin", "boost", "seen")
+_NOT_IN_BODIES = frozenset({"body", "query", "path", *_TAGS, *_KINDS})
 
 
 def field_path(location: Sequence[str | int]) -> str:

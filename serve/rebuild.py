@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
 from ray_jobs.encoders.fold import fold, user_vector
+from ray_jobs.encoders.logged import fold_events
 from ray_jobs.ranking.explain import TOLERANCE, differences
 from ray_jobs.shards.search import live_vectors_of
 from serve.loaded_generation import CatalogView, LoadedGeneration
-from serve.user_state import fold_events
 from sql.engine import read_snapshot
 from sql.events import (
     TEXT_KINDS,
@@ -152,8 +152,9 @@ def _user_vector(
         reasons.append(f"{gone} of the {exposure.user_seq} events are gone (retention)")
     if not log.events:
         return None
-    without: list[StoredEvent] = []
-    folded = fold_events(engine, generation, log.events, log.text_vectors, without)
+    digests = [event.text_digest for event in log.events if event.text_digest is not None]
+    item_vectors = generation.text_vectors(engine, digests)
+    folded, without = fold_events(log.events, log.text_vectors, item_vectors)
     if without:
         reasons.append(f"the texts of {len(without)} events have no vector")
     elif "text_not_embedded" in exposure.degraded:

@@ -4,7 +4,7 @@ Runs in a thread of the replica; touches no event loop.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
-from ray_jobs.ranking.rerank import rerank
+from ray_jobs.ranking.rerank import Pin, rerank, weighed
 from ray_jobs.shards.items import Wanted
-from ray_jobs.shards.search import live_vectors_of, search
+from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
 from serve.explain import Past, explanations, past_of, read_past
+from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
+from serve.retrieval import candidates_by_vector
 from serve.trending import Trending
 from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
@@ -30,8 +32,6 @@ PERSONAL_WEIGHT = 0.3
 
 TEXT_CANDIDATES = 500
 """Candidates of a text search, found by projected vectors and ordered by BERT's own cosine."""
-
-NO_ORDINALS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ class ListQuery:
 
 Basis = Literal["session", "popularity", "item", "text"]
 
+BASE_PARTS: Mapping[Basis, str] = {"session": "cosine", "popularity": "popularity"}
+"""Of users' lists: the part of the score that the others are added to."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemList:
@@ -61,14 +64,29 @@ class ItemList:
     as_of_ms: int
     ranked: Candidates
     """The rows of `items`: ordinals, scores and their parts."""
+    policy_seq: int = 0
+    """Every change of a policy up to this one is reflected."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingList:
+    """What trends. `activity_age_ms`: every event older than this is counted."""
+
+    state: UserState
+    items: list[dict[str, Any]]
+    as_of_ms: int
+    activity_age_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """What a list may show: `eligible` is a mask over ordinals (all when None)."""
+    """What a list may show: `eligible` is a mask over ordinals (all when None). And what editors
+    say of it: only users' lists have boosts and pins."""
 
     eligible: NDArray[np.bool_] | None
     hidden: NDArray[np.int64]
+    boosts: Boosts | None = None
+    pins: Sequence[Pin] = ()
 
 
 class Recommender:
@@ -81,12 +99,14 @@ class Recommender:
         trending: Trending,
         write_behind: WriteBehind,
         now_ms: Callable[[], int],
+        policies: Policies,
     ) -> None:
         self._engine = engine
         self._states = states
         self._trending = trending
         self._write_behind = write_behind
         self._now_ms = now_ms
+        self._policies = policies
 
     def recommend(self, user_id: str, query: ListQuery) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
@@ -111,17 +131,20 @@ class Recommender:
 
     def _list(self, state: UserState, query: ListQuery) -> ItemList:
         as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
         vector_D = state.vector
-        allowed = self._allowed(state, query, filtered=vector_D is None)
+        allowed = self._allowed(state, query, policies, as_of_ms, filtered=vector_D is None)
+        allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
+        basis: Basis = "popularity" if vector_D is None else "session"
         if vector_D is None:
-            return listed(
-                state, "popularity", self._popular(state, query, allowed, as_of_ms), as_of_ms
-            )
-        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
-        return listed(state, "session", ranked, as_of_ms)
+            found = self._popular(state, as_of_ms)
+        else:
+            found = self._nearest(state, vector_D, query, allowed)
+        ranked = rerank_page(self._weighed(state, basis, found, allowed, as_of_ms), query, allowed)
+        return listed(state, basis, ranked, as_of_ms, policies.policy_seq)
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
-        """Items nearest to an item's vector, without itself.
+        """Items nearest to an item's vector, without itself. The item may be withdrawn.
 
         Raises:
             ProblemError: 404 for an unknown item, 409 for one that has no vector yet.
@@ -131,18 +154,32 @@ class Recommender:
         if item is None:
             raise not_found("item", item_id)
         state = self._states.read(None)
-        ordinals = np.array([item.ordinal], np.int64)
-        known, vectors_ND = live_vectors_of(state.generation.shards, state.view.delta, ordinals)
-        if not known[0]:
+        vector_D = state.generation.item_vector(self._engine, item.ordinal, item.text_digest)
+        if vector_D is None:
             raise ProblemError(
                 409,
                 "the item has no vector yet",
                 f"item {item_id!r} was put without a vector",
                 hint="put it again while the text encoder answers, or wait for the night",
             )
-        allowed = self._allowed(state, query, hidden=ordinals)
-        ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
-        return listed(state, "item", ranked, self._now_ms())
+        as_of_ms = self._now_ms()
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        itself = np.array([item.ordinal], np.int64)
+        allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
+        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
+        return listed(state, "item", ranked, as_of_ms)
+
+    def trending(self, query: ListQuery, hours: int) -> TrendingList:
+        """What was acted on in these hours, the most unusual first (`ray_jobs.ranking.trend`)."""
+        state = self._states.read(None)
+        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        items = state.view.items
+        trends = self._trending.trends(items, as_of_ms, hours)
+        active = np.flatnonzero(trends.activity > 0)
+        found = Candidates(trends.scores[active], active)
+        eligible = items.matching(query.category, query.attributes)
+        ranked = rerank(found, eligible=eligible, k=query.k, offset=query.offset)
+        return TrendingList(state, shown(state, ranked), as_of_ms, trends.age_ms)
 
     def search_text(
         self, bert_E: NDArray[np.float32], user_id: str | None, query: ListQuery
@@ -154,7 +191,9 @@ class Recommender:
         state = self._states.read(user_id)
         generation = state.generation
         query_D = generation.encoder.text_vectors(bert_E[None, :])[0]
-        allowed = self._allowed(state, query)
+        as_of_ms = self._now_ms()
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        allowed = self._allowed(state, query, policies, as_of_ms)
         found = self._nearest(state, query_D, query, allowed, at_least=TEXT_CANDIDATES)
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
@@ -163,7 +202,7 @@ class Recommender:
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
-        return listed(state, "text", ranked, self._now_ms())
+        return listed(state, "text", ranked, as_of_ms)
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
@@ -183,6 +222,8 @@ class Recommender:
         self,
         state: UserState,
         query: ListQuery,
+        policies: PolicySet,
+        as_of_ms: int,
         *,
         hidden: NDArray[np.int64] = NO_ORDINALS,
         filtered: bool = False,
@@ -192,8 +233,9 @@ class Recommender:
         `filtered`: make the mask of live items also where no filter asks for one.
         """
         parts = [state.excluded, hidden]
-        if query.exclude_seen:
-            parts.append(state.seen)
+        if query.exclude_seen and state.session is not None:
+            items = state.view.items
+            parts.append(policies.hidden_as_seen(state.session, items, as_of_ms))
         if query.exclude:
             with read_snapshot(self._engine) as conn:
                 named = catalog.resolve_items(conn, list(query.exclude))
@@ -202,6 +244,22 @@ class Recommender:
         if filtered or query.category is not None or query.attributes:
             eligible = state.view.items.matching(query.category, query.attributes)
         return _Allowed(eligible, np.unique(np.concatenate(parts)))
+
+    def _by_editors(
+        self,
+        state: UserState,
+        query: ListQuery,
+        policies: PolicySet,
+        as_of_ms: int,
+        allowed: _Allowed,
+    ) -> _Allowed:
+        """With the boosts and pins in force."""
+        generation_id = state.generation.generation_id
+        return replace(
+            allowed,
+            boosts=self._policies.boosts(policies, generation_id, state.view, as_of_ms),
+            pins=policies.pins(query.category, as_of_ms),
+        )
 
     @staticmethod
     def _nearest(
@@ -212,24 +270,39 @@ class Recommender:
         *,
         at_least: int = 1,
     ) -> Candidates:
-        scores, ordinals = search(
+        return candidates_by_vector(
             state.generation.shards,
-            state.view.delta,
+            state.view,
             query_D,
-            max(at_least, candidates_wanted(query.k, query.offset)),
+            max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),
             eligible=allowed.eligible,
             excluded=allowed.hidden,
+            boosts=allowed.boosts,
+            pins=allowed.pins,
         )
-        return Candidates(scores, ordinals, {"cosine": scores})
 
-    def _popular(
-        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
-    ) -> Candidates:
+    def _popular(self, state: UserState, as_of_ms: int) -> Candidates:
         items = state.view.items
         everything = np.arange(items.ordinal_span, dtype=np.int64)
-        scores = self._trending.scores(items, as_of_ms)
-        found = Candidates(scores, everything, {"popularity": scores})
-        return rerank_page(found, query, allowed)
+        return Candidates(self._trending.scores(items, as_of_ms), everything)
+
+    def _weighed(
+        self,
+        state: UserState,
+        basis: Basis,
+        found: Candidates,
+        allowed: _Allowed,
+        as_of_ms: int,
+    ) -> Candidates:
+        """The parts of each score, added up."""
+        weight = state.generation.manifest.prior_weight if basis == "session" else 0.0
+        return weighed(
+            found,
+            name=BASE_PARTS[basis],
+            boosts=None if allowed.boosts is None else allowed.boosts.totals_S,
+            prior=self._trending.scores(state.view.items, as_of_ms) if weight else None,
+            prior_weight=weight,
+        )
 
 
 def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
@@ -238,26 +311,21 @@ def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candi
         found,
         eligible=allowed.eligible,
         excluded=allowed.hidden,
+        pins=allowed.pins,
         k=query.k,
         offset=query.offset,
     )
 
 
-def listed(state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int) -> ItemList:
-    """Candidates as they appear in an answer."""
-    items = state.view.items.get_many(ranked.ordinals)
-    ranked = ranked.take(np.array([item is not None for item in items], np.bool_))
-    there = [item for item in items if item is not None]
-    rows = [
-        {
-            "item_id": item.item_id,
-            "score": float(score),
-            "title": item.title,
-            "category": item.category,
-        }
-        for item, score in zip(there, ranked.scores, strict=True)
-    ]
-    return ItemList(state, basis, rows, as_of_ms, ranked)
+def listed(
+    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
+) -> ItemList:
+    """Candidates as an answer."""
+    items = shown(state, ranked)
+    if len(items) < len(ranked):
+        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
+        ranked = ranked.take(np.array(there, np.bool_))
+    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
 
 
 def explain(answer: ItemList, past: Past) -> None:
@@ -267,8 +335,23 @@ def explain(answer: ItemList, past: Past) -> None:
         item["explanation"] = explanation
 
 
+def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
+    """Candidates as they appear in an answer."""
+    items = state.view.items.get_many(ranked.ordinals)
+    return [
+        {
+            "item_id": item.item_id,
+            "score": float(score),
+            "title": item.title,
+            "category": item.category,
+        }
+        for item, score in zip(items, ranked.scores, strict=True)
+        if item is not None
+    ]
+
+
 def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
-    state, ranked = answer.state, answer.ranked
+    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
@@ -281,7 +364,12 @@ def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
                 item["item_id"],
                 item["score"],
                 int(ranked.ordinals[row]),
-                {name: float(part[row]) for name, part in ranked.parts.items()},
+                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+                {
+                    name: float(part[row])
+                    for name, part in ranked.parts.items()
+                    if part[row] or name == base
+                },
             )
             for row, item in enumerate(answer.items)
         ],
@@ -294,5 +382,6 @@ def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
             "exclude": list(query.exclude),
             "exclude_seen": query.exclude_seen,
             "basis": answer.basis,
+            "policy_seq": answer.policy_seq,
         },
     )

@@ -30,6 +30,20 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 AttributeValue = str | bool | int | float
 
 
+def typed_value(value: str) -> AttributeValue:
+    """`value` of a URL or a command line: true, false, a number where it is one, else itself."""
+    if value in ("true", "false"):
+        return value == "true"
+    for number in (int, float):
+        try:
+            parsed = number(value)
+        except ValueError:
+            continue
+        if parsed == parsed and abs(parsed) != float("inf"):
+            return parsed
+    return value
+
+
 def _storable(name: str) -> str:
     if not is_storable(name):
         raise ValueError("no NUL and no lone surrogate")
@@ -48,11 +62,13 @@ def _in_any_zone(at: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_any_zone)]
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
+    """A body of a request: frozen, and unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _InlineEvent(_Body):
+class _InlineEvent(StrictBody):
     event_id: Identifier | None = Field(
         None, description="Yours, unique per user: a retry with the same id is harmless."
     )
@@ -143,7 +159,7 @@ Event = Annotated[
 ]
 
 
-class EventBatch(_Body):
+class EventBatch(StrictBody):
     """Up to 500 events, stored all together or not at all."""
 
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
@@ -176,7 +192,7 @@ class EventsAnswer(BaseModel):
     request_id: str
 
 
-class _Filters(_Body):
+class _Filters(StrictBody):
     k: int = Field(20, ge=1, le=MAX_K)
     offset: int = Field(0, ge=0, le=MAX_OFFSET)
     category: str | None = Field(None, max_length=200)
@@ -257,6 +273,7 @@ class RecommendationAnswer(BaseModel):
     generation: str
     user_seq: int = Field(description="every event of the user up to this one is reflected")
     catalog_seq: int = Field(description="every item change up to this one is reflected")
+    policy_seq: int = Field(0, description="every change of a policy up to this one is reflected")
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
@@ -269,7 +286,7 @@ class RecommendManyAnswer(BaseModel):
     request_id: str
 
 
-class ItemBodyIn(_Body):
+class ItemBodyIn(StrictBody):
     """An item as its owner describes it."""
 
     title: str = Field(min_length=1, max_length=500)
@@ -277,8 +294,14 @@ class ItemBodyIn(_Body):
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
     published_at: Moment | None = None
+    available: bool = Field(
+        True, description="false withdraws it: in no list, until it is put with true again"
+    )
     version: int | None = Field(
-        None, ge=0, le=MAX_VERSION, description="yours; a lower one than stored is 409"
+        None,
+        ge=0,
+        le=MAX_VERSION,
+        description="yours; one lower than stored, or equal with another body, is 409",
     )
 
 
@@ -288,7 +311,7 @@ class ItemBodyWithId(ItemBodyIn):
     item_id: Identifier
 
 
-class ItemsBody(_Body):
+class ItemsBody(StrictBody):
     """Up to 500 items."""
 
     items: list[ItemBodyWithId] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -319,6 +342,7 @@ class ItemAnswer(BaseModel):
     category: str | None
     attributes: dict[str, Any]
     published_at: AwareDatetime | None
+    available: bool = Field(description="false: withdrawn, in no list")
     version: int | None
     catalog_seq: int
 
@@ -334,7 +358,7 @@ class SimilarAnswer(BaseModel):
     degraded: list[str]
 
 
-class SearchBody(_Body):
+class SearchBody(StrictBody):
     """Items for a text; personalised when a user is given."""
 
     text: Text
@@ -370,6 +394,7 @@ class UserAnswer(BaseModel):
     seen_items: int
     excluded_items: int
     last_event_at: AwareDatetime | None
+    vector: list[float] | None = Field(None, description="the unit user vector, where asked for")
 
 
 class UserEventsAnswer(BaseModel):
@@ -381,10 +406,19 @@ class UserEventsAnswer(BaseModel):
 
 
 class ErasureAnswer(BaseModel):
-    """What was deleted, a count a table."""
+    """The receipt of an erasure. It does not say who was erased: nothing does any more."""
 
-    user_id: str
-    erased: dict[str, int]
+    erasure_id: str
+    erased_at: AwareDatetime = Field(description="events that happened until then are refused")
+    completed_at: AwareDatetime | None = Field(
+        description="when every stored copy had been rewritten; null until then"
+    )
+    erased: dict[str, int] = Field(description="rows removed, by table")
+    to_rewrite: list[str] = Field(description="what the job is still to rewrite")
+    cannot_rewrite: list[str] = Field(description="what no job takes back, and when it goes")
+    generations: list[str] = Field(
+        description="kept generations that may have been trained on the user's events"
+    )
     request_id: str
 
 
@@ -413,6 +447,18 @@ class LoadedAnswer(BaseModel):
     unembedded_items: int
 
 
+class ParityAnswer(BaseModel):
+    """How far the day's user vectors are from the night's, when it was last measured."""
+
+    max_abs_diff: float | None = Field(description="of a coordinate of a unit vector; at most 1e-5")
+    users: int
+    canary_min_cosine: float | None = Field(
+        description="of a text embedded again to its stored vector; at least 0.9999"
+    )
+    canary_texts: int
+    at: AwareDatetime
+
+
 class ReplicaAnswer(BaseModel):
     """A replica that holds a fresh lease."""
 
@@ -433,3 +479,4 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    parity: ParityAnswer | None = Field(None, description="of the live generation")

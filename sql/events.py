@@ -24,6 +24,7 @@ from sql.history import (
     read_effective,
     read_tail,
     read_text_vectors,
+    read_trimmed,
     write_text_vector,
 )
 
@@ -50,5 +51,6 @@ __all__ = [
     "read_effective",
     "read_tail",
     "read_text_vectors",
+    "read_trimmed",
     "write_text_vector",
 ]

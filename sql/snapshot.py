@@ -2,9 +2,10 @@
 
 All of one moment, so that an answer is of one generation and of all that was acknowledged before.
 
-A base (a session at `s`) is valid at `n` if and only if no event in (s, n] has `undoes_seq` <= s:
-otherwise the state at `s` holds something that no longer counts, and is folded again from an older
-base or from nothing.
+A base (a session at `s`) is valid at `n` if and only if no event in (s, n] has `undoes_seq` <= s
+and retention has taken nothing since it was folded (its `trimmed_seq` is the user's): otherwise the
+state at `s` holds something that no longer counts, and is folded again from an older base or from
+nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, bindparam, case, func, select
 
 from sql.event import TEXT_KINDS, StoredEvent
-from sql.history import UserRow, read_tail, read_text_vectors
+from sql.history import USER_COLUMNS, UserRow, read_tail, read_text_vectors
 from sql.live import LIVE_COLUMNS, LivePointer
 from sql.sessions import SessionRow, read_session
 from sql.tables import catalog_head, events, live, sessions, users
@@ -51,6 +52,7 @@ class Snapshot:
     undone_later: frozenset[int]
     text_vectors: dict[int, NDArray[np.float32]]
     catalog_seq: int
+    policy_seq: int
 
 
 def read_recommendation(
@@ -58,31 +60,43 @@ def read_recommendation(
     user_id: str | None,
     loaded: Sequence[str],
     encoder_of: Mapping[str, str],
-    cached: Mapping[str, tuple[int, int]] | None = None,
+    cached: Mapping[str, tuple[int, int, int]] | None = None,
     max_tail: int = MAX_TAIL,
 ) -> Snapshot:
     """Read everything in one transaction.
 
     `loaded`: the generations that the caller holds, newest first; the live one is chosen where it
     is among them, else the first, else none. `encoder_of`: generation -> encoder id. `cached`:
-    generation -> (user_key, user_seq) of the state that the caller holds for this user; it is used
-    where the key is this user's (an erased user who came back has another) and the state is valid.
+    generation -> (user_key, user_seq, trimmed_seq) of the state that the caller holds for this
+    user; it is used where the key is this user's (an erased user who came back has another) and the
+    state is valid.
     Of the cached state and the stored session, the newest that is valid is the base;
     `Snapshot.base` tells which, and only the stored session's bytes are ever read.
     """
     with read_snapshot(engine) as conn:
-        pointer, catalog_seq, user = _read_head(conn, user_id)
+        pointer, catalog_seq, user, policy_seq = _read_head(conn, user_id)
         chosen = _choose(pointer, loaded)
         if user is None:
             return Snapshot(
-                pointer, chosen, None, "none", 0, None, [], False, frozenset(), {}, catalog_seq
+                live=pointer,
+                generation_id=chosen,
+                user=None,
+                base="none",
+                base_seq=0,
+                session=None,
+                tail=[],
+                tail_truncated=False,
+                undone_later=frozenset(),
+                text_vectors={},
+                catalog_seq=catalog_seq,
+                policy_seq=policy_seq,
             )
         candidates = _candidates(conn, chosen, user, (cached or {}).get(chosen)) if chosen else []
         found, tail, truncated = _read_tail(conn, user, candidates, max_tail)
         session = None
         if chosen and found.base == "session":
             session = (
-                SessionRow(user.user_key, found.user_seq, found.state)
+                SessionRow(user.user_key, found.user_seq, found.state, user.trimmed_seq)
                 if found.state is not None
                 else read_session(conn, chosen, user.user_key)
             )
@@ -102,16 +116,16 @@ def read_recommendation(
                 read_text_vectors(conn, user.user_key, texts, encoder_id) if encoder_id else {}
             ),
             catalog_seq=catalog_seq,
+            policy_seq=policy_seq,
         )
 
 
 _HEAD = (
     select(
         catalog_head.c.change_seq,
-        users.c.user_id,
-        users.c.user_key,
-        users.c.last_user_seq,
+        *USER_COLUMNS,
         *LIVE_COLUMNS,
+        catalog_head.c.policy_seq,
     )
     .select_from(catalog_head)
     .outerjoin(users, users.c.user_id == bindparam("user_id"))
@@ -121,10 +135,12 @@ _HEAD = (
 
 def _read_head(
     conn: Connection, user_id: str | None
-) -> tuple[LivePointer | None, int, UserRow | None]:
+) -> tuple[LivePointer | None, int, UserRow | None, int]:
     row = conn.execute(_HEAD, {"user_id": user_id}).one()
-    user = UserRow(*row[1:4]) if row[1] is not None else None
-    return (LivePointer(*row[4:]) if row[4] is not None else None), row[0], user
+    first = 1 + len(USER_COLUMNS)
+    user = UserRow(*row[1:first]) if row[1] is not None else None
+    pointer = LivePointer(*row[first:-1]) if row[first] is not None else None
+    return pointer, row[0], user, row[-1]
 
 
 def _choose(pointer: LivePointer | None, loaded: Sequence[str]) -> str | None:
@@ -150,19 +166,23 @@ _SESSION = select(
 ).where(
     sessions.c.generation_id == bindparam("generation_id"),
     sessions.c.user_key == bindparam("user_key"),
+    sessions.c.trimmed_seq == bindparam("trimmed_seq"),
 )
 
 
 def _candidates(
-    conn: Connection, generation_id: str, user: UserRow, cached: tuple[int, int] | None
+    conn: Connection, generation_id: str, user: UserRow, cached: tuple[int, int, int] | None
 ) -> list[_Candidate]:
-    """The newest first. One beyond the log's end (of a database that was restored) never holds."""
+    """The newest first. One beyond the log's end (of a database that was restored) never holds, nor
+    one from before retention took something."""
     found: list[_Candidate] = []
-    if cached and cached[0] == user.user_key and 0 < cached[1] <= user.last_user_seq:
+    is_current = cached and (cached[0], cached[2]) == (user.user_key, user.trimmed_seq)
+    if cached and is_current and 0 < cached[1] <= user.last_user_seq:
         found.append(_Candidate("cached", cached[1], None))
     parameters = {
         "generation_id": generation_id,
         "user_key": user.user_key,
+        "trimmed_seq": user.trimmed_seq,
         "cached_seq": found[0].user_seq if found else -1,
     }
     row = conn.execute(_SESSION, parameters).first()

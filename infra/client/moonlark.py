@@ -5,7 +5,7 @@ Answers are the API's own models (`serve.schemas`, pydantic only), so the two ca
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,6 +15,12 @@ from pydantic import BaseModel, ValidationError
 from infra.client.errors import UnexpectedAnswer
 from infra.client.retry import RetryPolicy
 from infra.client.transport import VERSIONS_HINT, Transport, quote_id
+from serve.policy_schemas import (
+    PoliciesAnswer,
+    PolicyAnswer,
+    PolicyChangeAnswer,
+    TrendingAnswer,
+)
 from serve.schemas import (
     MAX_EVENTS,
     MAX_INLINE_EVENTS,
@@ -90,12 +96,17 @@ class Moonlark:
         """Store 1 to 500 events, all or none; in force for the next recommendation.
 
         Each event is as in the API: `user_id`, `kind`, `item_id`, `value`, `text`, `occurred_at`,
-        ... An event without `event_id` gets one before the first try, so that a retry is harmless;
-        to be safe across a crash of the caller too, give your own.
+        ... An event without `event_id` or `occurred_at` gets them before the first try, so that a
+        retry is harmless, and one that comes after an erasure is known for what it is; to be safe
+        across a crash of the caller too, give your own.
         """
         if not 1 <= len(events) <= MAX_EVENTS:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_EVENTS}")
-        bodies = [{"event_id": uuid.uuid4().hex, **_without_none(event)} for event in events]
+        now = datetime.now(UTC).isoformat()
+        bodies = [
+            {"event_id": uuid.uuid4().hex, "occurred_at": now, **_without_none(event)}
+            for event in events
+        ]
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
         return self._call(EventsAnswer, "POST", "/v1/events", query=query, body={"events": bodies})
 
@@ -252,11 +263,42 @@ class Moonlark:
         query = [] if version is None else [("version", str(version))]
         return self._call(ItemChangeAnswer, "DELETE", _item_path(item_id), query=query)
 
+    def trending(
+        self,
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        hours: int = 1,
+    ) -> TrendingAnswer:
+        """Items that are acted on more than is usual for them; an event counts within a second."""
+        query = [("k", str(k)), ("hours", str(hours)), *_filters(category, attributes, ())]
+        return self._call(TrendingAnswer, "GET", "/v1/trending", query=query)
+
+    # Policies
+
+    def put_policy(self, policy_id: str, policy: Mapping[str, Any]) -> PolicyChangeAnswer:
+        """Create or replace a pin, a boost or a seen setting (`kind`), in force from now on."""
+        return self._call(PolicyChangeAnswer, "PUT", _policy_path(policy_id), body=policy)
+
+    def policies(self) -> PoliciesAnswer:
+        """All of them, by id."""
+        return self._call(PoliciesAnswer, "GET", "/v1/policies")
+
+    def policy(self, policy_id: str) -> PolicyAnswer:
+        """One of them."""
+        return self._call(PolicyAnswer, "GET", _policy_path(policy_id))
+
+    def delete_policy(self, policy_id: str) -> PolicyChangeAnswer:
+        """Delete a policy. Where the answer to a first try was lost, the retry finds none."""
+        return self._call(PolicyChangeAnswer, "DELETE", _policy_path(policy_id))
+
     # Users
 
-    def user(self, user_id: str) -> UserAnswer:
-        """A user's session in short."""
-        return self._call(UserAnswer, "GET", _user_path(user_id))
+    def user(self, user_id: str, *, vector: bool = False) -> UserAnswer:
+        """A user's session in short; with `vector`, the user vector too."""
+        query = [("vector", "true")] if vector else []
+        return self._call(UserAnswer, "GET", _user_path(user_id), query=query)
 
     def user_events(self, user_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """All events of a user with `user_seq` above `after`, oldest first, fetched by pages."""
@@ -274,6 +316,10 @@ class Moonlark:
     def erase_user(self, user_id: str) -> ErasureAnswer:
         """Delete everything kept about a user, and get the receipt."""
         return self._call(ErasureAnswer, "DELETE", _user_path(user_id))
+
+    def erasure(self, erasure_id: str) -> ErasureAnswer:
+        """The receipt of an erasure as it stands now."""
+        return self._call(ErasureAnswer, "GET", f"/v1/erasures/{quote_id(erasure_id)}")
 
     # The system
 
@@ -309,6 +355,10 @@ class Moonlark:
 
 def _item_path(item_id: str) -> str:
     return f"/v1/items/{quote_id(item_id)}"
+
+
+def _policy_path(policy_id: str) -> str:
+    return f"/v1/policies/{quote_id(policy_id)}"
 
 
 def _user_path(user_id: str) -> str:

@@ -8,7 +8,7 @@ from fastapi import Request
 from ray_jobs.shards.items import Wanted
 from serve.day import Day
 from serve.problems import FieldError, ProblemError
-from serve.schemas import AttributeValue
+from serve.schemas import typed_value
 
 MAX_FILTERS = 10
 
@@ -57,18 +57,5 @@ def parse_attributes(pairs: list[str]) -> dict[str, Wanted]:
 def _wanted(value: str) -> Wanted:
     if len(value) >= 2 and value[0] == value[-1] == '"':
         return value[1:-1]
-    typed = _typed(value)
+    typed = typed_value(value)
     return typed if isinstance(typed, str) else (typed, value)
-
-
-def _typed(value: str) -> AttributeValue:
-    if value in ("true", "false"):
-        return value == "true"
-    for number in (int, float):
-        try:
-            parsed = number(value)
-        except ValueError:
-            continue
-        if parsed == parsed and abs(parsed) != float("inf"):
-            return parsed
-    return value

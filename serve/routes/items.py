@@ -46,6 +46,7 @@ async def get_item(item_id: PathId, day: Annotated[Day, Depends(day_of)]) -> Ite
         category=item.body.category,
         attributes=item.body.attributes,
         published_at=None if published is None else from_ms(published),
+        available=item.body.available,
         version=item.version,
         catalog_seq=item.change_seq,
     )
@@ -57,7 +58,8 @@ async def put_item(
     body: ItemBodyIn,
     day: Annotated[Day, Depends(day_of)],
 ) -> ItemChangeAnswer:
-    """Create or replace an item. With `version`, a late retry neither overwrites nor revives."""
+    """Create, replace or (with `available` false) withdraw an item. With `version`, a late retry
+    neither overwrites nor revives."""
     (result,) = await _put(day, [(item_id, body, _stored_body(body))])
     if result.outcome == "stale_version":
         raise _stale("version", body.version, result.version)
@@ -164,6 +166,7 @@ def _stored_body(body: ItemBodyIn, where: tuple[str | int, ...] = ()) -> catalog
             category=body.category,
             attributes=body.attributes,
             published_at_ms=None if body.published_at is None else to_ms(body.published_at),
+            available=body.available,
         )
     except ValidationError as error:
         located = [{**found, "loc": (*where, *found["loc"])} for found in error.errors()]

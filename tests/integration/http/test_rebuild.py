@@ -90,6 +90,40 @@ def test_a_past_answer_is_rebuilt_after_more_events_edits_deletes_and_a_switch(
             assert item["item_id"] in result.output
 
 
+def test_boosts_and_pins_are_parts_of_the_explanation_and_of_the_past_answer(
+    stack: Stack,
+) -> None:
+    for name, policy in (
+        ("b", {"kind": "boost", "weight": 0.5, "attribute": {"name": "n", "value": 3}}),
+        ("p", {"kind": "pin", "item_id": "i9", "position": 2}),
+    ):
+        assert stack.replicas[0].put(f"/v1/policies/{name}", json=policy).status_code == 200
+    click = {"kind": "click", "item_id": "i1"}
+    post(stack, click)
+    answer = asked(stack, k=12, explain=True)
+    parts = [item["explanation"]["parts"] for item in answer["items"]]
+    for item, part in zip(answer["items"], parts, strict=True):
+        total = part["cosine"] + part["boost"] + part["prior"]
+        assert abs(item["score"] - total) < 1e-6
+    assert {part["boost"] for part in parts} == {0.0, 0.5}
+    assert [part["pin"] for part in parts] == [0, 2, *[0] * 10]
+    assert answer["items"][1]["item_id"] == "i9"
+    body = {"events": [click], "k": 12, "explain": True}
+    (inline,) = stack.replicas[0].post("/v1/recommendations", json=body).json()["results"]
+    ours = [(i["item_id"], i["score"], i["explanation"]["parts"]) for i in inline["items"]]
+    theirs = [(i["item_id"], i["score"], i["explanation"]["parts"]) for i in answer["items"]]
+    assert ours == theirs
+    assert inline["policy_seq"] == answer["policy_seq"] == 2
+    for name in ("b", "p"):
+        assert stack.replicas[0].delete(f"/v1/policies/{name}").status_code == 200
+    document, result = explain(stack, answer["request_id"])
+    stored = [{name: value for name, value in part.items() if value} for part in parts]
+    assert [item["parts"] for item in document["items"]] == stored
+    assert document["params"]["policy_seq"] == 2
+    assert "policy_seq 2" in result.output
+    assert document["max_abs_difference"] <= TOLERANCE
+
+
 def test_a_stored_score_that_is_not_the_folds_ends_with_1(stack: Stack) -> None:
     post(stack, {"kind": "click", "item_id": "i1"})
     answer = asked(stack)
