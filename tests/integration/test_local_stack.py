@@ -54,6 +54,12 @@ def test_both_replicas_answer_over_http_after_the_deploying_process_ended(stack:
     assert {answer["word"] for answer in answers} == {"lark"}
 
 
+def test_the_proxy_hands_the_raw_path_on_so_that_an_id_may_hold_a_slash(stack: LocalRay) -> None:
+    seen = json.loads(get(f"{stack.http_url}/seen/a%2Fb/c%252Fd/e%20f/similar"))
+    assert seen["raw_path"] == "/seen/a%2Fb/c%252Fd/e%20f/similar"
+    assert seen["rest"] == "a/b/c%2Fd/e f/similar"  # decoded it cannot be told apart
+
+
 def test_nothing_listens_beyond_the_loopback(stack: LocalRay) -> None:
     listening = [
         (process.pid, process.name(), connection.laddr.ip, connection.laddr.port)

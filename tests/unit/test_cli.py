@@ -22,6 +22,7 @@ NAMES = (
     "serve",
     "down",
     "recommend",
+    "explain",
     "status",
     "generations",
     "policies",
