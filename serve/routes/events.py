@@ -1,6 +1,7 @@
 """POST /v1/events: what users did. Acknowledged when durable; in force for the next answer."""
 
 import logging
+import math
 import uuid
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ from serve.schemas import (
     StoredEventAnswer,
     UndoEvent,
 )
+from sql.event_rules import DAY_MS
 from sql.events import EventKind, NewEvent, Problem, Rejected
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ async def post_events(
     ]
     outcome = await day.feedback.post(new, keep_unknown_items=on_unknown_item == "keep")
     if isinstance(outcome, Rejected):
-        raise _refusal(outcome, single=not isinstance(body, EventBatch))
+        raise _refusal(outcome, received_ms, single=not isinstance(body, EventBatch))
     stored = [
         StoredEventAnswer(
             event_id=appended.event_id,
@@ -98,7 +100,7 @@ def _new_event(event: Event, received_ms: int, embedded: Embedded | None) -> New
     )
 
 
-def _refusal(rejected: Rejected, *, single: bool) -> ProblemError:
+def _refusal(rejected: Rejected, received_ms: int, *, single: bool) -> ProblemError:
     statuses = {_status(problem) for problem in rejected.problems}
     errors = [
         FieldError(
@@ -108,12 +110,15 @@ def _refusal(rejected: Rejected, *, single: bool) -> ProblemError:
         )
         for problem in rejected.problems[:50]
     ]
+    status = statuses.pop() if len(statuses) == 1 else 422
+    tomorrow_s = math.ceil((DAY_MS - received_ms % DAY_MS) / 1000)
     return ProblemError(
-        statuses.pop() if len(statuses) == 1 else 422,
+        status,
         "events refused",
         f"nothing of this request was stored: {len(rejected.problems)} refused",
         errors,
         hint="unknown items can be kept with ?on_unknown_item=keep",
+        retry_after_s=tomorrow_s if status == 429 else None,
     )
 
 

@@ -19,6 +19,7 @@ from infra.stack.airflow_env import AirflowEnvironment
 from infra.stack.errors import PortTaken, StackNotRunning, StackRunning, StackStartFailed
 from infra.stack.ports import is_free
 from infra.stack.ray_cluster import LocalRay
+from infra.stack.ray_environment import SERVE_HEADERS
 
 PROJECT_ROOT = Path(__file__).parents[2]
 LOOPBACK_ADDRESSES = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -52,6 +53,13 @@ def test_both_replicas_answer_over_http_after_the_deploying_process_ended(stack:
     answers = [json.loads(get(f"{stack.http_url}/who")) for _ in range(50)]
     assert len({answer["pid"] for answer in answers}) == 2
     assert {answer["word"] for answer in answers} == {"lark"}
+
+
+def test_headers_of_serves_own_are_no_business_of_a_client(stack: LocalRay) -> None:
+    for name in SERVE_HEADERS:
+        request = urllib.request.Request(f"{stack.http_url}/who", headers={name: "\xff\xfe"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200, name
 
 
 def test_nothing_listens_beyond_the_loopback(stack: LocalRay) -> None:
