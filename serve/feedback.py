@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Outcome = list[Appended] | Rejected
 
+Post = tuple[Sequence[NewEvent], bool]
+"""Events of one request, and whether unknown items are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -124,34 +127,49 @@ class Feedback:
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        try:
-            outcomes = await asyncio.to_thread(self._append, group)
-        except Exception as error:  # noqa: BLE001 - the one writer outlives also a bug of ours
-            if len(group) == 1:
-                _fail(group[0], error)
-                return
-            log.warning("a group of %d posts failed, each is tried alone: %s", len(group), error)
-            for waiting in group:
-                await self._commit([waiting])
-            return
+        posts = [(w.events, w.keep_unknown_items) for w in group]
+        outcomes = await asyncio.to_thread(
+            append_posts, self._engine, posts, self._now_ms, self._erasures
+        )
         for waiting, outcome in zip(group, outcomes, strict=True):
-            if not waiting.done.done():  # the client may have gone away
+            if waiting.done.done():  # the client may have gone away
+                continue
+            if isinstance(outcome, Exception):
+                why = f"the database refused: {type(outcome).__name__}"
+                waiting.done.set_exception(_not_stored(why))
+            else:
                 waiting.done.set_result(outcome)
 
-    def _append(self, group: list[_Waiting]) -> list[Outcome]:
-        return append(
-            self._engine,
-            [w.events for w in group],
-            received_at_ms=self._now_ms(),
-            keep_unknown_items=[w.keep_unknown_items for w in group],
-            erasures=self._erasures,
+
+def append_posts(
+    engine: Engine,
+    posts: Sequence[Post],
+    now_ms: Callable[[], int],
+    erasures: ErasureKey | None = None,
+) -> list[Outcome | Exception]:
+    """Append all posts in one transaction; if that fails, each alone.
+
+    So nobody pays for another's failure. An exception is the outcome of a post that is not known
+    to be stored.
+    """
+    try:
+        return list(
+            append(
+                engine,
+                [events for events, _ in posts],
+                received_at_ms=now_ms(),
+                keep_unknown_items=[keep for _, keep in posts],
+                erasures=erasures,
+            )
         )
-
-
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    log.error("a post of %d events was not stored", len(waiting.events), exc_info=error)
-    if not waiting.done.done():
-        waiting.done.set_exception(_not_stored(f"the database refused: {type(error).__name__}"))
+    except Exception as error:  # the one writer outlives also a bug of ours
+        if len(posts) == 1:
+            log.error("a post of %d events was not stored", len(posts[0][0]), exc_info=error)
+            return [error]
+        log.warning("a group of %d posts failed, each is tried alone: %s", len(posts), error)
+        return [
+            outcome for post in posts for outcome in append_posts(engine, [post], now_ms, erasures)
+        ]
 
 
 def _not_stored(why: str) -> ProblemError:

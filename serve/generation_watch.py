@@ -47,12 +47,14 @@ class GenerationWatch:
         replica_id: str,
         interval_s: float,
         now_ms: Callable[[], int],
+        open_generation: Callable[[Path, str, str], LoadedGeneration] = LoadedGeneration.open,
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
         self._replica_id = replica_id
         self._interval_s = interval_s
         self._now_ms = now_ms
+        self._open_generation = open_generation
         self._loaded: dict[str, LoadedGeneration] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
@@ -132,7 +134,7 @@ class GenerationWatch:
 
     def _load(self, generation_id: str, sealed_digest: str) -> None:
         try:
-            generation = LoadedGeneration.open(self._artifact_root, generation_id, sealed_digest)
+            generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
             generation.catch_up(self._engine)
             generation.warm()
         except (ShardsError, EncoderError, OSError) as error:

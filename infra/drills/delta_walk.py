@@ -26,7 +26,6 @@ PUT_AT_ONCE = 500
 MAX_BATCH = 12
 CHECKPOINTS = 6
 RESTARTS = 20
-RECALL_QUERIES = 500
 RECALL_K = 20
 RESTART_QUERIES = 20
 TOLERANCE = 2e-3
@@ -43,6 +42,7 @@ class Walk:
     figures: Figures
     seed: tuple[int, int]
     choice: FamilyChoice | None
+    recall_queries: int
     rng: np.random.Generator = field(init=False)
     ids: dict[str, int] = field(default_factory=dict)
     """Live items: id -> ordinal."""
@@ -189,7 +189,7 @@ class Walk:
         rebuilt = self._made()
         nothing = np.zeros(0, np.int64)
         before = self.hits.copy()
-        for _ in range(RECALL_QUERIES):
+        for _ in range(self.recall_queries):
             query_D = self._query()
             best, _ = self.oracle.best(query_D, RECALL_K, self.oracle.may_show(None, nothing))
             lists = [self._list(generation, query_D) for generation in (self.generation, rebuilt)]

@@ -37,13 +37,14 @@ class Phase(NamedTuple):
     name: str
     items: int
     share: float
+    recall_queries: int
     choice: FamilyChoice | None
 
 
-LONG = (Phase("flat", 4_000, 0.3, None), Phase("ivf", 24_000, 0.7, None))
+LONG = (Phase("flat", 4_000, 0.3, 500, None), Phase("ivf", 24_000, 0.7, 500, None))
 SHORT = (
-    Phase("flat", 300, 0.4, None),
-    Phase("ivf", 3_000, 0.6, FamilyChoice("IVF,SQfp16", nlist=128, nprobe=32)),
+    Phase("flat", 300, 0.4, 50, None),
+    Phase("ivf", 3_000, 0.6, 100, FamilyChoice("IVF,SQfp16", nlist=128, nprobe=32)),
 )
 """For a few thousand operations: an IVF over a catalog that the day would search exactly."""
 SHORT_BELOW = 20_000
@@ -59,7 +60,14 @@ def run(options: Options) -> Figures:
             with _store() as (url, root):
                 engine = open_engine(url)
                 migrate(engine)
-                walk = Walk(engine, root, figures, (options.seed, number), phase.choice)
+                walk = Walk(
+                    engine,
+                    root,
+                    figures,
+                    (options.seed, number),
+                    phase.choice,
+                    phase.recall_queries,
+                )
                 walk.fill(phase.items)
                 walk.run(int(ops * phase.share), progress.update)
                 walk_over_http(walk, url, max(20, int(ops * phase.share) // HTTP_SHARE))

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from sql.events import EventKind, NewEvent, append
 APP = "infra.drills.app:build"
 PROJECT = Path(__file__).parents[2]
 APPEND_AT_ONCE = 2_000
+DEPLOY_TIMEOUT_S = 300.0
+"""A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
 
 
@@ -47,8 +49,13 @@ class DrillStack:
 
 
 @contextmanager
-def drill_stack(*, items: int, users: int, seed: int, replicas: int = 2) -> Iterator[DrillStack]:
-    """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy."""
+def drill_stack(
+    *, items: int, users: int, seed: int, replicas: int = 2, env: Mapping[str, str] | None = None
+) -> Iterator[DrillStack]:
+    """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
+
+    `env`: further settings of the replicas.
+    """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
     engine = open_engine(url)
@@ -57,6 +64,7 @@ def drill_stack(*, items: int, users: int, seed: int, replicas: int = 2) -> Iter
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        **(env or {}),
     }
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
     cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)
@@ -75,7 +83,7 @@ def drill_stack(*, items: int, users: int, seed: int, replicas: int = 2) -> Iter
             now_ms=now_ms,
         )
         with cluster:
-            deploy(cluster, APP, env=environment)
+            deploy(cluster, APP, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night)
     finally:
         night.shutdown(cancel_futures=True)

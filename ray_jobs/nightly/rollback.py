@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 
@@ -32,7 +33,17 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePointer:
+def rollback(
+    engine: Engine,
+    to: str | None,
+    *,
+    who: str,
+    why: str,
+    settings: NightSettings | None = None,
+    now_ms: Callable[[], int] = now_ms,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> LivePointer:
     """Make `to` (by default the generation before the live one) live again, with `hold`.
 
     Raises:
@@ -48,11 +59,13 @@ def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePoint
     pointer, _, _ = stage_and_flip(
         engine,
         target,
-        settings=NightSettings(),
+        settings=settings or NightSettings(),
         who=who,
         why=why,
         hold=True,
         now_ms=now_ms,
+        monotonic=monotonic,
+        sleep=sleep,
         expected_flip=live.flip if live else None,
     )
     return pointer
