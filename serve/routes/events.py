@@ -25,10 +25,10 @@ async def post_events(
     Send the same `event_id` again after a timeout: it is a duplicate, and does no harm.
     """
     events = body.events if isinstance(body, EventBatch) else [body]
-    new, _ = await new_events(day, [(event.user_id, event) for event in events])
+    new, received_ms = await new_events(day, [(event.user_id, event) for event in events])
     outcome = await day.feedback.post(new, keep_unknown_items=on_unknown_item == "keep")
     if isinstance(outcome, Rejected):
-        raise refusal(outcome, single=not isinstance(body, EventBatch))
+        raise refusal(outcome, received_ms, single=not isinstance(body, EventBatch))
     stored = [
         StoredEventAnswer(
             event_id=appended.event_id,

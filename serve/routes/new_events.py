@@ -1,6 +1,7 @@
 """Bodies of events become events of the log: texts read by BERT, times filled in, refusals told."""
 
 import logging
+import math
 import uuid
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from serve.online_encoder import Embedded, EncoderUnavailable
 from serve.problems import FieldError, ProblemError
 from serve.routes.context import to_ms
 from serve.schemas import InlineComment, InlineEvent, InlineRating, InlineSearch, InlineUndo
+from sql.event_rules import DAY_MS
 from sql.events import EventKind, NewEvent, Problem, Rejected
 
 log = logging.getLogger(__name__)
@@ -34,23 +36,27 @@ async def new_events(
     return new, received_ms
 
 
-def refusal(rejected: Rejected, *, single: bool) -> ProblemError:
+def refusal(rejected: Rejected, received_ms: int, *, single: bool) -> ProblemError:
     """The problem that names each refused event, as `events[3].item_id` unless it came alone."""
+    fields = {problem.field for problem in rejected.problems}
     statuses = {_status(problem) for problem in rejected.problems}
     errors = [
         FieldError(
-            problem.field if single else f"events[{problem.index}].{problem.field}",
+            _named(problem) if single else f"events[{problem.index}].{_named(problem)}",
             problem.value,
             problem.accepted,
         )
         for problem in rejected.problems[:MAX_TOLD]
     ]
+    status = statuses.pop() if len(statuses) == 1 else 422
+    tomorrow_s = math.ceil((DAY_MS - received_ms % DAY_MS) / 1000)
     return ProblemError(
-        statuses.pop() if len(statuses) == 1 else 422,
+        status,
         "events refused",
         f"nothing of this request was stored: {len(rejected.problems)} refused",
         errors,
-        hint="unknown items can be kept with ?on_unknown_item=keep",
+        hint="unknown items can be kept: on_unknown_item=keep" if "item_id" in fields else None,
+        retry_after_s=tomorrow_s if status == 429 else None,
     )
 
 
@@ -90,6 +96,11 @@ def _new_event(
         request_id=event.request_id,
         vectors={} if embedded is None else {embedded[0]: embedded[1]},
     )
+
+
+def _named(problem: Problem) -> str:
+    """The field as the API has it."""
+    return "occurred_at" if problem.field == "occurred_at_ms" else problem.field
 
 
 def _status(problem: Problem) -> int:

@@ -187,7 +187,7 @@ async def _for_events(
 
     made = await asyncio.to_thread(make)
     if isinstance(made, Rejected):
-        raise refusal(made, single=False)
+        raise refusal(made, received_ms, single=False)
     return made
 
 

@@ -19,6 +19,7 @@ from infra.stack.airflow_env import AirflowEnvironment
 from infra.stack.errors import PortTaken, StackNotRunning, StackRunning, StackStartFailed
 from infra.stack.ports import is_free
 from infra.stack.ray_cluster import LocalRay
+from infra.stack.ray_environment import SERVE_HEADERS
 
 PROJECT_ROOT = Path(__file__).parents[2]
 LOOPBACK_ADDRESSES = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -58,6 +59,13 @@ def test_the_proxy_hands_the_raw_path_on_so_that_an_id_may_hold_a_slash(stack: L
     seen = json.loads(get(f"{stack.http_url}/seen/a%2Fb/c%252Fd/e%20f/similar"))
     assert seen["raw_path"] == "/seen/a%2Fb/c%252Fd/e%20f/similar"
     assert seen["rest"] == "a/b/c%2Fd/e f/similar"  # decoded it cannot be told apart
+
+
+def test_headers_of_serves_own_are_no_business_of_a_client(stack: LocalRay) -> None:
+    for name in SERVE_HEADERS:
+        request = urllib.request.Request(f"{stack.http_url}/who", headers={name: "\xff\xfe"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200, name
 
 
 def test_nothing_listens_beyond_the_loopback(stack: LocalRay) -> None:
