@@ -41,7 +41,7 @@ def _user_ranges(workspace: Workspace, users_per_range: int) -> list[tuple[int, 
 
 
 def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]:
-    trimmed = _trimmed(night.workspace)
+    trimmed = trimmed_of(night.workspace)
     waiting = list(reversed(ranges))
     running: list[ray.ObjectRef[list[tuple[int, int, bytes]]]] = []
     while waiting or running:
@@ -52,7 +52,8 @@ def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]
             yield SessionRow(user_key, user_seq, state, trimmed.get(user_key, 0))
 
 
-def _trimmed(workspace: Workspace) -> dict[int, int]:
+def trimmed_of(workspace: Workspace) -> dict[int, int]:
+    """user_key -> trimmed_seq, as of the export."""
     table = pq.read_table(workspace.trimmed)
     return dict(zip(table["user_key"].to_pylist(), table["trimmed_seq"].to_pylist(), strict=True))
 
