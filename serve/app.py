@@ -39,6 +39,12 @@ class Gateway:
 
         self._api = build_api(settings, lambda: Day.start(store, settings, embed))
 
+    def check_health(self) -> None:
+        """Serve replaces the replica if this raises three times running."""
+        day: Day | None = getattr(self._api.state, "day", None)  # None while it starts
+        if day is not None:
+            day.watch.check_health()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
 

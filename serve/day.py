@@ -20,6 +20,7 @@ from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.online_encoder import EmbedTexts, OnlineEncoder
+from serve.policies import Policies
 from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.settings import ServeSettings
@@ -95,7 +96,9 @@ class Day:
         )
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()
-        recommender = Recommender(engine, states, Trending(engine, now_ms), write_behind, now_ms)
+        recommender = Recommender(
+            engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
+        )
         return cls(
             engine=engine,
             settings=settings,

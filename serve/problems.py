@@ -100,7 +100,8 @@ def problem_response(problem: ProblemError) -> Response:
     )
 
 
-_NOT_IN_BODIES = frozenset({"body", "query", "path", "batch", "single", *EventKind})
+_KINDS = (*EventKind, "pin", "boost", "seen")
+_NOT_IN_BODIES = frozenset({"body", "query", "path", "batch", "single", *_KINDS})
 
 
 def field_path(location: Sequence[str | int]) -> str:

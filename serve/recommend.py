@@ -4,7 +4,7 @@ Runs in a thread of the replica; touches no event loop.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
-from ray_jobs.ranking.rerank import rerank
-from ray_jobs.shards.search import live_vectors_of, search
+from ray_jobs.ranking.rerank import Pin, rerank, weighed
+from ray_jobs.shards.search import live_vectors_of
+from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
+from serve.retrieval import candidates_by_vector
 from serve.trending import Trending
 from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
@@ -27,8 +29,6 @@ PERSONAL_WEIGHT = 0.3
 
 TEXT_CANDIDATES = 500
 """Candidates of a text search, found by projected vectors and ordered by BERT's own cosine."""
-
-NO_ORDINALS: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,29 @@ class ItemList:
     basis: Literal["session", "popularity", "item", "text"]
     items: list[dict[str, Any]]
     as_of_ms: int
+    policy_seq: int = 0
+    """Every change of a policy up to this one is reflected."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingList:
+    """What trends. `activity_age_ms`: every event older than this is counted."""
+
+    state: UserState
+    items: list[dict[str, Any]]
+    as_of_ms: int
+    activity_age_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """What a list may show: `eligible` is a mask over ordinals (all when None)."""
+    """What a list may show: `eligible` is a mask over ordinals (all when None). And what editors
+    say of it: only users' lists have boosts and pins."""
 
     eligible: NDArray[np.bool_] | None
     hidden: NDArray[np.int64]
+    boosts: Boosts | None = None
+    pins: Sequence[Pin] = ()
 
 
 class Recommender:
@@ -72,30 +87,35 @@ class Recommender:
         trending: Trending,
         write_behind: WriteBehind,
         now_ms: Callable[[], int],
+        policies: Policies,
     ) -> None:
         self._engine = engine
         self._states = states
         self._trending = trending
         self._write_behind = write_behind
         self._now_ms = now_ms
+        self._policies = policies
 
     def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
         state = self._states.read(user_id)
         as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
         vector_D = state.vector
-        allowed = self._allowed(state, query, filtered=vector_D is None)
+        allowed = self._allowed(state, query, policies, as_of_ms, filtered=vector_D is None)
+        allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
+        basis: Literal["session", "popularity"] = "popularity" if vector_D is None else "session"
         if vector_D is None:
-            ranked = self._popular(state, query, allowed, as_of_ms)
-            answer = ItemList(state, "popularity", shown(state, ranked), as_of_ms)
+            found = self._popular(state, as_of_ms)
         else:
-            ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
-            answer = ItemList(state, "session", shown(state, ranked), as_of_ms)
+            found = self._nearest(state, vector_D, query, allowed)
+        ranked = rerank_page(self._weighed(state, found, allowed, as_of_ms), query, allowed)
+        answer = ItemList(state, basis, shown(state, ranked), as_of_ms, policies.policy_seq)
         self._write_behind.expose(_exposure(answer, query, request_id, as_of_ms))
         return answer
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
-        """Items nearest to an item's vector, without itself.
+        """Items nearest to an item's vector, without itself. The item may be withdrawn.
 
         Raises:
             ProblemError: 404 for an unknown item, 409 for one that has no vector yet.
@@ -105,18 +125,32 @@ class Recommender:
         if item is None:
             raise not_found("item", item_id)
         state = self._states.read(None)
-        ordinals = np.array([item.ordinal], np.int64)
-        known, vectors_ND = live_vectors_of(state.generation.shards, state.view.delta, ordinals)
-        if not known[0]:
+        vector_D = state.generation.item_vector(self._engine, item.ordinal, item.text_digest)
+        if vector_D is None:
             raise ProblemError(
                 409,
                 "the item has no vector yet",
                 f"item {item_id!r} was put without a vector",
                 hint="put it again while the text encoder answers, or wait for the night",
             )
-        allowed = self._allowed(state, query, hidden=ordinals)
-        ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
-        return ItemList(state, "item", shown(state, ranked), self._now_ms())
+        as_of_ms = self._now_ms()
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        itself = np.array([item.ordinal], np.int64)
+        allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
+        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
+        return ItemList(state, "item", shown(state, ranked), as_of_ms)
+
+    def trending(self, query: ListQuery, hours: int) -> TrendingList:
+        """What was acted on in these hours, the most unusual first (`ray_jobs.ranking.trend`)."""
+        state = self._states.read(None)
+        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        items = state.view.items
+        trends = self._trending.trends(items, as_of_ms, hours)
+        active = np.flatnonzero(trends.activity > 0)
+        found = Candidates(trends.scores[active], active)
+        eligible = items.matching(query.category, query.attributes)
+        ranked = rerank(found, eligible=eligible, k=query.k, offset=query.offset)
+        return TrendingList(state, shown(state, ranked), as_of_ms, trends.age_ms)
 
     def search_text(
         self, bert_E: NDArray[np.float32], user_id: str | None, query: ListQuery
@@ -128,7 +162,9 @@ class Recommender:
         state = self._states.read(user_id)
         generation = state.generation
         query_D = generation.encoder.text_vectors(bert_E[None, :])[0]
-        allowed = self._allowed(state, query)
+        as_of_ms = self._now_ms()
+        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        allowed = self._allowed(state, query, policies, as_of_ms)
         found = self._nearest(state, query_D, query, allowed, at_least=TEXT_CANDIDATES)
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
@@ -137,7 +173,7 @@ class Recommender:
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
-        return ItemList(state, "text", shown(state, ranked), self._now_ms())
+        return ItemList(state, "text", shown(state, ranked), as_of_ms)
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
@@ -157,6 +193,8 @@ class Recommender:
         self,
         state: UserState,
         query: ListQuery,
+        policies: PolicySet,
+        as_of_ms: int,
         *,
         hidden: NDArray[np.int64] = NO_ORDINALS,
         filtered: bool = False,
@@ -166,8 +204,9 @@ class Recommender:
         `filtered`: make the mask of live items also where no filter asks for one.
         """
         parts = [state.excluded, hidden]
-        if query.exclude_seen:
-            parts.append(state.seen)
+        if query.exclude_seen and state.session is not None:
+            items = state.view.items
+            parts.append(policies.hidden_as_seen(state.session, items, as_of_ms))
         if query.exclude:
             with read_snapshot(self._engine) as conn:
                 named = catalog.resolve_items(conn, list(query.exclude))
@@ -176,6 +215,22 @@ class Recommender:
         if filtered or query.category is not None or query.attributes:
             eligible = state.view.items.matching(query.category, query.attributes)
         return _Allowed(eligible, np.unique(np.concatenate(parts)))
+
+    def _by_editors(
+        self,
+        state: UserState,
+        query: ListQuery,
+        policies: PolicySet,
+        as_of_ms: int,
+        allowed: _Allowed,
+    ) -> _Allowed:
+        """With the boosts and pins in force."""
+        generation_id = state.generation.generation_id
+        return replace(
+            allowed,
+            boosts=self._policies.boosts(policies, generation_id, state.view, as_of_ms),
+            pins=policies.pins(query.category, as_of_ms),
+        )
 
     @staticmethod
     def _nearest(
@@ -186,24 +241,33 @@ class Recommender:
         *,
         at_least: int = 1,
     ) -> Candidates:
-        return Candidates(
-            *search(
-                state.generation.shards,
-                state.view.delta,
-                query_D,
-                max(at_least, candidates_wanted(query.k, query.offset)),
-                eligible=allowed.eligible,
-                excluded=allowed.hidden,
-            )
+        return candidates_by_vector(
+            state.generation.shards,
+            state.view,
+            query_D,
+            max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),
+            eligible=allowed.eligible,
+            excluded=allowed.hidden,
+            boosts=allowed.boosts,
+            pins=allowed.pins,
         )
 
-    def _popular(
-        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
-    ) -> Candidates:
+    def _popular(self, state: UserState, as_of_ms: int) -> Candidates:
         items = state.view.items
         everything = np.arange(items.ordinal_span, dtype=np.int64)
-        found = Candidates(self._trending.scores(items, as_of_ms), everything)
-        return rerank_page(found, query, allowed)
+        return Candidates(self._trending.scores(items, as_of_ms), everything)
+
+    def _weighed(
+        self, state: UserState, found: Candidates, allowed: _Allowed, as_of_ms: int
+    ) -> Candidates:
+        """The parts of each score, added up."""
+        weight = state.generation.manifest.prior_weight if state.vector is not None else 0.0
+        return weighed(
+            found,
+            boosts=None if allowed.boosts is None else allowed.boosts.totals_S,
+            prior=self._trending.scores(state.view.items, as_of_ms) if weight else None,
+            prior_weight=weight,
+        )
 
 
 def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
@@ -212,6 +276,7 @@ def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candi
         found,
         eligible=allowed.eligible,
         excluded=allowed.hidden,
+        pins=allowed.pins,
         k=query.k,
         offset=query.offset,
     )
@@ -251,5 +316,6 @@ def _exposure(answer: ItemList, query: ListQuery, request_id: str, as_of_ms: int
             "exclude": list(query.exclude),
             "exclude_seen": query.exclude_seen,
             "basis": answer.basis,
+            "policy_seq": answer.policy_seq,
         },
     )

@@ -28,6 +28,20 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 AttributeValue = str | bool | int | float
 
 
+def typed_value(value: str) -> AttributeValue:
+    """`value` of a URL or a command line: true, false, a number where it is one, else itself."""
+    if value in ("true", "false"):
+        return value == "true"
+    for number in (int, float):
+        try:
+            parsed = number(value)
+        except ValueError:
+            continue
+        if parsed == parsed and abs(parsed) != float("inf"):
+            return parsed
+    return value
+
+
 def _storable(name: str) -> str:
     if not is_storable(name):
         raise ValueError("no NUL and no lone surrogate")
@@ -46,11 +60,13 @@ def _in_any_zone(at: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_any_zone)]
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
+    """A body of a request: frozen, and unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Event(_Body):
+class _Event(StrictBody):
     user_id: Identifier
     event_id: Identifier | None = Field(
         None, description="Yours, unique per user: a retry with the same id is harmless."
@@ -106,7 +122,7 @@ Event = Annotated[
 ]
 
 
-class EventBatch(_Body):
+class EventBatch(StrictBody):
     """Up to 500 events, stored all together or not at all."""
 
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
@@ -139,7 +155,7 @@ class EventsAnswer(BaseModel):
     request_id: str
 
 
-class RecommendBody(_Body):
+class RecommendBody(StrictBody):
     """Lists for many users at once, all with the same filters."""
 
     users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
@@ -172,6 +188,7 @@ class RecommendationAnswer(BaseModel):
     generation: str
     user_seq: int = Field(description="every event of the user up to this one is reflected")
     catalog_seq: int = Field(description="every item change up to this one is reflected")
+    policy_seq: int = Field(0, description="every change of a policy up to this one is reflected")
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
@@ -184,7 +201,7 @@ class RecommendManyAnswer(BaseModel):
     request_id: str
 
 
-class ItemBodyIn(_Body):
+class ItemBodyIn(StrictBody):
     """An item as its owner describes it."""
 
     title: str = Field(min_length=1, max_length=500)
@@ -192,7 +209,12 @@ class ItemBodyIn(_Body):
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
     published_at: Moment | None = None
-    version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
+    available: bool = Field(
+        True, description="false withdraws it: in no list, until it is put with true again"
+    )
+    version: int | None = Field(
+        None, ge=0, description="yours; one lower than stored, or equal with another body, is 409"
+    )
 
 
 class ItemBodyWithId(ItemBodyIn):
@@ -201,7 +223,7 @@ class ItemBodyWithId(ItemBodyIn):
     item_id: Identifier
 
 
-class ItemsBody(_Body):
+class ItemsBody(StrictBody):
     """Up to 500 items."""
 
     items: list[ItemBodyWithId] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -232,6 +254,7 @@ class ItemAnswer(BaseModel):
     category: str | None
     attributes: dict[str, Any]
     published_at: AwareDatetime | None
+    available: bool = Field(description="false: withdrawn, in no list")
     version: int | None
     catalog_seq: int
 
@@ -247,7 +270,7 @@ class SimilarAnswer(BaseModel):
     degraded: list[str]
 
 
-class SearchBody(_Body):
+class SearchBody(StrictBody):
     """Items for a text; personalised when a user is given."""
 
     text: Text
@@ -283,6 +306,7 @@ class UserAnswer(BaseModel):
     seen_items: int
     excluded_items: int
     last_event_at: AwareDatetime | None
+    vector: list[float] | None = Field(None, description="the unit user vector, where asked for")
 
 
 class UserEventsAnswer(BaseModel):
@@ -335,6 +359,18 @@ class LoadedAnswer(BaseModel):
     unembedded_items: int
 
 
+class ParityAnswer(BaseModel):
+    """How far the day's user vectors are from the night's, when it was last measured."""
+
+    max_abs_diff: float | None = Field(description="of a coordinate of a unit vector; at most 1e-5")
+    users: int
+    canary_min_cosine: float | None = Field(
+        description="of a text embedded again to its stored vector; at least 0.9999"
+    )
+    canary_texts: int
+    at: AwareDatetime
+
+
 class ReplicaAnswer(BaseModel):
     """A replica that holds a fresh lease."""
 
@@ -355,3 +391,4 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    parity: ParityAnswer | None = Field(None, description="of the live generation")

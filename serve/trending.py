@@ -1,60 +1,110 @@
-"""What is popular now: the night's counts and the last day's activity. For users without events.
+"""What trends now, and what is shown to users without events. Counts of `item_activity`.
 
-Activity is fresh within `REFRESH_S` and outside the read-your-writes promise (DESIGN.md, 1);
-`as_of` pins it for tests and explanations.
+Activity is fresh within `REFRESH_MS` and outside the read-your-writes promise (DESIGN.md, 1);
+`as_of` pins it for tests and explanations. The formulas are in `ray_jobs.ranking.trend`.
+
+A refresh reads few hours, however many are asked for: those that still take events (this one and
+the one before), those never read or read before they were over, and of the rest one, in turn,
+since an undo takes an event off the hour in which it came: within as many seconds as hours held.
 """
 
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from ray_jobs.ranking.trend import (
+    HOUR_MS,
+    KIND_WEIGHTS,
+    Counts,
+    activity,
+    for_new_users,
+    hour_weights,
+    trend,
+)
 from ray_jobs.shards.items import ItemTable
-from sql.activity import hour_of, read_activity
+from sql.activity import hour_of, read_hour
 from sql.engine import read_snapshot
-from sql.events import SEEN_KINDS
 
-HOURS = 24
-REFRESH_S = 1.0
+REFRESH_MS = 1_000
+MAX_HOURS = 168
+NEW_USER_HOURS = 24
+MAX_ITEMS_PER_HOUR = 20_000
+"""Those most acted on: with MAX_HOURS hours some 40 MB."""
+
+
+@dataclass(frozen=True)
+class Trends:
+    """By ordinal (S,): `scores` in standard deviations above the usual, and the `activity` they are
+    of. `age_ms`: every event older than this is counted."""
+
+    scores: NDArray[np.float32]
+    activity: NDArray[np.float32]
+    age_ms: int
+
+
+@dataclass(frozen=True)
+class _Hour:
+    counts: Counts
+    read_at_ms: int
 
 
 class Trending:
-    """Popularity by ordinal. Thread-safe."""
+    """Activity by hour. Thread-safe."""
 
     def __init__(self, engine: Engine, now_ms: Callable[[], int]) -> None:
         self._engine = engine
         self._now_ms = now_ms
         self._lock = threading.Lock()
-        self._hour = -1
-        self._read_at_s = 0.0
-        self._counts: dict[int, int] = {}
+        self._held: dict[int, _Hour] = {}
+        self._turned_at_ms = 0
+
+    def trends(self, items: ItemTable, as_of_ms: int, hours: int) -> Trends:
+        """What trends in the `hours` (1..MAX_HOURS) before `as_of_ms`; of its own hour all."""
+        assert 1 <= hours <= MAX_HOURS, hours
+        weights = hour_weights(as_of_ms, hours)
+        held, age_ms = self._read(weights)
+        counted = ((weight, held[hour].counts) for hour, weight in weights.items())
+        active = activity(items.ordinal_span, counted)
+        return Trends(trend(active, items.event_counts()), active, age_ms)
 
     def scores(self, items: ItemTable, as_of_ms: int) -> NDArray[np.float32]:
-        """(ordinal_span,) in 0..1: log of the events at the watermark and in the last 24 hours."""
-        counts = items.event_counts().astype(np.float64)
-        for ordinal, n in self._activity(hour_of(as_of_ms)).items():
-            if ordinal < len(counts):
-                counts[ordinal] += n
-        scores = np.log1p(counts)
-        highest = float(scores.max(initial=0.0))
-        scaled: NDArray[np.float32] = (scores / highest if highest else scores).astype(np.float32)
-        return scaled
+        """(S,) in 0..1: what a user without events is shown, popular and trending."""
+        trends = self.trends(items, as_of_ms, NEW_USER_HOURS)
+        return for_new_users(trends.scores, items.event_counts())
 
-    def _activity(self, hour: int) -> dict[int, int]:
-        """Seen events by ordinal in the HOURS up to and with `hour`."""
+    def _read(self, wanted: Collection[int]) -> tuple[dict[int, _Hour], int]:
+        """These hours, and the age of those of them that still take events."""
         with self._lock:
-            age_s = time.monotonic() - self._read_at_s
-            if hour == self._hour and age_s < REFRESH_S:
-                return self._counts
-        counts: dict[int, int] = {}
-        with read_snapshot(self._engine) as conn:
-            for count in read_activity(conn, hour - HOURS + 1, hour + 1):
-                if count.kind in SEEN_KINDS:
-                    counts[count.ordinal] = counts.get(count.ordinal, 0) + count.n
-        with self._lock:
-            if hour == hour_of(self._now_ms()):  # only the present one is asked again and again
-                self._hour, self._counts, self._read_at_s = hour, counts, time.monotonic()
-        return counts
+            now_ms = self._now_ms()
+            stale = [hour for hour in wanted if self._is_stale(hour, now_ms)]
+            if not 0 <= now_ms - self._turned_at_ms < REFRESH_MS:
+                rest = [hour for hour in wanted if hour not in stale]
+                stale += sorted(rest, key=lambda hour: self._held[hour].read_at_ms)[:1]
+                self._turned_at_ms = now_ms
+            if stale:
+                with read_snapshot(self._engine) as conn:
+                    for hour in stale:
+                        counts = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
+                        self._held[hour] = _Hour(counts, now_ms)
+            found = {hour: self._held[hour] for hour in wanted}
+            near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)
+            self._held = {hour: held for hour, held in self._held.items() if hour in near}
+        ages = [
+            now_ms - held.read_at_ms for hour, held in found.items() if not _is_over(held, hour)
+        ]
+        return found, max(ages, default=0)
+
+    def _is_stale(self, hour: int, now_ms: int) -> bool:
+        held = self._held.get(hour)
+        if held is None:
+            return True
+        return not _is_over(held, hour) and not 0 <= now_ms - held.read_at_ms < REFRESH_MS
+
+
+def _is_over(held: _Hour, hour: int) -> bool:
+    """Whether it was read when no replica, however late its clock, added to it any more."""
+    return held.read_at_ms >= (hour + 2) * HOUR_MS

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from ray_jobs.encoders.errors import SessionError
 from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.logged import fold_events
 from ray_jobs.encoders.session import Session
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import CatalogView, LoadedGeneration
@@ -43,6 +44,8 @@ class UserState:
     session: Session | None
     user_seq: int
     degraded: tuple[str, ...]
+    policy_seq: int = 0
+    """Policies are those of this change or of a newer one."""
     unembedded: tuple[StoredEvent, ...] = ()
     """Searches and comments that BERT has not read yet; they were folded as unknown."""
 
@@ -58,13 +61,15 @@ class UserState:
 
     @property
     def seen(self) -> NDArray[np.int64]:
-        """Ordinals the user has seen, ascending."""
-        return np.zeros(0, np.int64) if self.session is None else self.session.seen
+        """Ordinals the user has seen, ascending; also of ids put again since under another one."""
+        seen = np.zeros(0, np.int64) if self.session is None else self.session.seen
+        return self.view.items.with_returned(seen)
 
     @property
     def excluded(self) -> NDArray[np.int64]:
-        """Ordinals the user disliked or hid, ascending."""
-        return np.zeros(0, np.int64) if self.session is None else self.session.excluded
+        """Ordinals the user disliked or hid, ascending; also of ids put again since."""
+        excluded = np.zeros(0, np.int64) if self.session is None else self.session.excluded
+        return self.view.items.with_returned(excluded)
 
 
 class UserStates:
@@ -129,6 +134,7 @@ class UserStates:
             session=session,
             user_seq=_reflected(user, session, degraded),
             degraded=tuple(degraded),
+            policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
         )
 
@@ -203,25 +209,8 @@ class UserStates:
     ) -> list[FoldEvent]:
         digests = [event.text_digest for event in tail if event.text_digest is not None]
         item_vectors = generation.text_vectors(self._engine, digests)
-        events = []
-        for event in tail:
-            vector: NDArray[np.float32] | None = None
-            if event.kind in TEXT_KINDS:
-                vector = text_vectors.get(event.user_seq)
-            elif event.text_digest is not None:
-                vector = item_vectors.get(event.text_digest)
-            if vector is None and (event.kind in TEXT_KINDS or event.text_digest is not None):
-                unembedded.append(event)
-            events.append(
-                FoldEvent(
-                    user_seq=event.user_seq,
-                    kind=str(event.kind),
-                    ordinal=event.ordinal,
-                    vector=vector,
-                    value=event.value,
-                    undoes_seq=event.undoes_seq,
-                )
-            )
+        events, without_vector = fold_events(tail, text_vectors, item_vectors)
+        unembedded += without_vector
         return events
 
 

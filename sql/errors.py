@@ -9,7 +9,8 @@
     |-- GenerationConflict    the generation is in a state that does not allow the step
     |-- ErasureKeyLost        the ledger of erasures is there, its key is not
     |-- FlipLost              another process moved the live pointer first
-    `-- HoldSet               a person must clear the hold before anything is published
+    |-- HoldSet               a person must clear the hold before anything is published
+    `-- TooManyPolicies       pins, boosts and seen rules are at their limit
 
 Each carries its coordinates as attributes and a `hint` with the operator's next command. A caller's
 bad input is a `ValueError` (see `ids.BadInput`), not one of these.
@@ -121,3 +122,14 @@ class HoldSet(StoreError):
             who,
             why,
         )
+
+
+class TooManyPolicies(StoreError):
+    """There are `limit` policies already: each recommendation weighs all of them."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"there are {limit} policies, the most that are accepted",
+            hint="Delete one: `moonlark policies` lists them, `moonlark unset POLICY_ID` deletes.",
+        )
+        self.limit = limit

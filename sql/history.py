@@ -130,22 +130,20 @@ def read_text_vectors(
     """The stored vectors, (dim,) each, of those searches and comments that have one."""
     if not seqs:
         return {}
-    parameters = {
-        **batch_rows((seq,) for seq in seqs),
-        "user_key": user_key,
-        "encoder_id": encoder_id,
-    }
+    parameters = {**batch_rows((user_key, seq) for seq in seqs), "encoder_id": encoder_id}
     rows = conn.execute(_text_vectors_sql(conn.dialect.name), parameters)
     return {row[0]: from_bytes(row[1]) for row in rows}
 
 
 @cache
 def _text_vectors_sql(dialect: str) -> Select[Any]:
-    batch = batch_of(dialect, user_seq=int)
+    # The user's key comes with each row: as a parameter of its own it would make SQLite take all
+    # of the user's vectors and read the batch once for each (see `catalog_reads`).
+    batch = batch_of(dialect, user_key=int, user_seq=int)
     return select(text_vectors.c.user_seq, text_vectors.c.vector).join_from(
         batch,
         text_vectors,
-        (text_vectors.c.user_key == bindparam("user_key"))
+        (text_vectors.c.user_key == batch.c.user_key)
         & (text_vectors.c.user_seq == batch.c.user_seq)
         & (text_vectors.c.encoder_id == bindparam("encoder_id")),
     )

@@ -52,6 +52,7 @@ class Snapshot:
     undone_later: frozenset[int]
     text_vectors: dict[int, NDArray[np.float32]]
     catalog_seq: int
+    policy_seq: int
 
 
 def read_recommendation(
@@ -73,11 +74,22 @@ def read_recommendation(
     `Snapshot.base` tells which, and only the stored session's bytes are ever read.
     """
     with read_snapshot(engine) as conn:
-        pointer, catalog_seq, user = _read_head(conn, user_id)
+        pointer, catalog_seq, user, policy_seq = _read_head(conn, user_id)
         chosen = _choose(pointer, loaded)
         if user is None:
             return Snapshot(
-                pointer, chosen, None, "none", 0, None, [], False, frozenset(), {}, catalog_seq
+                live=pointer,
+                generation_id=chosen,
+                user=None,
+                base="none",
+                base_seq=0,
+                session=None,
+                tail=[],
+                tail_truncated=False,
+                undone_later=frozenset(),
+                text_vectors={},
+                catalog_seq=catalog_seq,
+                policy_seq=policy_seq,
             )
         candidates = _candidates(conn, chosen, user, (cached or {}).get(chosen)) if chosen else []
         found, tail, truncated = _read_tail(conn, user, candidates, max_tail)
@@ -104,6 +116,7 @@ def read_recommendation(
                 read_text_vectors(conn, user.user_key, texts, encoder_id) if encoder_id else {}
             ),
             catalog_seq=catalog_seq,
+            policy_seq=policy_seq,
         )
 
 
@@ -112,6 +125,7 @@ _HEAD = (
         catalog_head.c.change_seq,
         *USER_COLUMNS,
         *LIVE_COLUMNS,
+        catalog_head.c.policy_seq,
     )
     .select_from(catalog_head)
     .outerjoin(users, users.c.user_id == bindparam("user_id"))
@@ -121,11 +135,12 @@ _HEAD = (
 
 def _read_head(
     conn: Connection, user_id: str | None
-) -> tuple[LivePointer | None, int, UserRow | None]:
+) -> tuple[LivePointer | None, int, UserRow | None, int]:
     row = conn.execute(_HEAD, {"user_id": user_id}).one()
     first = 1 + len(USER_COLUMNS)
     user = UserRow(*row[1:first]) if row[1] is not None else None
-    return (LivePointer(*row[first:]) if row[first] is not None else None), row[0], user
+    pointer = LivePointer(*row[first:-1]) if row[first] is not None else None
+    return pointer, row[0], user, row[-1]
 
 
 def _choose(pointer: LivePointer | None, loaded: Sequence[str]) -> str | None:

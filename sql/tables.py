@@ -272,6 +272,8 @@ replicas = Table(
     Column("replica_id", Text, primary_key=True),
     Column("ready", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+    # JSON: the generations that would not load, and why.
+    Column("refused", Text, server_default="{}", nullable=False),
 )
 
 exposures = Table(

@@ -19,11 +19,18 @@ COMMANDS = {
     "recommend": Entry("infra.cli.recommend", "Show a user's list."),
     "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
     "generations": Entry("infra.cli.generations", "List what the nights made."),
+    "policies": Entry("infra.cli.policies", "List the pins, boosts and seen settings."),
+    "pin": Entry("infra.cli.pin", "Pin an item to a place of every list."),
+    "boost": Entry("infra.cli.boost", "Boost an item, a category or an attribute."),
+    "seen": Entry("infra.cli.seen", "Set what counts as seen in a category."),
+    "unset": Entry("infra.cli.unset", "Take back a pin, a boost or a seen setting."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),
     "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
+    "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
+    "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
 }
 
 

@@ -15,6 +15,12 @@ from pydantic import BaseModel, ValidationError
 from infra.client.errors import UnexpectedAnswer
 from infra.client.retry import RetryPolicy
 from infra.client.transport import VERSIONS_HINT, Transport, quote_id
+from serve.policy_schemas import (
+    PoliciesAnswer,
+    PolicyAnswer,
+    PolicyChangeAnswer,
+    TrendingAnswer,
+)
 from serve.schemas import (
     MAX_EVENTS,
     MAX_ITEMS,
@@ -211,11 +217,42 @@ class Moonlark:
         query = [] if version is None else [("version", str(version))]
         return self._call(ItemChangeAnswer, "DELETE", _item_path(item_id), query=query)
 
+    def trending(
+        self,
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        hours: int = 1,
+    ) -> TrendingAnswer:
+        """Items that are acted on more than is usual for them; an event counts within a second."""
+        query = [("k", str(k)), ("hours", str(hours)), *_filters(category, attributes, ())]
+        return self._call(TrendingAnswer, "GET", "/v1/trending", query=query)
+
+    # Policies
+
+    def put_policy(self, policy_id: str, policy: Mapping[str, Any]) -> PolicyChangeAnswer:
+        """Create or replace a pin, a boost or a seen setting (`kind`), in force from now on."""
+        return self._call(PolicyChangeAnswer, "PUT", _policy_path(policy_id), body=policy)
+
+    def policies(self) -> PoliciesAnswer:
+        """All of them, by id."""
+        return self._call(PoliciesAnswer, "GET", "/v1/policies")
+
+    def policy(self, policy_id: str) -> PolicyAnswer:
+        """One of them."""
+        return self._call(PolicyAnswer, "GET", _policy_path(policy_id))
+
+    def delete_policy(self, policy_id: str) -> PolicyChangeAnswer:
+        """Delete a policy. Where the answer to a first try was lost, the retry finds none."""
+        return self._call(PolicyChangeAnswer, "DELETE", _policy_path(policy_id))
+
     # Users
 
-    def user(self, user_id: str) -> UserAnswer:
-        """A user's session in short."""
-        return self._call(UserAnswer, "GET", _user_path(user_id))
+    def user(self, user_id: str, *, vector: bool = False) -> UserAnswer:
+        """A user's session in short; with `vector`, the user vector too."""
+        query = [("vector", "true")] if vector else []
+        return self._call(UserAnswer, "GET", _user_path(user_id), query=query)
 
     def user_events(self, user_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """All events of a user with `user_seq` above `after`, oldest first, fetched by pages."""
@@ -272,6 +309,10 @@ class Moonlark:
 
 def _item_path(item_id: str) -> str:
     return f"/v1/items/{quote_id(item_id)}"
+
+
+def _policy_path(policy_id: str) -> str:
+    return f"/v1/policies/{quote_id(policy_id)}"
 
 
 def _user_path(user_id: str) -> str:

@@ -27,8 +27,12 @@ KINDS = (
     "comment",
 )
 UNDO = "undo"
-SEEN_KINDS = frozenset({"view", "click", "rating", "favourite", "purchase"})
+PURCHASE = "purchase"
+# In the order of their bits in a session: one more goes to the end, and needs a new version there.
+SEEN_BITS = {kind: 1 << bit for bit, kind in enumerate(KINDS[:5])}
+SEEN_KINDS = frozenset(SEEN_BITS)
 EXCLUDING_KINDS = frozenset({"dislike", "hide"})
+TEXT_KINDS = frozenset({"search", "comment"})
 
 MAX_RATING_BUCKETS = 10
 

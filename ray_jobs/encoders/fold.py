@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.config import EXCLUDING_KINDS, SEEN_KINDS, UNDO
+from ray_jobs.encoders.config import EXCLUDING_KINDS, PURCHASE, SEEN_BITS, UNDO
 from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 
@@ -24,6 +24,7 @@ __all__ = [
     "Session",
     "UserEncoder",
     "effective",
+    "event_time",
     "fold",
     "fold_many",
     "user_vector",
@@ -40,7 +41,8 @@ class FoldEvent:
     `vector` is the BERT vector (E,) of the item's text at append, or of the search or comment;
     None where there was no text: the learned unknown vector stands in. `ordinal` is None for an
     event without a known item. `undoes_seq` is the user_seq that an undo, or a later rating of the
-    same item, takes back.
+    same item, takes back. `at_ms` (see `event_time`) is read for purchases only: a thing bought
+    may be shown again after a while.
     """
 
     user_seq: int
@@ -49,6 +51,16 @@ class FoldEvent:
     vector: NDArray[np.float32] | None
     value: float | None = None
     undoes_seq: int | None = None
+    at_ms: int = 0
+
+
+def event_time(occurred_at_ms: int, received_at_ms: int) -> int:
+    """When an event counts as done, ms: when it occurred, and not later than it was received.
+
+    A purchase of last year that is sent today is last year's; a client whose clock is ahead does
+    not keep what was bought out of the lists for longer than from today on.
+    """
+    return min(occurred_at_ms, received_at_ms)
 
 
 def effective(events: Sequence[FoldEvent]) -> list[FoldEvent]:
@@ -130,21 +142,43 @@ def _step_together(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]
 
 def _advance(start: Session, user_seq: int, counted: Sequence[FoldEvent], state: _State) -> Session:
     h, c, pooled = state
+    seen, seen_kinds, bought_ms = _seen_after(start, counted)
     return Session(
         user_seq=user_seq,
         h=h,
         c=c,
         pooled=pooled,
         steps=start.steps + len(counted),
-        seen=_with_ordinals(start.seen, counted, SEEN_KINDS),
-        excluded=_with_ordinals(start.excluded, counted, EXCLUDING_KINDS),
+        seen=seen,
+        seen_kinds=seen_kinds,
+        bought_ms=bought_ms,
+        excluded=_with_excluded(start.excluded, counted),
     )
 
 
-def _with_ordinals(
-    known: NDArray[np.int64], events: Sequence[FoldEvent], kinds: frozenset[str]
-) -> NDArray[np.int64]:
-    new = [event.ordinal for event in events if event.kind in kinds and event.ordinal is not None]
+_Seen = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+
+
+def _seen_after(start: Session, events: Sequence[FoldEvent]) -> _Seen:
+    """Seen ordinals, their kinds and last purchases (S,). Bits are joined and of times the last is
+    kept, so it is the same however the log is cut."""
+    new = [e for e in events if e.kind in SEEN_BITS and e.ordinal is not None]
+    if not new:
+        return start.seen, start.seen_kinds, start.bought_ms
+    ordinals_E = np.array([event.ordinal for event in new], np.int64)
+    seen = np.union1d(start.seen, ordinals_E)
+    kinds, bought_ms = np.zeros(len(seen), np.uint8), np.zeros(len(seen), np.int64)
+    before = np.searchsorted(seen, start.seen)
+    kinds[before], bought_ms[before] = start.seen_kinds, start.bought_ms
+    rows_E = np.searchsorted(seen, ordinals_E)
+    np.bitwise_or.at(kinds, rows_E, np.array([SEEN_BITS[event.kind] for event in new], np.uint8))
+    times_E = np.array([event.at_ms if event.kind == PURCHASE else 0 for event in new], np.int64)
+    np.maximum.at(bought_ms, rows_E, times_E)
+    return seen, kinds, bought_ms
+
+
+def _with_excluded(known: NDArray[np.int64], events: Sequence[FoldEvent]) -> NDArray[np.int64]:
+    new = [e.ordinal for e in events if e.kind in EXCLUDING_KINDS and e.ordinal is not None]
     return np.union1d(known, np.array(new, dtype=np.int64)) if new else known
 
 

@@ -3,22 +3,27 @@
 A cache of the fold, never the truth: whatever is wrong with the bytes, the answer is to drop them
 and fold the log again.
 
-Bytes, version 1, little-endian, no padding:
+Bytes, version 2, little-endian, no padding:
 
     offset  size  what
     0       4     magic "MLSN"
-    4       2     version (1)
+    4       2     version (2)
     6       2     pooled length / hidden (0 for `last` pooling, which keeps nothing; else 1)
     8       4     hidden H
     12      4     number of seen ordinals S
     16      4     number of excluded ordinals X
-    20      8     user_seq
-    28      8     steps
-    36      4H    h, float32
+    20      4     number of bought ordinals B
+    24      8     user_seq
+    32      8     steps
+    40      4H    h, float32
     ...     4H    c, float32
     ...     4P    pooled, float32 (P = 0 or H)
     ...     8S    seen, int64 ascending
     ...     8X    excluded, int64 ascending
+    ...     8B    last purchase of each seen ordinal that has the purchase bit, int64 ms
+    ...     S     kinds of each seen ordinal: the sum of their SEEN_BITS (config.py), uint8
+
+Version 1 had no kinds and no purchases; it is refused, and the log folded again.
 """
 
 import struct
@@ -27,11 +32,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.encoders.config import PURCHASE, SEEN_BITS
 from ray_jobs.encoders.errors import SessionError
 
-_HEADER = struct.Struct("<4sHHIIIqq")
+_HEADER = struct.Struct("<4sHHIIIIqq")
 _MAGIC = b"MLSN"
-_VERSION = 1
+_VERSION = 2
+_BOUGHT = SEEN_BITS[PURCHASE]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +46,10 @@ class Session:
     """A user's state after the events 1..user_seq. Arrays are never written to.
 
     `h` and `c` have shape (H,); `pooled` is (0,) for `last` pooling, the sum of all h for `mean`,
-    the average itself for `ema`. `steps` counts the events that were fed. `seen` and `excluded`
-    are ascending int64 ordinals.
+    the average itself for `ema`. `steps` counts the events that were fed. `seen` (S,) and
+    `excluded` are ascending int64 ordinals. `seen_kinds` (S,) uint8 says by which kinds of
+    effective events each was seen, as a sum of SEEN_BITS; `bought_ms` (S,) int64 when it was last
+    bought, 0 where it was not.
     """
 
     user_seq: int
@@ -49,28 +58,38 @@ class Session:
     pooled: NDArray[np.float32]
     steps: int
     seen: NDArray[np.int64]
+    seen_kinds: NDArray[np.uint8]
+    bought_ms: NDArray[np.int64]
     excluded: NDArray[np.int64]
+
+    @property
+    def is_bought(self) -> NDArray[np.bool_]:
+        """Whether each seen ordinal was bought, (S,)."""
+        bought: NDArray[np.bool_] = self.seen_kinds & _BOUGHT != 0
+        return bought
 
     def to_bytes(self) -> bytes:
         """The bytes described on top of this module."""
-        hidden = len(self.h)
+        bought_ms = self.bought_ms[self.is_bought]
         header = _HEADER.pack(
             _MAGIC,
             _VERSION,
             1 if len(self.pooled) else 0,
-            hidden,
+            len(self.h),
             len(self.seen),
             len(self.excluded),
+            len(bought_ms),
             self.user_seq,
             self.steps,
         )
         floats = (self.h, self.c, self.pooled)
-        ordinals = (self.seen, self.excluded)
+        numbers = (self.seen, self.excluded, bought_ms)
         return b"".join(
             (
                 header,
                 *(array.astype("<f4", copy=False).tobytes() for array in floats),
-                *(array.astype("<i8", copy=False).tobytes() for array in ordinals),
+                *(array.astype("<i8", copy=False).tobytes() for array in numbers),
+                self.seen_kinds.tobytes(),
             )
         )
 
@@ -79,28 +98,37 @@ class Session:
         """The session of these bytes; its arrays are read-only views where the machine allows.
 
         Raises:
-            SessionError: another magic or version, or a size that does not match the header.
+            SessionError: another magic or version, or sizes that do not match the header.
         """
         if len(data) < _HEADER.size:
             raise SessionError(f"{len(data)} bytes are too few for a header of {_HEADER.size}")
-        magic, version, pools, hidden, seen, excluded, user_seq, steps = _HEADER.unpack_from(data)
+        fields = _HEADER.unpack_from(data)
+        magic, version, pools, hidden, seen, excluded, bought, user_seq, steps = fields
         if magic != _MAGIC or version != _VERSION or pools > 1:
             raise SessionError(f"magic {magic!r}, version {version}, pooled {pools}")
         if user_seq < 0 or steps < 0:
             raise SessionError(f"user_seq {user_seq}, steps {steps}")
-        floats = hidden * (2 + pools)
-        expected = _HEADER.size + 4 * floats + 8 * (seen + excluded)
+        floats, longs = hidden * (2 + pools), seen + excluded + bought
+        expected = _HEADER.size + 4 * floats + 8 * longs + seen
         if len(data) != expected:
             raise SessionError(f"{len(data)} bytes, the header promises {expected}")
         states = np.frombuffer(data, "<f4", floats, _HEADER.size).astype(np.float32, copy=False)
-        ordinals = np.frombuffer(data, "<i8", seen + excluded, expected - 8 * (seen + excluded))
-        ordinals = ordinals.astype(np.int64, copy=False)
+        numbers = np.frombuffer(data, "<i8", longs, expected - seen - 8 * longs)
+        numbers = numbers.astype(np.int64, copy=False)
+        seen_kinds = np.frombuffer(data, np.uint8, seen, expected - seen)
+        is_bought = seen_kinds & _BOUGHT != 0
+        if np.count_nonzero(is_bought) != bought:
+            raise SessionError(f"{bought} purchases, {np.count_nonzero(is_bought)} bought items")
+        bought_ms = np.zeros(seen, np.int64)
+        bought_ms[is_bought] = numbers[seen + excluded :]
         return Session(
             user_seq=user_seq,
             h=states[:hidden],
             c=states[hidden : 2 * hidden],
             pooled=states[2 * hidden :],
             steps=steps,
-            seen=ordinals[:seen],
-            excluded=ordinals[seen:],
+            seen=numbers[:seen],
+            seen_kinds=seen_kinds,
+            bought_ms=bought_ms,
+            excluded=numbers[seen : seen + excluded],
         )

@@ -70,6 +70,8 @@ class UserEncoder:
             pooled=np.zeros(0 if config.pooling == "last" else self.hidden, np.float32),
             steps=0,
             seen=np.zeros(0, np.int64),
+            seen_kinds=np.zeros(0, np.uint8),
+            bought_ms=np.zeros(0, np.int64),
             excluded=np.zeros(0, np.int64),
         )
         for array in (self._zero.h, self._zero.c, self._zero.pooled):

@@ -40,6 +40,7 @@ EVENTS_SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("undoes_seq", pa.int64()),
         ("occurred_at_ms", pa.int64()),
+        ("received_at_ms", pa.int64()),
     ]
 )
 
@@ -103,6 +104,8 @@ def as_shown(item: catalog.Item) -> Item:
         attributes_json=attributes_json(item.body.attributes),
         published_at_ms=item.body.published_at_ms,
         text_digest=item.text_digest,
+        available=item.body.available,
+        former_ordinals=item.former_ordinals,
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UNDO
-from ray_jobs.encoders.fold import FoldEvent
+from ray_jobs.encoders.fold import FoldEvent, event_time
 from ray_jobs.nightly.event_vectors import EventVectors
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.shards.texts import TextVectors
@@ -34,6 +34,7 @@ class Histories:
     values_E: NDArray[np.float64]
     """Rating, NaN where there is none."""
     occurred_E: NDArray[np.int64]
+    received_E: NDArray[np.int64]
     rows_E: NDArray[np.int64]
     """Row of the event's vector: below T of `texts`, from T on of `event_vectors`, NONE."""
     texts: TextVectors
@@ -88,6 +89,7 @@ class Histories:
             vector=vector,
             value=None if np.isnan(value) else value,
             undoes_seq=None if undoes == NONE else undoes,
+            at_ms=event_time(int(self.occurred_E[row]), int(self.received_E[row])),
         )
 
 
@@ -116,6 +118,7 @@ def open_histories(workspace: Workspace, user_keys: tuple[int, int] | None = Non
         undoes_E=pc.fill_null(table["undoes_seq"], NONE).to_numpy(),
         values_E=pc.fill_null(table["value"], np.nan).to_numpy(),
         occurred_E=table["occurred_at_ms"].to_numpy(),
+        received_E=table["received_at_ms"].to_numpy(),
         rows_E=np.where(own_E == NONE, rows_E, own_E + len(texts)),
         texts=texts,
         event_vectors=event_vectors,

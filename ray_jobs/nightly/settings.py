@@ -47,6 +47,9 @@ class NightSettings(BaseSettings):
     stage_deadline_s: float = Field(60.0, gt=0)
     """The pointer flips when all fresh replicas are ready, or after this."""
 
+    verify_deadline_s: float = Field(60.0, gt=0)
+    """After the flip: how long a replica may take to be ready, or to be replaced by one that is."""
+
     lease_s: float = Field(5.0, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""
 

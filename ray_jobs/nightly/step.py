@@ -50,6 +50,8 @@ class Night:
     settings: NightSettings
     workspace: Workspace
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
 
     @property
     def generation_id(self) -> str:

@@ -112,7 +112,9 @@ class NightError(RuntimeError):
     |-- StepMissing       a step ran before the one it needs
     |-- NothingToDo       the catalog or the log is empty
     |-- NoCpus            the Ray cluster can never run a task of it
-    `-- GateRefused       the candidate is worse than what is live, or broken
+    |-- GateRefused       the candidate is worse than what is live, or broken
+    |-- StageFailed       no replica can answer from the generation
+    `-- VerifyFailed      the check after the publish failed
     """
 
     def __init__(self, message: str, *, hint: str) -> None:
@@ -140,3 +142,11 @@ class NoCpus(NightError):
 
 class GateRefused(NightError):
     """The gate keeps the last good generation live."""
+
+
+class StageFailed(NightError):
+    """No replica became ready: the pointer stays where it is."""
+
+
+class VerifyFailed(NightError):
+    """The check after the publish failed; the message says whether it was rolled back."""

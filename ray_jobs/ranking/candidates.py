@@ -46,10 +46,11 @@ class Candidates:
         return len(self.ordinals)
 
 
-def candidates_wanted(k: int, offset: int = 0) -> int:
+def candidates_wanted(k: int, offset: int = 0, pins: int = 0) -> int:
     """How many candidates retrieval must give for places offset..offset+k.
 
-    Seen, excluded and ineligible items are no part of it: retrieval leaves them out by itself.
+    As many more as there are `pins`: a pinned item leaves the place that it would have had. Seen,
+    excluded and ineligible items are no part of it: retrieval leaves them out by itself.
     Raises ValueError when k < 1, offset < 0 or offset + k is above MAX_CANDIDATES.
     """
     if k < 1 or offset < 0 or offset + k > MAX_CANDIDATES:
@@ -57,4 +58,4 @@ def candidates_wanted(k: int, offset: int = 0) -> int:
             f"k must be at least 1, offset at least 0 and their sum at most {MAX_CANDIDATES}; "
             f"got k={k}, offset={offset}"
         )
-    return max(MIN_CANDIDATES, offset + k)
+    return min(MAX_CANDIDATES, max(MIN_CANDIDATES, offset + k) + pins)

@@ -1,13 +1,16 @@
-"""Orders candidates into the list that is shown.
+"""Orders candidates into the list that is shown: eligibility, the parts of the score, pins, a page.
 
-For now: eligibility, seen and excluded items, the retrieval score, ties by ordinal. Retrieval drops
-the same items already; they are dropped here again because this is the last gate before a user, and
-the only one that candidates of another source will pass.
+    score = cosine + boost + prior        (`parts` keeps each; `weighed` adds them up)
+
+Seen, excluded and ineligible items are dropped by retrieval already; they are dropped here again
+because this is the last gate before a user, and the only one that candidates of another source
+(pins, boosted items) will pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +20,44 @@ from ray_jobs.ranking.candidates import Candidates
 OrdinalSet = Collection[int] | NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """An item at a place of the list, counted from 1."""
+
+    position: int
+    ordinal: int
+
+    def __post_init__(self) -> None:
+        if self.position < 1:
+            raise ValueError(f"a pin's position must be at least 1, got {self.position}")
+
+
+def weighed(
+    found: Candidates,
+    *,
+    boosts: NDArray[np.float32] | None = None,
+    prior: NDArray[np.float32] | None = None,
+    prior_weight: float = 0.0,
+) -> Candidates:
+    """`found` with its score as the part "cosine", and "boost" and "prior" added to it.
+
+    `boosts` (`boosts.total_boosts`) and `prior` are by ordinal, zero beyond their end. In lists
+    that are not by cosine (popularity) the part has that name all the same: it is what the others
+    are added to.
+    """
+    boost_N = _at(boosts, found.ordinals)
+    prior_N = np.float32(prior_weight) * _at(prior, found.ordinals)
+    parts = {"cosine": found.scores, "boost": boost_N, "prior": prior_N}
+    return Candidates(found.scores + boost_N + prior_N, found.ordinals, parts)
+
+
 def rerank(
     candidates: Candidates,
     *,
     eligible: NDArray[np.bool_] | None = None,
     seen: OrdinalSet = (),
     excluded: OrdinalSet = (),
+    pins: Sequence[Pin] = (),
     k: int,
     offset: int = 0,
 ) -> Candidates:
@@ -30,6 +65,12 @@ def rerank(
 
     `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible.
     `seen`, `excluded`: ordinals never to show. An ordinal that repeats keeps its best score.
+
+    `pins` that are among the candidates and may be shown take their place, and leave the one they
+    would have had; pins of one position follow each other in the order given, an item that is
+    pinned twice keeps its first place, and a place beyond the end of the list is its end. The part
+    "pin" is the position asked for, 0 where there is none. All pages are cut from one list, so an
+    item is on one of them.
     Raises ValueError for k < 1 or offset < 0.
     """
     if k < 1 or offset < 0:
@@ -45,7 +86,49 @@ def rerank(
     kept = candidates.take(keep)
     order = np.lexsort((kept.ordinals, -kept.scores))
     first = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
-    return kept.take(order[first[offset : offset + k]])
+    ranked = kept.take(order[first])
+    placed, positions = _with_pins(ranked.ordinals, pins)
+    page = ranked.take(placed[offset : offset + k])
+    parts = {**page.parts, "pin": positions[offset : offset + k]}
+    return Candidates(page.scores, page.ordinals, parts)
+
+
+def _with_pins(
+    ordinals: NDArray[np.int64], pins: Sequence[Pin]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Rows (N,) of `ordinals` (N,) with the pinned ones at their places, and their positions."""
+    rows = np.arange(len(ordinals))
+    positions = np.zeros(len(ordinals), np.float32)
+    wanted = np.array([pin.ordinal for pin in pins], np.int64)
+    there = np.flatnonzero(np.isin(ordinals, wanted))
+    row_of = dict(zip(ordinals[there].tolist(), there.tolist(), strict=True))
+    pinned: dict[int, int] = {}  # row -> position, in the order in which they are placed
+    for pin in sorted(pins, key=lambda pin: pin.position):
+        if pin.ordinal in row_of:
+            pinned.setdefault(row_of[pin.ordinal], pin.position)
+    if not pinned:
+        return rows, positions
+    others = len(ordinals) - len(pinned)
+    places: list[int] = []
+    for number, position in enumerate(pinned.values()):
+        after_the_last = places[-1] + 1 if places else 0
+        places.append(min(max(position - 1, after_the_last), others + number))
+    is_free = np.ones(len(ordinals), np.bool_)
+    is_free[places] = False
+    placed = np.empty(len(ordinals), np.intp)
+    placed[places] = list(pinned)
+    placed[is_free] = np.delete(rows, list(pinned))
+    positions[places] = list(pinned.values())
+    return placed, positions
+
+
+def _at(values: NDArray[np.float32] | None, ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`values` of these ordinals, zero where it has none."""
+    found = np.zeros(len(ordinals), np.float32)
+    if values is not None:
+        inside = (ordinals >= 0) & (ordinals < len(values))
+        found[inside] = values[ordinals[inside]]
+    return found
 
 
 def _as_array(values: OrdinalSet) -> NDArray[np.int64]:

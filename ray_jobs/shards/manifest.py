@@ -20,7 +20,7 @@ from ray_jobs.shards.atomic import TEMPORARY_PREFIX, whole_file
 from ray_jobs.shards.errors import CorruptArtifact, ManifestError, MissingArtifact, UnsafePath
 from ray_jobs.shards.placement import MAX_NLIST, MAX_SHARDS, Family
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME = "MANIFEST.json"
 COARSE_NAME = "coarse.faiss"
 # What the day cannot answer without. metrics.json is made later in some flows, so it may be absent.
@@ -54,7 +54,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     generation_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
     encoder_id: Annotated[str, Field(min_length=1, max_length=200)]
     text_dim: Annotated[int, Field(ge=1, le=65_536)]
@@ -66,6 +66,7 @@ class Manifest(BaseModel):
     shard_count: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
     item_count: Count
     catalog_seq: Count
+    prior_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     files: Annotated[dict[str, FileEntry], Field(max_length=MAX_FILES)]
 
     @model_validator(mode="after")
@@ -101,6 +102,7 @@ def write_manifest(
     shard_count: int,
     item_count: int,
     catalog_seq: int,
+    prior_weight: float = 0.0,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -127,12 +129,13 @@ def write_manifest(
             shard_count=shard_count,
             item_count=item_count,
             catalog_seq=catalog_seq,
+            prior_weight=prior_weight,
             files=entries,
         )
     except ValidationError as error:
         hint = "run the night's steps before this one again: `moonlark night`"
         raise ManifestError(path, _summary(error), hint=hint) from error
-    text = json.dumps(manifest.model_dump(), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(manifest.model_dump(exclude_defaults=True), indent=2, sort_keys=True) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return manifest

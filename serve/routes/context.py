@@ -7,7 +7,7 @@ from fastapi import Request
 
 from serve.day import Day
 from serve.problems import FieldError, ProblemError
-from serve.schemas import AttributeValue
+from serve.schemas import AttributeValue, typed_value
 
 MAX_FILTERS = 10
 
@@ -46,18 +46,5 @@ def parse_attributes(pairs: list[str]) -> dict[str, AttributeValue]:
             raise ProblemError(
                 422, "invalid filter", "refused", [FieldError("attribute", pair, accepted)]
             )
-        attributes[name] = _typed(value)
+        attributes[name] = typed_value(value)
     return attributes
-
-
-def _typed(value: str) -> AttributeValue:
-    if value in ("true", "false"):
-        return value == "true"
-    for number in (int, float):
-        try:
-            parsed = number(value)
-        except ValueError:
-            continue
-        if parsed == parsed and abs(parsed) != float("inf"):
-            return parsed
-    return value

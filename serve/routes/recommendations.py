@@ -167,6 +167,7 @@ def _recommendation(user_id: str, answer: ItemList, request_id: str) -> dict[str
         "generation": answer.state.generation.generation_id,
         "user_seq": answer.state.user_seq,
         "catalog_seq": answer.state.catalog_seq,
+        "policy_seq": answer.policy_seq,
         "as_of": from_ms(answer.as_of_ms).isoformat(),
         "request_id": request_id,
         "degraded": list(answer.state.degraded),

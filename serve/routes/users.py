@@ -24,16 +24,23 @@ MAX_SEQ = 2**63 - 1
 
 
 @router.get("/{user_id}")
-async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> UserAnswer:
+async def get_user(
+    user_id: UserId,
+    day: Annotated[Day, Depends(day_of)],
+    vector: Annotated[bool, Query(description="with the user vector")] = False,
+) -> UserAnswer:
     """The user's session in short."""
     user, events = await asyncio.to_thread(_history, day, user_id, 0, MAX_HISTORY)
     state = await asyncio.to_thread(day.states.read, user_id) if day.watch.loaded else None
     session = None if state is None else state.session
     counted = effective(events)
+    folded = state if vector else None
+    vector_D = None if folded is None else folded.vector
     undos = sum(event.kind == "undo" for event in events)
     return UserAnswer(
         user_id=user_id,
-        user_seq=user.last_user_seq,
+        # With a vector, how many events are in it.
+        user_seq=user.last_user_seq if folded is None else folded.user_seq,
         generation=None if state is None else state.generation.generation_id,
         steps=0 if session is None else session.steps,
         events_by_kind=dict(sorted(Counter(str(event.kind) for event in counted).items())),
@@ -41,6 +48,7 @@ async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> Use
         seen_items=0 if session is None else len(session.seen),
         excluded_items=0 if session is None else len(session.excluded),
         last_event_at=from_ms(events[-1].occurred_at_ms) if events else None,
+        vector=None if vector_D is None else vector_D.tolist(),
     )
 
 

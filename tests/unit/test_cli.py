@@ -24,11 +24,18 @@ NAMES = (
     "recommend",
     "status",
     "generations",
+    "policies",
+    "pin",
+    "boost",
+    "seen",
+    "unset",
     "publish",
     "rollback",
     "erase",
     "retain",
+    "parity",
     "evaluate",
+    "drill",
 )
 ITEMS_CSV = "movieId,title,genres,year\n1,Toy Story,Animation Comedy,1995\n2,Heat,Drama,1995\n"
 EVENTS_CSV = "userId,movieId,rating,timestamp\nu1,1,5,100\nu1,2,3,50\nu2,9,4,60\nu2,2,7,60\n"

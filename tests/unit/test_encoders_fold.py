@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.config import KINDS, UNDO, Pooling, UserLSTMConfig
-from ray_jobs.encoders.fold import FoldEvent, effective, fold, fold_many, user_vector
+from ray_jobs.encoders.config import KINDS, SEEN_BITS, UNDO, Pooling, UserLSTMConfig
+from ray_jobs.encoders.fold import FoldEvent, effective, event_time, fold, fold_many, user_vector
 from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.user_lstm import NO_RESIDUAL, UNKNOWN_TEXT, EventBatch, UserLSTM
@@ -100,6 +100,7 @@ def logs(draw: st.DrawFn, max_size: int = 25) -> list[FoldEvent]:
                 None if text < 0 else texts_NT[text],
                 draw(st.sampled_from([None, 1.0, 3.0, 5.0, 99.0])),
                 older[-1].user_seq if older else None,
+                draw(st.integers(0, 9)),
             )
         )
     return events
@@ -110,6 +111,8 @@ def same(left: Session, right: Session) -> None:
     for name in ("h", "c", "pooled"):
         np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-5)
     assert left.seen.tolist() == right.seen.tolist()
+    assert left.seen_kinds.tolist() == right.seen_kinds.tolist()
+    assert left.bought_ms.tolist() == right.bought_ms.tolist()
     assert left.excluded.tolist() == right.excluded.tolist()
 
 
@@ -183,6 +186,29 @@ def test_seen_and_excluded_follow_the_kinds_and_the_undo() -> None:
     session = fold(encoder, None, events)
     assert (session.seen.tolist(), session.excluded.tolist()) == ([4, 9], [8])
     assert (session.user_seq, session.steps) == (7, 5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs())
+def test_kinds_and_last_purchases_are_those_of_the_effective_history(
+    events: list[FoldEvent],
+) -> None:
+    kinds: dict[int, int] = {}
+    bought: dict[int, int] = {}
+    for event in effective(events):
+        if event.ordinal is not None and event.kind in SEEN_BITS:
+            kinds[event.ordinal] = kinds.get(event.ordinal, 0) | SEEN_BITS[event.kind]
+            if event.kind == "purchase":
+                bought[event.ordinal] = max(bought.get(event.ordinal, 0), event.at_ms)
+    session = fold(TWINS["last"].encoder, None, events)
+    assert dict(zip(session.seen.tolist(), session.seen_kinds.tolist(), strict=True)) == kinds
+    assert {
+        o: t for o, t in zip(session.seen.tolist(), session.bought_ms.tolist(), strict=True)
+    } == {ordinal: bought.get(ordinal, 0) for ordinal in kinds}
+
+
+def test_a_time_is_when_it_occurred_and_never_after_it_was_received() -> None:
+    assert (event_time(5, 9), event_time(9, 5)) == (5, 5)
 
 
 def test_a_rerating_replaces_the_old_rating() -> None:

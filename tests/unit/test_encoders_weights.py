@@ -1,5 +1,6 @@
 """A weights file or a session is read back as written, or refused with a reason."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ def session(pooled: int = 3) -> Session:
         pooled=rng.normal(size=pooled).astype(np.float32),
         steps=12,
         seen=np.array([1, 2**60], np.int64),
+        seen_kinds=np.array([17, 3], np.uint8),
+        bought_ms=np.array([2**41, 0], np.int64),
         excluded=np.array([5], np.int64),
     )
 
@@ -152,16 +155,30 @@ def test_a_session_survives_its_bytes(pooled: int) -> None:
     before = session(pooled)
     after = Session.from_bytes(before.to_bytes())
     assert (after.user_seq, after.steps) == (before.user_seq, before.steps)
-    for name in ("h", "c", "pooled", "seen", "excluded"):
+    for name in ("h", "c", "pooled", "seen", "seen_kinds", "bought_ms", "excluded"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
 def test_session_bytes_are_the_documented_ones() -> None:
     data = session().to_bytes()
-    assert data[:8] == b"MLSN\x01\x00\x01\x00"
-    assert int.from_bytes(data[20:28], "little") == 2**40
-    assert np.frombuffer(data, "<f4", 3, 36).tolist() == session().h.tolist()
-    assert len(data) == 36 + 4 * 9 + 8 * 3
+    assert data[:8] == b"MLSN\x02\x00\x01\x00"
+    assert int.from_bytes(data[24:32], "little") == 2**40
+    assert np.frombuffer(data, "<f4", 3, 40).tolist() == session().h.tolist()
+    assert np.frombuffer(data, "<i8", 4, 76).tolist() == [1, 2**60, 5, 2**41]
+    assert data[108:] == bytes([17, 3])
+    assert len(data) == 40 + 4 * 9 + 8 * (2 + 1 + 1) + 2
+
+
+def test_bytes_of_version_1_are_refused() -> None:
+    header = struct.pack("<4sHHIIIqq", b"MLSN", 1, 0, 2, 0, 0, 5, 5)
+    with pytest.raises(SessionError, match="version 1"):
+        Session.from_bytes(header + bytes(16))
+
+
+def test_purchases_without_a_bought_item_are_refused() -> None:
+    data = session().to_bytes()
+    with pytest.raises(SessionError, match="1 purchases, 0 bought"):
+        Session.from_bytes(data[:-2] + bytes([1, 3]))
 
 
 @given(st.binary(max_size=120))

@@ -28,6 +28,7 @@ def upgrade() -> None:
     op.add_column(
         "catalog_head", sa.Column("policy_seq", sa.BigInteger(), server_default="0", nullable=False)
     )
+    op.add_column("replicas", sa.Column("refused", sa.Text(), server_default="{}", nullable=False))
     op.create_table(
         "policies",
         sa.Column("policy_id", ID, nullable=False),
