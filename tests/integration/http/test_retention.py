@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.fold import FoldEvent, event_time, fold, user_vector
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import trimmed_of
 from ray_jobs.nightly.settings import NightSettings
@@ -65,6 +65,7 @@ def folded(stack: Stack) -> np.ndarray[Any, np.dtype[np.float32]]:
             else None,
             value=event.value,
             undoes_seq=event.undoes_seq,
+            at_ms=event_time(event.occurred_at_ms, event.received_at_ms),
         )
         for event in events
     ]
