@@ -23,6 +23,7 @@ from infra.stack.ray_environment import SERVE_HEADERS
 
 PROJECT_ROOT = Path(__file__).parents[2]
 LOOPBACK_ADDRESSES = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+CANARY = b"canary-in-a-path"
 STOP_LIMIT_S = 10.0
 
 
@@ -50,7 +51,7 @@ def get(url: str, token: str | None = None) -> bytes:
 
 
 def test_both_replicas_answer_over_http_after_the_deploying_process_ended(stack: LocalRay) -> None:
-    answers = [json.loads(get(f"{stack.http_url}/who")) for _ in range(50)]
+    answers = [json.loads(get(f"{stack.http_url}/who?user={CANARY.decode()}")) for _ in range(50)]
     assert len({answer["pid"] for answer in answers}) == 2
     assert {answer["word"] for answer in answers} == {"lark"}
 
@@ -131,7 +132,11 @@ def test_another_process_stops_it_and_nothing_is_left(stack: LocalRay) -> None:
     assert not any(processes.is_same(p.pid, p.create_time()) for p in before if p.is_running())
     assert is_free(state.ports.http)
     assert not state.temp_dir.exists()
-    assert (state_dir / "ray" / "logs" / "serve").is_dir(), "the logs are kept"
+    logs = state_dir / "ray" / "logs"
+    assert (logs / "serve").is_dir(), "the logs are kept"
+    # An erasure does not reach logs, so they must not name users, as paths do.
+    told = [path for path in logs.rglob("*") if path.is_file() and CANARY in path.read_bytes()]
+    assert told == []
     with pytest.raises(StackNotRunning):
         LocalRay.attach(state_dir)
     stack.stop()  # harmless
