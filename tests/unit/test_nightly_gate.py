@@ -1,4 +1,4 @@
-"""What the gate compares on and what it refuses: no night goes live that was measured on nothing."""
+"""What the gate compares on, and what it refuses: a night measured on nothing does not go live."""
 
 from pathlib import Path
 
