@@ -1,9 +1,10 @@
 """The night: from the catalog and the event log to a published generation.
 
-    begin -> export -> embed -> train -> build -> fold -> evaluate -> publish
+    begin -> export -> embed -> train -> build -> fold -> evaluate -> publish -> verify -> parity
 
 Each step is `python -m ray_jobs.nightly.<step> --generation ID` on Ray, and a transaction: run
-again it gives the same result. Try it: `airflow dags test nightly_generation`.
+again it gives the same result. `verify` rolls back, with hold, what it finds broken after the
+publish. Try it: `airflow dags test nightly_generation`.
 """
 
 from datetime import timedelta
@@ -15,7 +16,17 @@ from airflow.sdk import chain, dag, task
 from dags.generation_name import generation_id
 from dags.ray_job.operator import RayJobOperator
 
-STEPS = ("export", "embed", "train", "build", "fold", "evaluate", "publish")
+STEPS = (
+    "export",
+    "embed",
+    "train",
+    "build",
+    "fold",
+    "evaluate",
+    "publish",
+    "verify",
+    "parity",
+)
 STEP_TIMEOUT = timedelta(hours=4)
 
 

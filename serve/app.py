@@ -39,6 +39,12 @@ class Gateway:
 
         self._api = build_api(settings, lambda: Day.start(store, settings, embed))
 
+    def check_health(self) -> None:
+        """Serve replaces the replica if this raises three times running."""
+        day: Day | None = getattr(self._api.state, "day", None)  # None while it starts
+        if day is not None:
+            day.watch.check_health()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
 
@@ -49,6 +55,8 @@ GATEWAY = ray_serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
     graceful_shutdown_timeout_s=10,
+    # Paths name users; no log may keep what an erasure cannot reach.
+    logging_config={"enable_access_log": False},
 )(ray_serve.ingress()(Gateway))
 
 TEXT_ENCODER = ray_serve.deployment(

@@ -17,6 +17,7 @@ import faiss
 from sqlalchemy import Engine
 
 from serve.feedback import Feedback
+from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
@@ -27,6 +28,8 @@ from serve.trending import Trending
 from serve.user_state import UserStates
 from serve.write_behind import WriteBehind
 from sql.engine import open_engine
+from sql.erasure import apply_ledger
+from sql.erasure_ledger import Ledger
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -50,6 +53,7 @@ class Day:
     recommender: Recommender
     states: UserStates
     write_behind: WriteBehind
+    forgetting: Forgetting
 
     @classmethod
     async def start(
@@ -67,11 +71,12 @@ class Day:
         """
         # One query is one core's work; more threads a query only make them wait for each other.
         faiss.omp_set_num_threads(1)
-        engine = await asyncio.to_thread(_open, store.database_url)
+        root = Path(store.artifact_root).absolute()
+        engine, ledger = await asyncio.to_thread(_open, store.database_url, root)
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         watch = GenerationWatch(
             engine,
-            Path(store.artifact_root).absolute(),
+            root,
             replica_id,
             settings.watch_interval_s,
             now_ms,
@@ -79,14 +84,17 @@ class Day:
         await asyncio.to_thread(watch.start)
         write_behind = WriteBehind(engine, settings.write_behind_queue)
         write_behind.start()
+        cache = SessionCache(settings.session_cache)
+        forgetting = Forgetting(engine, ledger, cache, now_ms)
+        forgetting.start()
         states = UserStates(
             engine,
             watch,
-            SessionCache(settings.session_cache),
+            cache,
             write_behind,
             write_back_after=settings.write_back_after,
         )
-        feedback = Feedback(engine, settings, now_ms)
+        feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
@@ -102,17 +110,23 @@ class Day:
             recommender=recommender,
             states=states,
             write_behind=write_behind,
+            forgetting=forgetting,
         )
 
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
         await self.feedback.stop()
         await asyncio.to_thread(self.write_behind.stop)
+        await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)
         self.engine.dispose()
 
 
-def _open(database_url: str) -> Engine:
+def _open(database_url: str, root: Path) -> tuple[Engine, Ledger]:
+    """The database and the ledger, which is applied before anything is answered: the database may
+    have been restored from before an erasure."""
     engine = open_engine(database_url)
     check_schema(engine)
-    return engine
+    ledger = Ledger.open(root)
+    apply_ledger(engine, ledger)
+    return engine, ledger

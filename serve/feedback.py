@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from serve.problems import ProblemError, unavailable
 from serve.settings import ServeSettings
+from sql.erasure_ledger import ErasureKey
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,15 @@ class _Waiting:
 class Feedback:
     """The one writer of a replica's events. Make it on the event loop that posts arrive on."""
 
-    def __init__(self, engine: Engine, settings: ServeSettings, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServeSettings,
+        now_ms: Callable[[], int],
+        erasures: ErasureKey | None = None,
+    ) -> None:
         self._engine = engine
+        self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
         self._waiting: list[_Waiting] = []
@@ -116,6 +124,7 @@ class Feedback:
             [w.events for w in group],
             received_at_ms=self._now_ms(),
             keep_unknown_items=[w.keep_unknown_items for w in group],
+            erasures=self._erasures,
         )
 
 

@@ -10,7 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import problems
 from serve.day import Day
 from serve.problems import ProblemError, problem_response
-from serve.routes import events, health, items, policies, recommendations, trending, users
+from serve.routes import (
+    erasures,
+    events,
+    health,
+    items,
+    policies,
+    recommendations,
+    trending,
+    users,
+)
 from serve.settings import ServeSettings
 
 API_VERSION = "1"
@@ -37,7 +46,16 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
     )
     problems.install(api)
-    for module in (recommendations, trending, events, items, policies, users, health):
+    for module in (
+        recommendations,
+        trending,
+        events,
+        items,
+        policies,
+        users,
+        erasures,
+        health,
+    ):
         api.include_router(module.router)
     api.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
     api.add_middleware(RequestId)

@@ -26,6 +26,16 @@ log = logging.getLogger(__name__)
 RETRY_REFUSED_AFTER = 20
 """Looks until a generation that would not load is tried again (10 s at the default interval)."""
 
+TAKEN_OUT_AFTER = 2 * RETRY_REFUSED_AFTER
+"""Looks without the live generation, while others have it, until this replica is to be replaced."""
+
+LEASE_MS = 5_000
+"""A replica that was not heard of for so long is not counted."""
+
+
+class FellBehind(Exception):
+    """This replica cannot load the live generation, while others can: a new one may."""
+
 
 class GenerationWatch:
     """The generations of one replica. `start` loads before it returns; then a thread keeps on."""
@@ -46,6 +56,7 @@ class GenerationWatch:
         self._loaded: dict[str, LoadedGeneration] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
+        self._looks_behind = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="generation-watch", daemon=True)
 
@@ -70,6 +81,18 @@ class GenerationWatch:
         """Wanted generations that would not load, and why."""
         return dict(self._refused)
 
+    def check_health(self) -> None:
+        """Serve's health check: a replica that stays behind the others is replaced.
+
+        Where no replica has the live generation it is the generation's fault: all stay and answer
+        from the newest they hold, marked.
+
+        Raises:
+            FellBehind: it was behind in `TAKEN_OUT_AFTER` looks running (20 s, three tries).
+        """
+        if self._looks_behind >= TAKEN_OUT_AFTER:
+            raise FellBehind(f"the live generation is not loaded here: {self._refused}")
+
     def look(self) -> None:
         """One round: load, catch up, let go, report."""
         with read_snapshot(self._engine) as conn:
@@ -88,9 +111,12 @@ class GenerationWatch:
             self._load(generation_id)
         for generation in self._loaded.values():
             generation.catch_up(self._engine)
-        self._let_go(wanted, gone, pointer.generation_id if pointer else None)
+        live = pointer.generation_id if pointer else None
+        self._let_go(wanted, gone, live)
+        self._count_behind(live)
+        refused = {g: why for g, why in self._refused.items() if g in wanted}
         generations.heartbeat(
-            self._engine, self._replica_id, ready=list(self._loaded), at_ms=self._now_ms()
+            self._engine, self._replica_id, list(self._loaded), self._now_ms(), refused
         )
 
     def _run(self) -> None:
@@ -116,6 +142,16 @@ class GenerationWatch:
         held = {**self._loaded, generation_id: generation}
         self._loaded = {g: held[g] for g in newest_first}
         log.info("loaded generation %s", generation_id)
+
+    def _count_behind(self, live: str | None) -> None:
+        """Counts looks, not time: a step of the clock must not end a replica."""
+        if live is None or live in self._loaded:
+            self._looks_behind = 0
+            return
+        with read_snapshot(self._engine) as conn:
+            replicas = generations.fresh_replicas(conn, self._now_ms(), LEASE_MS)
+        others_have_it = any(live in replica.ready for replica in replicas)
+        self._looks_behind = self._looks_behind + 1 if others_have_it else 0
 
     def _let_go(self, wanted: set[str], gone: set[str], live: str | None) -> None:
         # Without the live one, keep whatever answers: an old list, marked, beats none.

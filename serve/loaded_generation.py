@@ -60,7 +60,10 @@ class LoadedGeneration:
         self.shards = shards
         self._texts = texts
         self._lock = threading.Lock()
-        self._view = CatalogView(manifest.catalog_seq, Delta.empty(shards), items, 0)
+        # What was withdrawn at the watermark is in the shards, so that it can come back.
+        withdrawn = [DeltaChange(int(o), None) for o in items.blocks[0].withdrawn]
+        delta = Delta.empty(shards).apply(withdrawn)
+        self._view = CatalogView(manifest.catalog_seq, delta, items, 0)
 
     @classmethod
     def open(cls, artifact_root: Path, generation_id: str) -> "LoadedGeneration":
@@ -124,6 +127,18 @@ class LoadedGeneration:
                 vectors.update(catalog.read_item_vectors(conn, self.encoder_id, absent))
         return vectors
 
+    def item_vector(
+        self, engine: Engine, ordinal: int, text_digest: str
+    ) -> NDArray[np.float32] | None:
+        """The unit vector (dim,) of an item, listed or withdrawn; None while its text has none."""
+        bert = self.text_vectors(engine, [text_digest]).get(text_digest)
+        if bert is None:
+            return None
+        vector_D: NDArray[np.float32] = self.encoder.item_vectors(
+            bert[None, :], np.array([ordinal], np.int64)
+        )[0]
+        return vector_D
+
     def _vectors_of(self, digests: list[str]) -> Vectors:
         return self._texts.get(digests) if digests else {}
 
@@ -136,9 +151,11 @@ class LoadedGeneration:
                 last.pop(change.replaced_ordinal, None)
             last[change.ordinal] = change
         puts = [_shown(change) for change in last.values() if change.op == "put"]
+        listed = [item for item in puts if item.available]
+        withdrawn = {item.ordinal for item in puts if not item.available}
         gone = {change.ordinal for change in last.values() if change.op == "delete"}
         gone.update(c.replaced_ordinal for c in changes if c.replaced_ordinal is not None)
-        unembedded = sum(item.text_digest not in vectors for item in puts)
+        unembedded = sum(item.text_digest not in vectors for item in listed)
         if unembedded:
             log.warning("%d changed items have no vector yet", unembedded)
         return replace(
@@ -146,8 +163,8 @@ class LoadedGeneration:
             catalog_seq=changes[-1].change_seq,
             delta=view.delta.apply(
                 [
-                    *(DeltaChange(ordinal, None) for ordinal in sorted(gone)),
-                    *self._delta_puts(puts, vectors),
+                    *(DeltaChange(ordinal, None) for ordinal in sorted(gone | withdrawn)),
+                    *self._delta_puts(listed, vectors),
                 ]
             ),
             items=view.items.with_changes(puts, gone),
@@ -178,4 +195,6 @@ def _shown(change: catalog.CatalogChange) -> Item:
         attributes_json=attributes_json(change.body.attributes),
         published_at_ms=change.body.published_at_ms,
         text_digest=change.text_digest,
+        available=change.body.available,
+        former_ordinals=change.former_ordinals,
     )

@@ -72,12 +72,13 @@ class PolicySet:
     def hidden_as_seen(
         self, session: Session, items: ItemTable, as_of_ms: int
     ) -> NDArray[np.int64]:
-        """The ordinals that the user has seen, by what counts as seen in their categories."""
+        """The ordinals that the user has seen, by what counts as seen in their categories; also of
+        ids put again since."""
         rules, names = self._seen_rules
         rule_S = np.zeros(len(session.seen), np.int64)
         if names:
             rule_S = np.maximum(items.category_index(session.seen, names), 0)
-        return hidden_as_seen(
+        hidden = hidden_as_seen(
             session.seen,
             session.seen_kinds,
             session.is_bought,
@@ -86,6 +87,7 @@ class PolicySet:
             rule_S,
             as_of_ms,
         )
+        return items.with_returned(hidden)
 
     @cached_property
     def _pins(self) -> list[PinPolicy]:

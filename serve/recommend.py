@@ -115,7 +115,7 @@ class Recommender:
         return answer
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
-        """Items nearest to an item's vector, without itself.
+        """Items nearest to an item's vector, without itself. The item may be withdrawn.
 
         Raises:
             ProblemError: 404 for an unknown item, 409 for one that has no vector yet.
@@ -125,9 +125,8 @@ class Recommender:
         if item is None:
             raise not_found("item", item_id)
         state = self._states.read(None)
-        ordinals = np.array([item.ordinal], np.int64)
-        known, vectors_ND = live_vectors_of(state.generation.shards, state.view.delta, ordinals)
-        if not known[0]:
+        vector_D = state.generation.item_vector(self._engine, item.ordinal, item.text_digest)
+        if vector_D is None:
             raise ProblemError(
                 409,
                 "the item has no vector yet",
@@ -136,8 +135,9 @@ class Recommender:
             )
         as_of_ms = self._now_ms()
         policies = self._policies.at(state.policy_seq, state.catalog_seq)
-        allowed = self._allowed(state, query, policies, as_of_ms, hidden=ordinals)
-        ranked = rerank_page(self._nearest(state, vectors_ND[0], query, allowed), query, allowed)
+        itself = np.array([item.ordinal], np.int64)
+        allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
+        ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
         return ItemList(state, "item", shown(state, ranked), as_of_ms)
 
     def trending(self, query: ListQuery, hours: int) -> TrendingList:

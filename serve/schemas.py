@@ -209,7 +209,12 @@ class ItemBodyIn(StrictBody):
     category: str | None = Field(None, max_length=200)
     attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
     published_at: Moment | None = None
-    version: int | None = Field(None, ge=0, description="yours; a lower one than stored is 409")
+    available: bool = Field(
+        True, description="false withdraws it: in no list, until it is put with true again"
+    )
+    version: int | None = Field(
+        None, ge=0, description="yours; one lower than stored, or equal with another body, is 409"
+    )
 
 
 class ItemBodyWithId(ItemBodyIn):
@@ -249,6 +254,7 @@ class ItemAnswer(BaseModel):
     category: str | None
     attributes: dict[str, Any]
     published_at: AwareDatetime | None
+    available: bool = Field(description="false: withdrawn, in no list")
     version: int | None
     catalog_seq: int
 
@@ -300,6 +306,7 @@ class UserAnswer(BaseModel):
     seen_items: int
     excluded_items: int
     last_event_at: AwareDatetime | None
+    vector: list[float] | None = Field(None, description="the unit user vector, where asked for")
 
 
 class UserEventsAnswer(BaseModel):
@@ -311,10 +318,19 @@ class UserEventsAnswer(BaseModel):
 
 
 class ErasureAnswer(BaseModel):
-    """What was deleted, a count a table."""
+    """The receipt of an erasure. It does not say who was erased: nothing does any more."""
 
-    user_id: str
-    erased: dict[str, int]
+    erasure_id: str
+    erased_at: AwareDatetime = Field(description="events that happened until then are refused")
+    completed_at: AwareDatetime | None = Field(
+        description="when every stored copy had been rewritten; null until then"
+    )
+    erased: dict[str, int] = Field(description="rows removed, by table")
+    to_rewrite: list[str] = Field(description="what the job is still to rewrite")
+    cannot_rewrite: list[str] = Field(description="what no job takes back, and when it goes")
+    generations: list[str] = Field(
+        description="kept generations that may have been trained on the user's events"
+    )
     request_id: str
 
 
@@ -343,6 +359,18 @@ class LoadedAnswer(BaseModel):
     unembedded_items: int
 
 
+class ParityAnswer(BaseModel):
+    """How far the day's user vectors are from the night's, when it was last measured."""
+
+    max_abs_diff: float | None = Field(description="of a coordinate of a unit vector; at most 1e-5")
+    users: int
+    canary_min_cosine: float | None = Field(
+        description="of a text embedded again to its stored vector; at least 0.9999"
+    )
+    canary_texts: int
+    at: AwareDatetime
+
+
 class ReplicaAnswer(BaseModel):
     """A replica that holds a fresh lease."""
 
@@ -363,3 +391,4 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    parity: ParityAnswer | None = Field(None, description="of the live generation")

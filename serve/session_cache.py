@@ -6,7 +6,7 @@ A session kept here is only a base: the snapshot read says whether the log still
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ray_jobs.encoders.session import Session
@@ -14,10 +14,19 @@ from ray_jobs.encoders.session import Session
 
 @dataclass(frozen=True, slots=True)
 class CachedSession:
-    """A session and whose it is: a user erased and come again has another `user_key`."""
+    """A session and whose it is: a user erased and come again has another `user_key`.
+
+    `trimmed_seq`: the user's when it was folded (see `sql.sessions.SessionRow`).
+    """
 
     user_key: int
     session: Session
+    trimmed_seq: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Grows with what the session has seen of the log."""
+        return self.trimmed_seq, self.session.user_seq
 
 
 class SessionCache:
@@ -42,12 +51,19 @@ class SessionCache:
         key = (generation_id, user_id)
         with self._lock:
             known = self._sessions.get(key)
-            if (
-                known is None
-                or known.user_key != cached.user_key
-                or known.session.user_seq <= cached.session.user_seq
-            ):
+            if known is None or known.user_key != cached.user_key or known.place <= cached.place:
                 self._sessions[key] = cached
             self._sessions.move_to_end(key)
             while len(self._sessions) > self._size:
                 self._sessions.popitem(last=False)
+
+    def forget(self, is_gone: Callable[[str], bool]) -> None:
+        """Drop the sessions of all users whose id `is_gone` says yes to."""
+        with self._lock:
+            user_ids = {user_id for _, user_id in self._sessions}
+        gone = {user_id for user_id in user_ids if is_gone(user_id)}  # may take long: no lock
+        if not gone:
+            return
+        with self._lock:
+            for key in [key for key in self._sessions if key[1] in gone]:
+                del self._sessions[key]

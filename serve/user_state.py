@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.encoders.errors import SessionError
-from ray_jobs.encoders.fold import FoldEvent, event_time, fold, user_vector
+from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.logged import fold_events
 from ray_jobs.encoders.session import Session
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import CatalogView, LoadedGeneration
@@ -60,13 +61,15 @@ class UserState:
 
     @property
     def seen(self) -> NDArray[np.int64]:
-        """Ordinals the user has seen, ascending."""
-        return np.zeros(0, np.int64) if self.session is None else self.session.seen
+        """Ordinals the user has seen, ascending; also of ids put again since under another one."""
+        seen = np.zeros(0, np.int64) if self.session is None else self.session.seen
+        return self.view.items.with_returned(seen)
 
     @property
     def excluded(self) -> NDArray[np.int64]:
-        """Ordinals the user disliked or hid, ascending."""
-        return np.zeros(0, np.int64) if self.session is None else self.session.excluded
+        """Ordinals the user disliked or hid, ascending; also of ids put again since."""
+        excluded = np.zeros(0, np.int64) if self.session is None else self.session.excluded
+        return self.view.items.with_returned(excluded)
 
 
 class UserStates:
@@ -107,7 +110,7 @@ class UserStates:
             user_id,
             list(loaded),
             {g: held.encoder_id for g, held in loaded.items()},
-            {g: (c.user_key, c.session.user_seq) for g, c in cached.items()},
+            {g: (c.user_key, c.session.user_seq, c.trimmed_seq) for g, c in cached.items()},
         )
         assert snapshot.generation_id is not None, "some generation is loaded"
         generation = loaded[snapshot.generation_id]
@@ -120,14 +123,16 @@ class UserStates:
         user = snapshot.user
         if user is not None and session is not None and user_id is not None and not degraded:
             self._cache.put(
-                generation.generation_id, user_id, CachedSession(user.user_key, session)
+                generation.generation_id,
+                user_id,
+                CachedSession(user.user_key, session, user.trimmed_seq),
             )
         return UserState(
             generation=generation,
             view=view,
             user=user,
             session=session,
-            user_seq=0 if session is None else session.user_seq,
+            user_seq=_reflected(user, session, degraded),
             degraded=tuple(degraded),
             policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
@@ -156,7 +161,12 @@ class UserStates:
         if len(tail) > self._write_back_after and not degraded:
             self._write_behind.keep_session(
                 generation.generation_id,
-                SessionRow(snapshot.user.user_key, session.user_seq, session.to_bytes()),
+                SessionRow(
+                    snapshot.user.user_key,
+                    session.user_seq,
+                    session.to_bytes(),
+                    snapshot.user.trimmed_seq,
+                ),
             )
         return session
 
@@ -199,24 +209,14 @@ class UserStates:
     ) -> list[FoldEvent]:
         digests = [event.text_digest for event in tail if event.text_digest is not None]
         item_vectors = generation.text_vectors(self._engine, digests)
-        events = []
-        for event in tail:
-            vector: NDArray[np.float32] | None = None
-            if event.kind in TEXT_KINDS:
-                vector = text_vectors.get(event.user_seq)
-            elif event.text_digest is not None:
-                vector = item_vectors.get(event.text_digest)
-            if vector is None and (event.kind in TEXT_KINDS or event.text_digest is not None):
-                unembedded.append(event)
-            events.append(
-                FoldEvent(
-                    user_seq=event.user_seq,
-                    kind=str(event.kind),
-                    ordinal=event.ordinal,
-                    vector=vector,
-                    value=event.value,
-                    undoes_seq=event.undoes_seq,
-                    at_ms=event_time(event.occurred_at_ms, event.received_at_ms),
-                )
-            )
+        events, without_vector = fold_events(tail, text_vectors, item_vectors)
+        unembedded += without_vector
         return events
+
+
+def _reflected(user: UserRow | None, session: Session | None, degraded: Sequence[str]) -> int:
+    """The user_seq up to which the log is reflected: all of it, unless the fold is behind. Where
+    retention took the newest events, the session ends before the log does."""
+    if user is not None and "user_behind" not in degraded:
+        return user.last_user_seq
+    return 0 if session is None else session.user_seq

@@ -1,9 +1,11 @@
 """Changing the catalog: put and delete, under one writer's lock (the row of `catalog_head`).
 
 The lock makes commit order number order, so a reader that is at change n has missed none before it.
-An edit keeps the ordinal; a re-created id gets a new one, for it is another item.
+An edit keeps the ordinal; a re-created id gets a new one, for it is another item to the model. To
+the users it is the same: `former_ordinals` says what it was called when they hid or saw it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,6 +23,8 @@ from sql.vectors import to_bytes
 
 MAX_PUTS = 10_000
 MAX_VERSION = 2**62
+MAX_FORMER_ORDINALS = 100
+"""Of an id that is deleted and put again more often, the oldest are forgotten."""
 
 
 class _State(NamedTuple):
@@ -34,6 +38,7 @@ class _State(NamedTuple):
     body: str | None
     text_digest: str | None
     at_ms: int
+    former_ordinals: str | None = None
 
 
 class _Writer:
@@ -62,7 +67,7 @@ class _Writer:
         self._change_seq += 1
         state = state._replace(change_seq=self._change_seq, at_ms=self._at_ms)
         row = state._asdict()
-        del row["deleted"]
+        del row["deleted"], row["former_ordinals"]
         self._log.append({**row, "op": op, "replaced_ordinal": replaced_ordinal})
         return self.keep(state)
 
@@ -90,8 +95,8 @@ def put_items(engine: Engine, puts: Sequence[ItemPut], at_ms: int) -> list[PutRe
     """Put items in one transaction, in the given order; one result for each.
 
     A body that does not change makes no change (but its vectors, and a higher version, are stored).
-    A version below the stored one, or not above that of a deleted item, is `stale_version`: nothing
-    of that put is stored. Raises `BadInput`.
+    A version below the stored one, or equal to it with another body, or not above that of a deleted
+    item, is `stale_version`: nothing of that put is stored. Raises `BadInput`.
     """
     if len(puts) > MAX_PUTS:
         raise BadInput("puts", len(puts), f"at most {MAX_PUTS} a call")
@@ -166,9 +171,10 @@ def _put(writer: _Writer, put: ItemPut) -> PutResult:
         outcome = "created"
         version = _newest(put.version, state.version if state else None)
         ordinal = writer.new_ordinal()
-        new = _State(put.item_id, ordinal, 0, False, version, body, put.text_digest, 0)
+        former = _former(state) if state else None
+        new = _State(put.item_id, ordinal, 0, False, version, body, put.text_digest, 0, former)
         state = writer.change("put", new, replaced_ordinal=state.ordinal if state else None)
-    elif _is_below(put.version, state.version):
+    elif _is_stale(put.version, body, state):
         outcome = "stale_version"
     else:
         version = _newest(put.version, state.version)
@@ -181,6 +187,19 @@ def _put(writer: _Writer, put: ItemPut) -> PutResult:
             if version != state.version:
                 state = writer.keep(state._replace(version=version))
     return _result(state, outcome)
+
+
+def _is_stale(version: int | None, body: str, state: _State) -> bool:
+    """One version is one body: what comes later under the same number is somebody's mistake."""
+    if version is not None and version == state.version:
+        return body != state.body
+    return _is_below(version, state.version)
+
+
+def _former(state: _State) -> str:
+    """The ordinals of a deleted item that is put again: what it had before, and the last one."""
+    before = json.loads(state.former_ordinals or "[]")
+    return json.dumps([*before, state.ordinal][-MAX_FORMER_ORDINALS:])
 
 
 def _result(state: _State, outcome: PutOutcome) -> PutResult:

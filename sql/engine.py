@@ -59,6 +59,7 @@ def _open_sqlite(url: URL) -> Engine:
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_S,
         connect_args={"timeout": LOCK_TIMEOUT_MS / 1000},
+        hide_parameters=True,  # an error that is logged must not name users
     )
 
     @event.listens_for(engine, "connect")
@@ -68,6 +69,7 @@ def _open_sqlite(url: URL) -> Engine:
         _set_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")  # an erased row leaves zeros (erasure_bytes)
         check_sqlite(cursor, str(url))
         cursor.close()
 
@@ -101,6 +103,7 @@ def _open_postgres(url: URL) -> Engine:
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}", "connect_timeout": 10},
     )
 

@@ -7,6 +7,7 @@
     |   `-- StoreBusy         it answered, but a lock or a connection took too long
     |-- UnknownGeneration     no generation of that name is registered
     |-- GenerationConflict    the generation is in a state that does not allow the step
+    |-- ErasureKeyLost        the ledger of erasures is there, its key is not
     |-- FlipLost              another process moved the live pointer first
     |-- HoldSet               a person must clear the hold before anything is published
     `-- TooManyPolicies       pins, boosts and seen rules are at their limit
@@ -82,6 +83,17 @@ class GenerationConflict(StoreError):
         )
         self.generation_id, self.step = generation_id, step
         self.state, self.accepted = state, accepted
+
+
+class ErasureKeyLost(StoreError):
+    """`path` is not there, but the ledger beside it was written with it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is missing beside a ledger of erasures, which says nothing without it",
+            hint="Bring the key back from where it is kept.",
+        )
+        self.path = path
 
 
 class FlipLost(StoreError):

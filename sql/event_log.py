@@ -6,33 +6,31 @@ locks; give gapless numbers; append; count the activity; commit. A user's number
 that user's row lock, so commit order is number order and no reader ever steps over a number.
 """
 
-import secrets
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Engine,
     Select,
     bindparam,
-    delete,
     exists,
     insert,
     literal_column,
     select,
-    text,
     update,
 )
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.catalog_reads import resolve_items
+from sql.erasure_ledger import ErasureKey
 from sql.errors import StoreBusy
 from sql.event import Appended, EventKind, NewEvent, Problem, Rejected, shape_problems
 from sql.event_rules import Book, Draft, Known, UserState
 from sql.tables import events, item_activity, text_vectors, users
 from sql.transactions import shown, write
+from sql.user_rows import delete_users, insert_users, lock_users, mark_returned
 from sql.vectors import to_bytes
 
 MAX_GROUP_EVENTS = 50_000
@@ -52,13 +50,19 @@ def append(
     *,
     received_at_ms: int,
     keep_unknown_items: Sequence[bool] | bool = False,
+    history: bool = False,
+    erasures: ErasureKey | None = None,
 ) -> list[Answer]:
     """Append all requests in one transaction; answer each in its order.
 
     A request is stored whole or not at all (`Rejected` names each problem); a rejected one does not
-    hinder the others. `keep_unknown_items`: one for all, or one a request. Raises `ValueError` for
-    a group above `MAX_GROUP_EVENTS`, `StoreUnavailable` where nothing was committed or it is not
-    known (send it again: the same event ids make that harmless).
+    hinder the others. `keep_unknown_items`: one for all, or one a request. `history`: all of them
+    are a bulk of past events: they are outside the daily limit, and `item_activity` counts them in
+    the hour in which they happened. `erasures`: with it, events that happened before their user was
+    erased are refused (410); it is asked for new users only, so it costs the others nothing.
+
+    Raises `ValueError` for a group above `MAX_GROUP_EVENTS`, `StoreUnavailable` where nothing was
+    committed or it is not known (send it again: the same event ids make that harmless).
     """
     if sum(map(len, requests)) > MAX_GROUP_EVENTS:
         raise ValueError(f"requests: accepted are at most {MAX_GROUP_EVENTS} events a group")
@@ -79,7 +83,7 @@ def append(
     for _ in range(MAX_ATTEMPTS):
         try:
             with write(engine) as conn:
-                stored = _append_group(conn, group, received_at_ms)
+                stored = _append_group(conn, group, received_at_ms, history, erasures)
         except _UserErased:
             continue
         for i, answer in zip(well_formed, stored, strict=True):
@@ -89,29 +93,30 @@ def append(
 
 
 def _append_group(
-    conn: Connection, group: Sequence[tuple[Sequence[NewEvent], bool]], received_at_ms: int
+    conn: Connection,
+    group: Sequence[tuple[Sequence[NewEvent], bool]],
+    received_at_ms: int,
+    history: bool,
+    erasures: ErasureKey | None,
 ) -> list[Answer]:
     """The transaction."""
     flat = [event for request, _ in group for event in request]
     user_ids = sorted({event.user_id for event in flat}, key=str.encode)
-    created = _insert_users(conn, user_ids, received_at_ms)
-    locked = _lock_users(conn, user_ids)
+    created = insert_users(conn, user_ids, received_at_ms)
+    if created and erasures is not None:
+        mark_returned(conn, created, erasures)
+    locked = lock_users(conn, user_ids)
     if len(locked) != len(user_ids):
         raise _UserErased
     book = _open_book(conn, flat, locked, received_at_ms)
+    book.history = history
     answers = [_decide(book, request, keep) for request, keep in group]
     _store(conn, book)
     touched = {row["user_key"] for row in book.rows}
     if unused := [book.keys[user_id] for user_id in created if book.keys[user_id] not in touched]:
         # They were made for requests that were rejected.
-        conn.execute(_delete_users_sql(conn.dialect.name), batch_rows((key,) for key in unused))
+        delete_users(conn, unused)
     return answers
-
-
-@cache
-def _delete_users_sql(dialect: str) -> Any:
-    batch = batch_of(dialect, user_key=int)
-    return delete(users).where(users.c.user_key.in_(select(batch.c.user_key)))
 
 
 def _decide(book: Book, request: Sequence[NewEvent], keep: bool) -> Answer:
@@ -121,64 +126,6 @@ def _decide(book: Book, request: Sequence[NewEvent], keep: bool) -> Answer:
         return Rejected(problems)
     draft.merge()
     return [answer for answer in taken if isinstance(answer, Appended)]
-
-
-def _insert_users(conn: Connection, user_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Insert those who are missing, in byte order; return them."""
-    rows = [(user_id, secrets.randbits(63)) for user_id in user_ids]
-    parameters = {**batch_rows(rows), "now_ms": now_ms}
-    return list(conn.execute(_insert_users_sql(conn.dialect.name), parameters).scalars())
-
-
-@cache
-def _insert_users_sql(dialect: str) -> Any:
-    batch = batch_of(dialect, user_id=str, user_key=int)
-    zero = literal_column("0", BigInteger)
-    rows = (
-        select(
-            batch.c.user_id,
-            batch.c.user_key,
-            zero,
-            zero,
-            zero,
-            bindparam("now_ms", type_=users.c.created_at_ms.type),
-        )
-        # SQLite cannot tell ON CONFLICT from a join's ON without a WHERE.
-        .where(text("1 = 1"))
-        .order_by(batch.c.user_id)
-    )
-    names = ["user_id", "user_key", "last_user_seq", "day", "day_count", "created_at_ms"]
-    return (
-        insert_into(dialect, users)
-        .from_select(names, rows)
-        .on_conflict_do_nothing()
-        .returning(users.c.user_id)
-    )
-
-
-def _lock_users(conn: Connection, user_ids: Sequence[str]) -> dict[str, tuple[int, UserState]]:
-    rows = conn.execute(
-        _lock_users_sql(conn.dialect.name), batch_rows((user_id,) for user_id in user_ids)
-    )
-    return {row[0]: (row[1], UserState(row[2], row[3], row[4])) for row in rows}
-
-
-@cache
-def _lock_users_sql(dialect: str) -> Select[Any]:
-    batch = batch_of(dialect, user_id=str)
-    return (
-        select(
-            users.c.user_id,
-            users.c.user_key,
-            users.c.last_user_seq,
-            users.c.day,
-            users.c.day_count,
-        )
-        .join_from(batch, users, users.c.user_id == batch.c.user_id)
-        .order_by(users.c.user_id)
-        # FOR NO KEY UPDATE: writers of sessions and exposures (FOR KEY SHARE) need not wait.
-        .with_for_update(of=users, key_share=True)
-    )
 
 
 def _open_book(

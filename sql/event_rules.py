@@ -31,6 +31,8 @@ class Known(NamedTuple):
     received_at_ms: int
     surface: str | None
     request_id: str | None
+    counted_hour: int | None
+    """The hour of `item_activity` in which it is counted; None: that of `received_at_ms`."""
 
 
 class UserState(NamedTuple):
@@ -39,6 +41,8 @@ class UserState(NamedTuple):
     last_user_seq: int
     day: int
     day_count: int
+    erased_before_ms: int | None = None
+    trimmed_seq: int = 0
 
 
 # (hour, ordinal, kind) of item_activity
@@ -48,7 +52,8 @@ ActivityKey = tuple[int, int, str]
 @dataclass(slots=True)
 class Book:
     """State after the locks. `events` by (user_key, event_id); `undone`: (user_key, seq) -> the seq
-    that undid it; `ratings`: (user_key, item_id) -> the effective rating."""
+    that undid it; `ratings`: (user_key, item_id) -> the effective rating. `history`: the group is a
+    bulk of past events: no daily limit, and activity is counted where it happened."""
 
     received_at_ms: int
     keys: Mapping[str, int]
@@ -57,6 +62,7 @@ class Book:
     events: dict[tuple[int, str], Known]
     undone: dict[tuple[int, int], int]
     ratings: dict[tuple[int, str], Known | None]
+    history: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     vectors: list[tuple[int, int, NewEvent]] = field(default_factory=list)
     activity: Counter[ActivityKey] = field(default_factory=Counter)
@@ -103,6 +109,10 @@ class Draft:
                 return Appended(event.event_id, known.user_seq, duplicate=True)
             accepted = "a new event_id, or the body that was sent with it first"
             return Problem(index, "event_id", event.event_id, accepted, 409)
+        erased_before_ms = self._users[user_key].erased_before_ms
+        if erased_before_ms is not None and event.occurred_at_ms <= erased_before_ms:
+            accepted = f"later than {erased_before_ms} ms: the user was erased then"
+            return Problem(index, "occurred_at", event.occurred_at_ms, accepted, 410)
         target: Known | None = None
         if event.undoes is not None:
             if (user_key, event.undoes) in self._refused:
@@ -128,15 +138,12 @@ class Draft:
         target: Known | None,
     ) -> Appended | Problem:
         received_at_ms = self._book.received_at_ms
-        state = self._users[user_key]
-        # A replica whose clock is behind must not open yesterday again, so the day never goes back.
-        day = max(state.day, received_at_ms // DAY_MS)
-        day_count = (state.day_count if day == state.day else 0) + 1
-        if day_count > MAX_EVENTS_PER_USER_DAY:
+        state = self._next_state(user_key)
+        if state.day_count > MAX_EVENTS_PER_USER_DAY and not self._book.history:
             accepted = f"at most {MAX_EVENTS_PER_USER_DAY} events a user and day"
             return Problem(index, "user_id", event.user_id, accepted, 429)
-        user_seq = state.last_user_seq + 1
-        self._users[user_key] = UserState(user_seq, day, day_count)
+        user_seq = state.last_user_seq
+        self._users[user_key] = state
         if event.kind == EventKind.RATING and event.item_id is not None:
             target = self._ratings.get((user_key, event.item_id))
         known = Known(
@@ -150,6 +157,7 @@ class Draft:
             received_at_ms=received_at_ms,
             surface=event.surface,
             request_id=event.request_id,
+            counted_hour=event.occurred_at_ms // HOUR_MS if self._book.history else None,
         )
         self._events[user_key, event.event_id] = known
         self._take_back(user_key, known, target)
@@ -169,6 +177,16 @@ class Draft:
             self._vectors.append((user_key, user_seq, event))
         return Appended(event.event_id, user_seq, duplicate=False)
 
+    def _next_state(self, user_key: int) -> UserState:
+        """The counters after one more event."""
+        state = self._users[user_key]
+        if self._book.history:
+            return state._replace(last_user_seq=state.last_user_seq + 1)
+        # A replica whose clock is behind must not open yesterday again, so the day never goes back.
+        day = max(state.day, self._book.received_at_ms // DAY_MS)
+        day_count = (state.day_count if day == state.day else 0) + 1
+        return state._replace(last_user_seq=state.last_user_seq + 1, day=day, day_count=day_count)
+
     def _take_back(self, user_key: int, by: Known, target: Known | None) -> None:
         """Note that `by` undoes or supersedes `target`, and stop counting `target` as activity."""
         if target is None:
@@ -179,8 +197,12 @@ class Draft:
             self._ratings[user_key, target.item_id] = None
 
     def _count(self, known: Known, n: int) -> None:
-        if known.ordinal is not None:
-            self._activity[known.received_at_ms // HOUR_MS, known.ordinal, known.kind] += n
+        if known.ordinal is None:
+            return
+        hour = known.counted_hour
+        if hour is None:
+            hour = known.received_at_ms // HOUR_MS
+        self._activity[hour, known.ordinal, known.kind] += n
 
     def _same_body(self, known: Known, event: NewEvent, user_key: int) -> bool:
         """Whether a second event under one id says what the first said.
@@ -192,6 +214,9 @@ class Draft:
         if event.undoes is not None:
             target = self._events.get((user_key, event.undoes))
             undoes_seq = target.user_seq if target else -1
+            trimmed_seq = self._users[user_key].trimmed_seq
+            if target is None and known.undoes_seq is not None and known.undoes_seq <= trimmed_seq:
+                undoes_seq = known.undoes_seq  # retention took what it undid
         return (
             known.kind == event.kind
             and known.item_id == event.item_id

@@ -22,6 +22,7 @@ from sql.history import (
     iterate_text_vectors,
     read_tail,
     read_text_vectors,
+    read_trimmed,
     write_text_vector,
 )
 
@@ -46,5 +47,6 @@ __all__ = [
     "iterate_text_vectors",
     "read_tail",
     "read_text_vectors",
+    "read_trimmed",
     "write_text_vector",
 ]

@@ -41,6 +41,20 @@ class Generation:
     failed_reason: str | None
 
 
+class Parity(NamedTuple):
+    """How far the day's user vectors are from the night's, when it was last measured.
+
+    `max_abs_diff`: of a coordinate of a unit vector, over `users`; None where there were none.
+    `canary_min_cosine`: of a text embedded again to its stored vector, over `canary_texts`.
+    """
+
+    max_abs_diff: float | None
+    users: int
+    canary_min_cosine: float | None
+    canary_texts: int
+    at_ms: int
+
+
 class Artifact(NamedTuple):
     """A file of a generation, `path` relative to its folder."""
 
@@ -145,6 +159,30 @@ def stage(engine: Engine, generation_id: str) -> Generation:
             return found
         _require(found, "stage", ("sealed",))
         return _set(conn, generation_id, {"state": "staged"})
+
+
+def add_metrics(engine: Engine, generation_id: str, metrics: Mapping[str, Any]) -> Generation:
+    """Metrics that were measured later, such as parity, beside those of the seal; a name that is
+    there already gets the new value. Raises `UnknownGeneration`."""
+    with write(engine) as conn:
+        found = _locked(conn, generation_id)
+        merged = json.dumps({**found.metrics, **metrics}, sort_keys=True, allow_nan=False)
+        return _set(conn, generation_id, {"metrics": merged})
+
+
+def read_parity(conn: Connection, generation_id: str) -> Parity | None:
+    """What was measured of that generation; None where it was not (yet)."""
+    found = get_generation(conn, generation_id)
+    if found is None or "parity_at_ms" not in found.metrics:
+        return None
+    metrics = found.metrics
+    return Parity(
+        metrics["parity_max_abs_diff"],
+        metrics["parity_users"],
+        metrics["canary_min_cosine"],
+        metrics["canary_texts"],
+        metrics["parity_at_ms"],
+    )
 
 
 def fail(engine: Engine, generation_id: str, reason: str) -> Generation:

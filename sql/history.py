@@ -20,11 +20,18 @@ MAX_CHUNK = 100_000
 
 
 class UserRow(NamedTuple):
-    """A user: `user_key` is random and never used again, `last_user_seq` the length of the log."""
+    """A user: `user_key` is random and never used again, `last_user_seq` the last number given.
+
+    `trimmed_seq` grows each time that retention takes events of the user.
+    """
 
     user_id: str
     user_key: int
     last_user_seq: int
+    trimmed_seq: int = 0
+
+
+USER_COLUMNS = tuple(users.c[name] for name in UserRow._fields)
 
 
 EVENT_COLUMNS = tuple(
@@ -52,9 +59,7 @@ def to_event(row: Any) -> StoredEvent:
     return StoredEvent(row[0], row[1], row[2], _KIND[row[3]], *row[4:])
 
 
-_FIND_USER = select(users.c.user_id, users.c.user_key, users.c.last_user_seq).where(
-    users.c.user_id == bindparam("user_id")
-)
+_FIND_USER = select(*USER_COLUMNS).where(users.c.user_id == bindparam("user_id"))
 
 
 def find_user(conn: Connection, user_id: str) -> UserRow | None:
@@ -100,6 +105,14 @@ def iterate_log(
         position = (rows[-1][0], rows[-1][1])
 
 
+def read_trimmed(conn: Connection) -> dict[int, int]:
+    """user_key -> trimmed_seq of every user of whom retention took events."""
+    rows = conn.execute(
+        select(users.c.user_key, users.c.trimmed_seq).where(users.c.trimmed_seq > 0)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 _NEXT_CHUNK = (
     select(*EVENT_COLUMNS)
     .where(
@@ -117,22 +130,20 @@ def read_text_vectors(
     """The stored vectors, (dim,) each, of those searches and comments that have one."""
     if not seqs:
         return {}
-    parameters = {
-        **batch_rows((seq,) for seq in seqs),
-        "user_key": user_key,
-        "encoder_id": encoder_id,
-    }
+    parameters = {**batch_rows((user_key, seq) for seq in seqs), "encoder_id": encoder_id}
     rows = conn.execute(_text_vectors_sql(conn.dialect.name), parameters)
     return {row[0]: from_bytes(row[1]) for row in rows}
 
 
 @cache
 def _text_vectors_sql(dialect: str) -> Select[Any]:
-    batch = batch_of(dialect, user_seq=int)
+    # The user's key comes with each row: as a parameter of its own it would make SQLite take all
+    # of the user's vectors and read the batch once for each (see `catalog_reads`).
+    batch = batch_of(dialect, user_key=int, user_seq=int)
     return select(text_vectors.c.user_seq, text_vectors.c.vector).join_from(
         batch,
         text_vectors,
-        (text_vectors.c.user_key == bindparam("user_key"))
+        (text_vectors.c.user_key == batch.c.user_key)
         & (text_vectors.c.user_seq == batch.c.user_seq)
         & (text_vectors.c.encoder_id == bindparam("encoder_id")),
     )

@@ -47,6 +47,9 @@ class ItemBody(BaseModel):
     """Filters: a name and a string, number, truth value or list of strings."""
     published_at_ms: int | None = Field(default=None, ge=-MAX_TIME_MS, le=MAX_TIME_MS)
     """When it appeared, ms since 1970 UTC (negative before)."""
+    available: bool = True
+    """False: withdrawn. In no list, but still an item: it keeps its ordinal and what was learned
+    of it, may be read and acted on, and comes back with the next put."""
 
     @field_validator("title", "text", "category")
     @classmethod
@@ -67,9 +70,13 @@ class ItemBody(BaseModel):
         return value
 
     def canonical(self) -> str:
-        """One JSON text for one body (sorted keys): two bodies are equal iff these are."""
+        """One JSON text for one body (sorted keys): two bodies are equal iff these are.
+
+        `available` is written where it is false only: bodies stored before there was such a field
+        stay equal to themselves.
+        """
         return json.dumps(
-            self.model_dump(),
+            self.model_dump(exclude={"available"} if self.available else None),
             sort_keys=True,
             ensure_ascii=False,
             allow_nan=False,
@@ -127,7 +134,8 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item as it stands. `at_ms`: when it was last changed."""
+    """An item as it stands. `at_ms`: when it was last changed. `former_ordinals`, ascending: those
+    that the id had before it was deleted and put again."""
 
     item_id: str
     ordinal: int
@@ -136,12 +144,14 @@ class Item:
     version: int | None
     change_seq: int
     at_ms: int
+    former_ordinals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogChange:
     """A row of the catalog log. `replaced_ordinal`: on a put that re-creates a deleted id, the
-    ordinal that the id had before."""
+    ordinal that the id had before. `former_ordinals`, ascending: all that it had before (on every
+    change of the id, so that whoever reads only the last one knows them too)."""
 
     change_seq: int
     op: Literal["put", "delete"]
@@ -150,3 +160,4 @@ class CatalogChange:
     body: ItemBody | None
     text_digest: str | None
     replaced_ordinal: int | None
+    former_ordinals: tuple[int, ...] = ()

@@ -4,8 +4,9 @@ Publishing and rolling back are one and the same: a compare-and-set, by insertin
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
@@ -35,11 +36,15 @@ class LivePointer(NamedTuple):
 
 
 class Replica(NamedTuple):
-    """A lease: which generations a replica can answer from, and when it last said so."""
+    """A lease: which generations a replica can answer from, and when it last said so.
+
+    `refused`: generations that it was to load and could not, with the reason.
+    """
 
     replica_id: str
     ready: tuple[str, ...]
     at_ms: int
+    refused: Mapping[str, str] = MappingProxyType({})
 
 
 LIVE_COLUMNS = tuple(live.c[name] for name in LivePointer._fields)
@@ -105,30 +110,45 @@ def clear_hold(
         return _insert(conn, cleared)
 
 
-def heartbeat(engine: Engine, replica_id: str, ready: Sequence[str], at_ms: int) -> None:
-    """Renew a replica's lease and say which generations it answers from, newest first."""
+def heartbeat(
+    engine: Engine,
+    replica_id: str,
+    ready: Sequence[str],
+    at_ms: int,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Renew a replica's lease and say which generations it answers from, newest first, and which
+    it refused, and why."""
     check_id("replica_id", replica_id)
-    if len(ready) > MAX_READY:
-        raise BadInput("ready", len(ready), f"at most {MAX_READY} generations")
+    for name, generations in (("ready", ready), ("refused", refused)):
+        if len(generations) > MAX_READY:
+            raise BadInput(name, len(generations), f"at most {MAX_READY} generations")
+    reasons = {g: reason[:MAX_WORDS_CHARACTERS] for g, reason in refused.items()}
+    row = {
+        "replica_id": replica_id,
+        "ready": json.dumps(list(ready)),
+        "refused": json.dumps(reasons),
+        "at_ms": at_ms,
+    }
     with write(engine) as conn:
         statement = insert_into(conn.dialect.name, replicas)
         conn.execute(
             statement.on_conflict_do_update(
                 index_elements=["replica_id"],
-                set_={"ready": statement.excluded.ready, "at_ms": statement.excluded.at_ms},
+                set_={name: statement.excluded[name] for name in row if name != "replica_id"},
             ),
-            {"replica_id": replica_id, "ready": json.dumps(list(ready)), "at_ms": at_ms},
+            row,
         )
 
 
 def fresh_replicas(conn: Connection, now_ms: int, lease_ms: int) -> list[Replica]:
     """The replicas whose lease was renewed within `lease_ms`."""
     rows = conn.execute(
-        select(replicas.c.replica_id, replicas.c.ready, replicas.c.at_ms)
+        select(replicas.c.replica_id, replicas.c.ready, replicas.c.at_ms, replicas.c.refused)
         .where(replicas.c.at_ms > now_ms - lease_ms)
         .order_by(replicas.c.replica_id)
     )
-    return [Replica(row[0], tuple(json.loads(row[1])), row[2]) for row in rows]
+    return [Replica(row[0], tuple(json.loads(row[1])), row[2], json.loads(row[3])) for row in rows]
 
 
 def drop_replica(engine: Engine, replica_id: str) -> None:

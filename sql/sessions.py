@@ -18,14 +18,19 @@ MAX_STATE_BYTES = 4 * 2**20
 
 
 class SessionRow(NamedTuple):
-    """A user's state at `user_seq`, as bytes that only the encoder understands."""
+    """A user's state at `user_seq`, as bytes that only the encoder understands.
+
+    `trimmed_seq`: the user's when it was folded. Where retention has taken events since, the
+    session holds what the log no longer does, and is not used.
+    """
 
     user_key: int
     user_seq: int
     state: bytes
+    trimmed_seq: int = 0
 
 
-_READ = select(sessions.c.user_key, sessions.c.user_seq, sessions.c.state).where(
+_READ = select(*(sessions.c[name] for name in SessionRow._fields)).where(
     sessions.c.generation_id == bindparam("generation_id"),
     sessions.c.user_key == bindparam("user_key"),
 )
@@ -49,9 +54,10 @@ def write_sessions(
 ) -> int:
     """Store sessions in small transactions with a pause after each; return how many were stored.
 
-    Skipped: a row that is not ahead of the one stored, and a row of a user who was erased
-    meanwhile. `progress` is told of each chunk's rows. (Measured on SQLite, ANCHORS: one big
-    transaction stalls acknowledgements for 3.6 s, chunks of 200 with a pause for 13 ms.)
+    Skipped: a row that is not ahead of the one stored, and a row of a user who was erased, or of
+    whom retention took events, meanwhile. `progress` is told of each chunk's rows. (Measured on
+    SQLite, ANCHORS: one big transaction stalls acknowledgements for 3.6 s, chunks of 200 with a
+    pause for 13 ms.)
     """
     check_id("generation_id", generation_id)
     stored = 0
@@ -108,16 +114,11 @@ def _write_chunk(conn: Connection, generation_id: str, part: Sequence[SessionRow
             raise BadInput("state", len(row.state), f"at most {MAX_STATE_BYTES} bytes")
     dialect = conn.dialect.name
     parameters = batch_rows((row.user_key,) for row in part)
-    present = set(conn.execute(_present_sql(dialect), parameters).scalars())
+    present = {tuple(user) for user in conn.execute(_present_sql(dialect), parameters)}
     values = [
-        {
-            "generation_id": generation_id,
-            "user_key": row.user_key,
-            "user_seq": row.user_seq,
-            "state": row.state,
-        }
+        {"generation_id": generation_id, **row._asdict()}
         for row in sorted(part)
-        if row.user_key in present
+        if (row.user_key, row.trimmed_seq) in present
     ]
     if not values:
         return 0
@@ -126,10 +127,10 @@ def _write_chunk(conn: Connection, generation_id: str, part: Sequence[SessionRow
 
 @cache
 def _present_sql(dialect: str) -> Select[Any]:
-    """Which users still are. The lock keeps an erasure out until this chunk is committed."""
+    """Who still is, and their `trimmed_seq`. The lock keeps an erasure out until the commit."""
     batch = batch_of(dialect, user_key=int)
     return (
-        select(users.c.user_key)
+        select(users.c.user_key, users.c.trimmed_seq)
         .join_from(batch, users, users.c.user_key == batch.c.user_key)
         .order_by(users.c.user_key)
         .with_for_update(of=users, read=True, key_share=True)
@@ -139,8 +140,11 @@ def _present_sql(dialect: str) -> Select[Any]:
 @cache
 def _upsert_sql(dialect: str) -> Any:
     statement = insert_into(dialect, sessions)
+    new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["generation_id", "user_key"],
-        set_={"user_seq": statement.excluded.user_seq, "state": statement.excluded.state},
-        where=statement.excluded.user_seq > sessions.c.user_seq,
+        set_={name: new[name] for name in ("user_seq", "state", "trimmed_seq")},
+        # Forward: what was folded after a trim is ahead of all that was folded before it.
+        where=(new.trimmed_seq > sessions.c.trimmed_seq)
+        | ((new.trimmed_seq == sessions.c.trimmed_seq) & (new.user_seq > sessions.c.user_seq)),
     )

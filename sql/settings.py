@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -15,3 +16,25 @@ class StoreSettings(BaseSettings):
 
     artifact_root: Path = Path(".moonlark/artifacts")
     """Folder that holds the generations' files (weights, vectors, shards)."""
+
+
+class RetentionSettings(BaseSettings):
+    """How long what users did is kept, in days; `never` is never deleted. The job applies it
+    (`moonlark retain`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MOONLARK_RETAIN_", frozen=True, env_parse_none_str="never"
+    )
+
+    events_days: int | None = Field(None, ge=1)
+    """Events, by when they were received. Dislikes and hides in force stay: the item they name must
+    not come back."""
+
+    text_days: int | None = Field(365, ge=1)
+    """Searches and comments, with their vectors; the shorter of this and `events_days` counts."""
+
+    exposures_days: int | None = Field(30, ge=1)
+    """What was shown to whom."""
+
+    activity_days: int | None = Field(90, ge=1)
+    """Hourly counts of items, which name no user."""

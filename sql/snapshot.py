@@ -2,9 +2,10 @@
 
 All of one moment, so that an answer is of one generation and of all that was acknowledged before.
 
-A base (a session at `s`) is valid at `n` if and only if no event in (s, n] has `undoes_seq` <= s:
-otherwise the state at `s` holds something that no longer counts, and is folded again from an older
-base or from nothing.
+A base (a session at `s`) is valid at `n` if and only if no event in (s, n] has `undoes_seq` <= s
+and retention has taken nothing since it was folded (its `trimmed_seq` is the user's): otherwise the
+state at `s` holds something that no longer counts, and is folded again from an older base or from
+nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, bindparam, case, func, select
 
 from sql.event import TEXT_KINDS, StoredEvent
-from sql.history import UserRow, read_tail, read_text_vectors
+from sql.history import USER_COLUMNS, UserRow, read_tail, read_text_vectors
 from sql.live import LIVE_COLUMNS, LivePointer
 from sql.sessions import SessionRow, read_session
 from sql.tables import catalog_head, events, live, sessions, users
@@ -59,15 +60,16 @@ def read_recommendation(
     user_id: str | None,
     loaded: Sequence[str],
     encoder_of: Mapping[str, str],
-    cached: Mapping[str, tuple[int, int]] | None = None,
+    cached: Mapping[str, tuple[int, int, int]] | None = None,
     max_tail: int = MAX_TAIL,
 ) -> Snapshot:
     """Read everything in one transaction.
 
     `loaded`: the generations that the caller holds, newest first; the live one is chosen where it
     is among them, else the first, else none. `encoder_of`: generation -> encoder id. `cached`:
-    generation -> (user_key, user_seq) of the state that the caller holds for this user; it is used
-    where the key is this user's (an erased user who came back has another) and the state is valid.
+    generation -> (user_key, user_seq, trimmed_seq) of the state that the caller holds for this
+    user; it is used where the key is this user's (an erased user who came back has another) and the
+    state is valid.
     Of the cached state and the stored session, the newest that is valid is the base;
     `Snapshot.base` tells which, and only the stored session's bytes are ever read.
     """
@@ -94,7 +96,7 @@ def read_recommendation(
         session = None
         if chosen and found.base == "session":
             session = (
-                SessionRow(user.user_key, found.user_seq, found.state)
+                SessionRow(user.user_key, found.user_seq, found.state, user.trimmed_seq)
                 if found.state is not None
                 else read_session(conn, chosen, user.user_key)
             )
@@ -121,9 +123,7 @@ def read_recommendation(
 _HEAD = (
     select(
         catalog_head.c.change_seq,
-        users.c.user_id,
-        users.c.user_key,
-        users.c.last_user_seq,
+        *USER_COLUMNS,
         *LIVE_COLUMNS,
         catalog_head.c.policy_seq,
     )
@@ -137,8 +137,9 @@ def _read_head(
     conn: Connection, user_id: str | None
 ) -> tuple[LivePointer | None, int, UserRow | None, int]:
     row = conn.execute(_HEAD, {"user_id": user_id}).one()
-    user = UserRow(*row[1:4]) if row[1] is not None else None
-    pointer = LivePointer(*row[4:-1]) if row[4] is not None else None
+    first = 1 + len(USER_COLUMNS)
+    user = UserRow(*row[1:first]) if row[1] is not None else None
+    pointer = LivePointer(*row[first:-1]) if row[first] is not None else None
     return pointer, row[0], user, row[-1]
 
 
@@ -165,19 +166,23 @@ _SESSION = select(
 ).where(
     sessions.c.generation_id == bindparam("generation_id"),
     sessions.c.user_key == bindparam("user_key"),
+    sessions.c.trimmed_seq == bindparam("trimmed_seq"),
 )
 
 
 def _candidates(
-    conn: Connection, generation_id: str, user: UserRow, cached: tuple[int, int] | None
+    conn: Connection, generation_id: str, user: UserRow, cached: tuple[int, int, int] | None
 ) -> list[_Candidate]:
-    """The newest first. One beyond the log's end (of a database that was restored) never holds."""
+    """The newest first. One beyond the log's end (of a database that was restored) never holds, nor
+    one from before retention took something."""
     found: list[_Candidate] = []
-    if cached and cached[0] == user.user_key and 0 < cached[1] <= user.last_user_seq:
+    is_current = cached and (cached[0], cached[2]) == (user.user_key, user.trimmed_seq)
+    if cached and is_current and 0 < cached[1] <= user.last_user_seq:
         found.append(_Candidate("cached", cached[1], None))
     parameters = {
         "generation_id": generation_id,
         "user_key": user.user_key,
+        "trimmed_seq": user.trimmed_seq,
         "cached_seq": found[0].user_seq if found else -1,
     }
     row = conn.execute(_SESSION, parameters).first()

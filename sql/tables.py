@@ -63,7 +63,8 @@ users = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     # An erased id that came back: events that happened before this are 410 (late retries).
     Column("erased_before_ms", BigInteger),
-    # Retention took events up to here: a session folded before that no longer holds.
+    # At least the highest user_seq that retention took; it grows with each time that it took some,
+    # so that a session folded before no longer holds.
     Column("trimmed_seq", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("last_user_seq >= 0", name="last_user_seq"),
 )
@@ -85,6 +86,8 @@ events = Table(
     Column("received_at_ms", BigInteger, nullable=False),
     Column("surface", Text),
     Column("request_id", Text),
+    # The hour of `item_activity` in which it is counted; NULL: that of `received_at_ms`.
+    Column("counted_hour", BigInteger),
     UniqueConstraint("user_key", "event_id"),
     CheckConstraint("user_seq >= 1", name="user_seq"),
     CheckConstraint("undoes_seq < user_seq", name="undoes_seq"),
@@ -269,6 +272,8 @@ replicas = Table(
     Column("replica_id", Text, primary_key=True),
     Column("ready", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+    # JSON: the generations that would not load, and why.
+    Column("refused", Text, server_default="{}", nullable=False),
 )
 
 exposures = Table(
@@ -292,11 +297,12 @@ erasures = Table(
     "erasures",
     metadata,
     Column("erasure_id", Text, primary_key=True),
-    Column("user_hmac", Text, nullable=False),
+    Column("user_hmac", id_type(), nullable=False),
     Column("erased_at_ms", BigInteger, nullable=False),
     Column("completed_at_ms", BigInteger),
     Column("receipt", Text, nullable=False),
     Index("ix_erasures_user_hmac", "user_hmac"),
+    Index("ix_erasures_erased_at_ms", "erased_at_ms"),
 )
 
 api_keys = Table(

@@ -22,7 +22,7 @@ def command(
 
     The newest first, an asterisk at the live one. States: building, sealed (complete), staged
     (replicas load it), published (was or is live), failed (with the reason), pruned (its files
-    are gone).
+    are gone). `parity`: how far user vectors of the day were from the night's, at most.
     """
     with read_snapshot(open_store().engine) as conn:
         live = generations.read_live(conn)
@@ -58,11 +58,12 @@ def _table(found: list[Generation], live: LivePointer | None) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in ("", "generation", "state", "created"):
         table.add_column(name, no_wrap=True)
-    for name in ("events", "users", "ndcg@10"):
+    for name in ("events", "users", "ndcg@10", "parity"):
         table.add_column(name, justify="right", no_wrap=True)
     for generation in found:
         is_live = live is not None and live.generation_id == generation.generation_id
         ndcg = generation.metrics.get("ndcg@10")
+        parity = generation.metrics.get("parity_max_abs_diff")
         table.add_row(
             "*" if is_live else "",
             generation.generation_id,
@@ -71,5 +72,6 @@ def _table(found: list[Generation], live: LivePointer | None) -> Table:
             f"{generation.event_count:,}",
             f"{generation.user_count:,}",
             f"{ndcg:.4f}" if isinstance(ndcg, float) else "",
+            f"{parity:.0e}" if isinstance(parity, float) else "",
         )
     return table

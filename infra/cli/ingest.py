@@ -10,6 +10,7 @@ from infra.cli.settings import CliSettings
 from infra.cli.store import open_store
 from infra.ingest.columns import Columns
 from infra.ingest.readers import TextOptions
+from sql.erasure_ledger import ErasureKey
 
 MOVIELENS = "ml-100k"
 FILES = "Files and columns"
@@ -97,8 +98,10 @@ def command(
     text = TextOptions(delimiter, encoding)
     columns = Columns.parse(maps or (), defaults or (), lists or (), types or ())
     state_dir = CliSettings().state_dir
+    store = open_store()
     run = IngestRun(
-        open_store().engine,
+        store.engine,
+        ErasureKey.open(store.artifact_root),
         rejects_dir or state_dir / "rejected",
         late=late,
         keep_unknown_items=keep_unknown_items,

@@ -20,14 +20,22 @@ from infra.ingest.readers import TextOptions, open_rows
 from infra.ingest.rejects import Rejects
 from infra.ingest.rows import EventRow, ItemRow
 from sql.engine import read_snapshot
+from sql.erasure_ledger import ErasureKey
 
 
 class IngestRun:
     """One ingestion: what is stored where, and what was rejected on the way."""
 
     def __init__(
-        self, engine: Engine, rejects_dir: Path, *, late: bool, keep_unknown_items: bool
+        self,
+        engine: Engine,
+        erasures: ErasureKey,
+        rejects_dir: Path,
+        *,
+        late: bool,
+        keep_unknown_items: bool,
     ) -> None:
+        self._erasures = erasures
         self._engine, self._rejects_dir = engine, rejects_dir
         self._late, self._keep_unknown_items = late, keep_unknown_items
         self._taken = self._rejected = 0
@@ -100,6 +108,7 @@ class IngestRun:
             received_at_ms=now_ms(),
             late=self._late,
             keep_unknown_items=self._keep_unknown_items,
+            erasures=self._erasures,
             progress=advance,
         )
 

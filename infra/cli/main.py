@@ -26,7 +26,11 @@ COMMANDS = {
     "unset": Entry("infra.cli.unset", "Take back a pin, a boost or a seen setting."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
+    "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),
+    "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
+    "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
+    "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
 }
 
 

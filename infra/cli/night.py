@@ -35,7 +35,8 @@ def command(
 ) -> None:
     """Make a generation and publish it.
 
-    The steps are export, embed, train, build, fold, evaluate, publish, as in the Airflow DAG.
+    The steps are export, embed, train, build, fold, evaluate, publish, verify, parity, as in the
+    DAG.
     Steps that are done are not done again. Whoever is answering goes on meanwhile, and switches at
     the end; a generation that does not pass its gate changes nothing.
     """

@@ -16,9 +16,11 @@ from ray_jobs.nightly.embed import embed
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import fold
+from ray_jobs.nightly.parity import parity
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
 from ray_jobs.nightly.train import train
+from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.workspace import NightError
 
 STEPS: dict[str, Callable[[Night], Report]] = {
@@ -29,6 +31,8 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "fold": fold,
     "evaluate": evaluate,
     "publish": publish,
+    "verify": verify,
+    "parity": parity,
 }
 
 

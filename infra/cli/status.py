@@ -28,6 +28,7 @@ class Status:
     events: int
     users: int
     live: LivePointer | None
+    parity: generations.Parity | None
     replicas: list[Replica]
 
 
@@ -54,13 +55,15 @@ def _read(conn: Connection, database: str, at_ms: int) -> Status:
     counted = select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
     user_count, event_count = conn.execute(counted.select_from(users)).one()
     item_count = conn.execute(select(func.count()).select_from(items).where(~items.c.deleted))
+    live = generations.read_live(conn)
     return Status(
         database=database,
         items=int(item_count.scalar_one()),
         catalog_seq=catalog.catalog_seq(conn),
         events=int(event_count),
         users=int(user_count),
-        live=generations.read_live(conn),
+        live=live,
+        parity=generations.read_parity(conn, live.generation_id) if live else None,
         replicas=generations.fresh_replicas(conn, at_ms, LEASE_MS),
     )
 
@@ -85,6 +88,8 @@ def _lines(status: Status, at_ms: int) -> list[tuple[str, str]]:
     if status.live and status.live.hold:
         held = "no night publishes until `moonlark publish --clear-hold`"
         lines.append(("hold", held))
+    if status.parity:
+        lines.append(("parity", _parity_line(status.parity, at_ms)))
     lines.append(("replicas", _replicas_line(status)))
     return lines
 
@@ -92,6 +97,16 @@ def _lines(status: Status, at_ms: int) -> list[tuple[str, str]]:
 def _live_line(live: LivePointer, at_ms: int) -> str:
     when = f"{as_utc(live.at_ms)}, {ago(live.at_ms, at_ms)}"
     return f"{live.generation_id} (flip {live.flip}, {when}, by {live.who}: {live.why})"
+
+
+def _parity_line(parity: generations.Parity, at_ms: int) -> str:
+    difference, cosine = parity.max_abs_diff, parity.canary_min_cosine
+    users = "no user to compare" if difference is None else f"day and night {difference:.0e} apart"
+    texts = "no text" if cosine is None else f"cosine {cosine:.6f}"
+    return (
+        f"{users} ({parity.users} users), {texts} ({parity.canary_texts} texts), "
+        f"{ago(parity.at_ms, at_ms)}"
+    )
 
 
 def _replicas_line(status: Status) -> str:

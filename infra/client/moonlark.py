@@ -5,7 +5,7 @@ Answers are the API's own models (`serve.schemas`, pydantic only), so the two ca
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -95,12 +95,17 @@ class Moonlark:
         """Store 1 to 500 events, all or none; in force for the next recommendation.
 
         Each event is as in the API: `user_id`, `kind`, `item_id`, `value`, `text`, `occurred_at`,
-        ... An event without `event_id` gets one before the first try, so that a retry is harmless;
-        to be safe across a crash of the caller too, give your own.
+        ... An event without `event_id` or `occurred_at` gets them before the first try, so that a
+        retry is harmless, and one that comes after an erasure is known for what it is; to be safe
+        across a crash of the caller too, give your own.
         """
         if not 1 <= len(events) <= MAX_EVENTS:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_EVENTS}")
-        bodies = [{"event_id": uuid.uuid4().hex, **_without_none(event)} for event in events]
+        now = datetime.now(UTC).isoformat()
+        bodies = [
+            {"event_id": uuid.uuid4().hex, "occurred_at": now, **_without_none(event)}
+            for event in events
+        ]
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
         return self._call(EventsAnswer, "POST", "/v1/events", query=query, body={"events": bodies})
 
@@ -244,9 +249,10 @@ class Moonlark:
 
     # Users
 
-    def user(self, user_id: str) -> UserAnswer:
-        """A user's session in short."""
-        return self._call(UserAnswer, "GET", _user_path(user_id))
+    def user(self, user_id: str, *, vector: bool = False) -> UserAnswer:
+        """A user's session in short; with `vector`, the user vector too."""
+        query = [("vector", "true")] if vector else []
+        return self._call(UserAnswer, "GET", _user_path(user_id), query=query)
 
     def user_events(self, user_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """All events of a user with `user_seq` above `after`, oldest first, fetched by pages."""
@@ -264,6 +270,10 @@ class Moonlark:
     def erase_user(self, user_id: str) -> ErasureAnswer:
         """Delete everything kept about a user, and get the receipt."""
         return self._call(ErasureAnswer, "DELETE", _user_path(user_id))
+
+    def erasure(self, erasure_id: str) -> ErasureAnswer:
+        """The receipt of an erasure as it stands now."""
+        return self._call(ErasureAnswer, "GET", f"/v1/erasures/{quote_id(erasure_id)}")
 
     # The system
 

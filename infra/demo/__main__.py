@@ -25,6 +25,7 @@ from infra.stack.airflow_env import AirflowEnvironment
 from infra.stack.errors import StackError
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
+from sql.erasure_ledger import ErasureKey
 
 STATE = Path(".moonlark")
 DEMO = STATE / "demo"
@@ -93,7 +94,14 @@ def _step(place: str, what: str, do: Callable[[], object]) -> None:
 
 def _ingest() -> None:
     init()
-    run = IngestRun(open_store().engine, DEMO / "rejects", late=False, keep_unknown_items=False)
+    store = open_store()
+    run = IngestRun(
+        store.engine,
+        ErasureKey.open(store.artifact_root),
+        DEMO / "rejects",
+        late=False,
+        keep_unknown_items=False,
+    )
     run.movielens(STATE / "datasets" / "ml-100k")
 
 

@@ -104,7 +104,7 @@ def write_items(
         for item, result in zip(chunk, catalog.put_items(engine, puts, at_ms), strict=True):
             outcomes[result.outcome] += 1
             if result.outcome == "stale_version":
-                accepted = f"{result.version} or above, which is stored"
+                accepted = f"one above {result.version}, which is stored"
                 rejects.add(item.row, [BadInput("version", item.put.version, accepted)])
         if progress is not None:
             progress(len(chunk))

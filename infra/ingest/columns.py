@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 from infra.ingest.errors import BadColumns
 from infra.ingest.values import is_missing
 
-ITEM_FIELDS = ("item_id", "title", "text", "category", "published_at", "version")
+ITEM_FIELDS = ("item_id", "title", "text", "category", "published_at", "available", "version")
 EVENT_FIELDS = (
     "user_id",
     "item_id",

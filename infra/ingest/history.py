@@ -20,6 +20,7 @@ from infra.ingest.rejects import Rejects
 from infra.ingest.rows import EventIds, EventRow, to_event
 from sql.batch import batch_of, batch_rows
 from sql.engine import read_snapshot
+from sql.erasure_ledger import ErasureKey
 from sql.events import Problem, Rejected, append
 from sql.ids import BadInput
 from sql.tables import events as events_table
@@ -82,13 +83,16 @@ def write_events(
     received_at_ms: int,
     late: bool = False,
     keep_unknown_items: bool = False,
+    erasures: ErasureKey | None = None,
     pace: Pace | None = None,
     progress: Progress | None = None,
 ) -> EventsReport:
     """Append events in order of time, in paced transactions.
 
     Refused rows go to `rejects`: of unknown items (unless kept), another body under a known
-    `event_id`, earlier than what the user already has (unless `late`), above the daily limit.
+    `event_id`, from before their user was erased (where `erasures` is given), earlier than what the
+    user already has (unless `late`). The daily limit is for live events; history is outside it, and
+    its activity counts where it happened.
     """
     pace = pace or Pace()
     ordered = sorted(events, key=lambda e: e.event.occurred_at_ms)  # stable: ties in file order
@@ -98,7 +102,7 @@ def write_events(
         ordered = kept
     stored = duplicates = 0
     for chunk in chunks(ordered, pace.events):
-        fresh, known = _append(engine, chunk, rejects, received_at_ms, keep_unknown_items)
+        fresh, known = _append(engine, chunk, rejects, received_at_ms, keep_unknown_items, erasures)
         stored, duplicates = stored + fresh, duplicates + known
         _advance(progress, len(chunk))
         pace.rest()
@@ -111,6 +115,7 @@ def _append(
     rejects: Rejects,
     received_at_ms: int,
     keep_unknown_items: bool,
+    erasures: ErasureKey | None,
 ) -> tuple[int, int]:
     """Append what can be; a request is all or nothing, so the refused rows are taken out first.
 
@@ -124,6 +129,8 @@ def _append(
             [[row.event for row in pending]],
             received_at_ms=received_at_ms,
             keep_unknown_items=keep_unknown_items,
+            history=True,
+            erasures=erasures,
         )
         if not isinstance(answer, Rejected):
             duplicates = sum(event.duplicate for event in answer)

@@ -143,6 +143,8 @@ def _body(
         body["published_at_ms"] = as_time_ms(
             "published_at", picked["published_at"], earliest_ms=EARLIEST_PUBLISHED_MS
         )
+    if "available" in picked:
+        body["available"] = as_bool("available", picked["available"])
     body["attributes"] = {
         name: _attribute(name, value, columns.attributes.get(name, _PLAIN))
         for name, value in attributes.items()

@@ -141,6 +141,9 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(hap / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(hap / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(hap / "metrics.sock"),
+        # Nobody listens there: its lines carry paths, and paths name users (the default is the
+        # machine's syslog).
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(hap / "no-log.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(hap),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(hap / "server-state"),
         "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),

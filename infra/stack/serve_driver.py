@@ -55,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runtime_env = {"env_vars": options.env} if options.env else None
     with ray.init(namespace=RAY_SERVE_NAMESPACE, runtime_env=runtime_env):
         # Without a host, HAProxy mode binds proxies and replicas to all interfaces.
-        ray_serve.start(http_options={"host": LOOPBACK, "port": options.http_port})
+        ray_serve.start(
+            http_options={"host": LOOPBACK, "port": options.http_port},
+            logging_config={"enable_access_log": False},  # paths name users
+        )
         ray_serve.run(app, name=options.name, route_prefix="/")
 
 

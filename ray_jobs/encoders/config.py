@@ -32,6 +32,7 @@ PURCHASE = "purchase"
 SEEN_BITS = {kind: 1 << bit for bit, kind in enumerate(KINDS[:5])}
 SEEN_KINDS = frozenset(SEEN_BITS)
 EXCLUDING_KINDS = frozenset({"dislike", "hide"})
+TEXT_KINDS = frozenset({"search", "comment"})
 
 MAX_RATING_BUCKETS = 10
 

@@ -55,6 +55,8 @@ class EpochReport:
     valid_ndcg: float
     lr: float
     seconds: float
+    windows: int
+    """Windows that this rank stepped on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,10 +185,13 @@ class _Run:
         started = time.perf_counter()
         self._loss.train()
         losses = []
+        stepped = 0
         windows = windows_of(self._data, self._config.max_len, self._rng)
         for batch in epoch_batches(windows, self._config.batch_size, self._rng):
             # A rank without a share repeats one: all ranks must take the same number of steps.
-            losses.append(self._step(batch[self._rank :: self._world_size] or batch[:1]))
+            share = batch[self._rank :: self._world_size] or batch[:1]
+            losses.append(self._step(share))
+            stepped += len(share)
             self._done += 1
             if progress is not None:
                 progress(min(self._done, self._total), self._total)
@@ -196,6 +201,7 @@ class _Run:
             valid_ndcg=self._agreed(self._valid.ndcg(self._model)),
             lr=float(self._optimizer.param_groups[0]["lr"]),
             seconds=time.perf_counter() - started,
+            windows=stepped,
         )
 
     def _step(self, windows: list[tuple[int, int]]) -> float:

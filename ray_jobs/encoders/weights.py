@@ -72,7 +72,8 @@ def save_weights(path: Path, fitted: Fitted) -> str:
         ValueError: the ordinals do not fit the model or do not ascend.
         WeightsError: the model holds a NaN or an infinity.
     """
-    model, ordinals = fitted.model, np.asarray(fitted.residual_ordinals, dtype=np.int64)
+    # Contiguous: safetensors writes the memory of a strided view as it lies, in silence.
+    model, ordinals = fitted.model, np.ascontiguousarray(fitted.residual_ordinals, np.int64)
     if len(ordinals) != model.config.residual_count or bool(np.any(np.diff(ordinals) <= 0)):
         raise ValueError(
             f"need {model.config.residual_count} ascending ordinals, got {len(ordinals)}"
@@ -116,6 +117,41 @@ def load_weights(path: Path) -> UserEncoder:
     if bool(np.any(np.diff(ordinals) <= 0)):
         raise WeightsError(path, "residual_ordinals do not ascend")
     return UserEncoder(config, tensors, ordinals, digest)
+
+
+def load_model(path: Path) -> tuple["UserLSTM", NDArray[np.int64]]:
+    """The model in `path` as torch has it, and the ordinals of its residuals. Loads torch.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    import torch  # noqa: PLC0415 - a replica reads this module without torch
+
+    from ray_jobs.encoders.user_lstm import UserLSTM  # noqa: PLC0415
+
+    encoder = load_weights(path)
+    with safe_open(path, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    no_residual_1D = torch.zeros(1, encoder.dim)
+    model = UserLSTM(encoder.config)
+    model.load_state_dict(
+        {
+            "text.weight": stored["text.weight"],
+            "text.bias": stored["text.bias"],
+            "unknown": stored["unknown"],
+            "kind.weight": stored["kind"],
+            "rating.weight": stored["rating"],
+            "lstm.weight_ih_l0": stored["lstm.weight_ih"],
+            "lstm.weight_hh_l0": stored["lstm.weight_hh"],
+            "lstm.bias_ih_l0": stored["lstm.bias"],  # torch adds its two; the file has the sum
+            "lstm.bias_hh_l0": torch.zeros_like(stored["lstm.bias"]),
+            "out.weight": stored["out.weight"],
+            "out.bias": stored["out.bias"],
+            "residual.weight": torch.cat([no_residual_1D, stored["residual"]]),
+            "logit_scale": stored["logit_scale"].reshape(()),
+        }
+    )
+    return model.eval(), encoder.residual_ordinals_R
 
 
 def encoder_of(fitted: Fitted) -> UserEncoder:

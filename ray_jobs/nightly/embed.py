@@ -9,7 +9,8 @@ Run: python -m ray_jobs.nightly.embed --generation ID
 """
 
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
 from ray_jobs.encoders.item_text import clean
+from ray_jobs.nightly import canary
 from ray_jobs.nightly.event_vectors import write_event_vectors
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import generation_directory
@@ -49,6 +51,7 @@ def embed(night: Night) -> Report:
     digests = _column(night, "text_digest")
     known = _reused(night, encoder.encoder_id, digests)
     missing = sorted(set(digests) - known.keys())
+    reused = sorted(known)
     known.update(_embedded(night, missing))
     vectors_ND = (
         np.stack([known[d] for d in digests]) if digests else np.zeros((0, encoder.dim), np.float32)
@@ -62,6 +65,7 @@ def embed(night: Night) -> Report:
         "embedded": len(missing),
         "reused": len(digests) - len(missing),
         "event_texts_embedded": event_texts,
+        **_canaries(night, encoder, reused, missing, known),
     }
 
 
@@ -127,6 +131,23 @@ def _embedded(night: Night, digests: list[str]) -> Vectors:
     result = pq.read_table(parts)
     rows = zip(result["text_digest"].to_pylist(), result["vector"].to_pylist(), strict=True)
     return {digest: np.frombuffer(vector, np.float32) for digest, vector in rows}
+
+
+def _canaries(
+    night: Night, encoder: BertEncoder, reused: list[str], new: list[str], vectors: Vectors
+) -> Report:
+    """Some texts embedded again, reused ones first: what the gate looks at."""
+    seed = zlib.crc32(night.generation_id.encode())
+    chosen = [reused[row] for row in canary.choose(len(reused), seed)]
+    chosen += [new[row] for row in canary.choose(len(new), seed, canary.CANARIES - len(chosen))]
+    table = pq.read_table(night.workspace.texts)
+    table = table.filter(pa.compute.is_in(table["text_digest"], value_set=pa.array(chosen)))
+    columns = (table[name].to_pylist() for name in ("text_digest", "text"))
+    texts: Mapping[str, str] = dict(zip(*columns, strict=True))
+    return {
+        "canary_texts": len(texts),
+        "canary_min_cosine": canary.min_cosine(encoder, texts, vectors),
+    }
 
 
 def _embed_event_texts(night: Night, encoder: BertEncoder) -> int:

@@ -44,6 +44,9 @@ EVENTS_SCHEMA = pa.schema(
     ]
 )
 
+TRIMMED_SCHEMA = pa.schema([("user_key", pa.int64()), ("trimmed_seq", pa.int64())])
+"""Of users of whom retention took events: a session says what was gone when it was folded."""
+
 TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
 
 
@@ -62,6 +65,7 @@ def export(night: Night) -> Report:
         catalog_seq = catalog.catalog_seq(conn)
         items, digests = _export_items(conn, night.workspace.work)
         event_count, user_count, event_digests = _export_events(conn, night.workspace.events)
+        _export_trimmed(conn, night.workspace.trimmed)
         texts = _export_texts(conn, night.workspace.texts, digests | event_digests)
     if items == 0:
         raise NothingToDo("the catalog is empty", hint="moonlark ingest --items FILE")
@@ -100,6 +104,8 @@ def as_shown(item: catalog.Item) -> Item:
         attributes_json=attributes_json(item.body.attributes),
         published_at_ms=item.body.published_at_ms,
         text_digest=item.text_digest,
+        available=item.body.available,
+        former_ordinals=item.former_ordinals,
     )
 
 
@@ -117,6 +123,12 @@ def _export_events(conn: Connection, path: Path) -> tuple[int, int, set[str]]:
             ]
             writer.write_table(pa.Table.from_pylist(rows, EVENTS_SCHEMA), row_group_size=CHUNK)
     return count, len(users), digests
+
+
+def _export_trimmed(conn: Connection, path: Path) -> None:
+    trimmed = events.read_trimmed(conn)
+    columns = {"user_key": list(trimmed), "trimmed_seq": list(trimmed.values())}
+    pq.write_table(pa.Table.from_pydict(columns, TRIMMED_SCHEMA), path)
 
 
 def _export_texts(conn: Connection, path: Path, digests: set[str]) -> int:

@@ -41,6 +41,7 @@ def _user_ranges(workspace: Workspace, users_per_range: int) -> list[tuple[int, 
 
 
 def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]:
+    trimmed = _trimmed(night.workspace)
     waiting = list(reversed(ranges))
     running: list[ray.ObjectRef[list[tuple[int, int, bytes]]]] = []
     while waiting or running:
@@ -48,7 +49,12 @@ def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]
             running.append(fold_range.remote(night.workspace, waiting.pop()))
         (done,), running = ray.wait(running, num_returns=1)
         for user_key, user_seq, state in ray.get(done):
-            yield SessionRow(user_key, user_seq, state)
+            yield SessionRow(user_key, user_seq, state, trimmed.get(user_key, 0))
+
+
+def _trimmed(workspace: Workspace) -> dict[int, int]:
+    table = pq.read_table(workspace.trimmed)
+    return dict(zip(table["user_key"].to_pylist(), table["trimmed_seq"].to_pylist(), strict=True))
 
 
 @ray.remote(num_cpus=1, max_retries=3)

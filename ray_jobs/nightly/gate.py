@@ -6,8 +6,9 @@ It looks at the files as a replica will: manifest, digests, shards opened as by 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.nightly import canary
 from ray_jobs.nightly.build import item_vectors
-from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
 from ray_jobs.shards.manifest import open_manifest, verify
 from ray_jobs.shards.reader import ShardSet
@@ -33,6 +34,7 @@ def check_gate(night: Night) -> float:
     built = night.workspace.require_report("build")
     evaluated = night.workspace.require_report("evaluate")
     settings = night.settings
+    check_canaries(night.workspace.require_report("embed"))
     if not evaluated["finite"]:
         raise GateRefused("an item vector is not finite", hint=HINT)
     if built["items"] != exported["items"] or sum(built["shard_items"]) != exported["items"]:
@@ -56,6 +58,18 @@ def check_gate(night: Night) -> float:
                 hint=HINT,
             )
     return recall
+
+
+def check_canaries(embedded: Report) -> None:
+    """Refuses where a text embedded again is not what was stored: half the catalog would then be of
+    another space than the other half, and the day of another than the night."""
+    cosine = embedded["canary_min_cosine"]
+    if cosine is not None and not cosine >= canary.MIN_COSINE:
+        raise GateRefused(
+            f"of {embedded['canary_texts']} texts embedded again, one has cosine {cosine:.6f} to "
+            f"its stored vector (at least {canary.MIN_COSINE})",
+            hint=HINT,
+        )
 
 
 def _index_recall(night: Night) -> float:

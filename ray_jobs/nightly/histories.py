@@ -51,9 +51,14 @@ class Histories:
         """Without undos, and without what an undo or a re-rating took back."""
         counted: NDArray[np.bool_] = self.kinds_E != UNDO
         takes = np.flatnonzero(self.undoes_E != NONE)
-        # user_seq is gapless from 1, so event s of a user lies s - 1 behind the user's first.
-        firsts = self.offsets_U1[np.searchsorted(self.offsets_U1, takes, side="right") - 1]
-        counted[firsts + self.undoes_E[takes] - 1] = False
+        user_E = np.repeat(np.arange(len(self.offsets_U1) - 1), np.diff(self.offsets_U1))
+        # One ascending number for (user, user_seq). Retention leaves gaps, and may have taken what
+        # an undo that is still there took back.
+        span = int(self.user_seqs_E.max(initial=0)) + 1
+        places_E = user_E * span + self.user_seqs_E
+        wanted = user_E[takes] * span + self.undoes_E[takes]
+        found = np.searchsorted(places_E, wanted)
+        counted[found[places_E[found] == wanted]] = False
         return counted
 
     def vectors(self) -> NDArray[np.float32]:

@@ -3,13 +3,15 @@
 import shutil
 
 from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.work_files import discard_old_work
 from ray_jobs.nightly.workspace import generation_directory
 from sql import generations, sessions
 from sql.engine import read_snapshot
 
 
 def prune(night: Night) -> list[str]:
-    """Delete all but the live generation, the one before it and the newest few.
+    """Delete all but the live generation, the one before it and the newest few; and the work files
+    of nights that broke off long ago.
 
     Returns:
         the ids of the generations that are gone.
@@ -27,6 +29,8 @@ def prune(night: Night) -> list[str]:
     for generation_id in gone:
         generations.prune(night.engine, generation_id)  # first: nobody may stage it any more
         shutil.rmtree(generation_directory(night.workspace.root, generation_id))
+    before_ms = night.now_ms() - int(night.settings.keep_work_days * 86_400_000)
+    gone += discard_old_work(night.engine, night.workspace.root, before_ms=before_ms)
     if gone:
         sessions.prune_sessions(night.engine, keep_generations=sorted(kept))
     return gone

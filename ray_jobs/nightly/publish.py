@@ -9,7 +9,8 @@ Run: python -m ray_jobs.nightly.publish --generation ID
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
@@ -18,8 +19,10 @@ from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.seal import seal, write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.workspace import StageFailed
 from sql import generations
 from sql.engine import read_snapshot
+from sql.errors import FlipLost
 from sql.generations import LivePointer
 
 log = logging.getLogger("moonlark.night")
@@ -47,6 +50,8 @@ def publish(night: Night) -> Report:
         why="nightly publish",
         hold=False,
         now_ms=night.now_ms,
+        sleep=night.sleep,
+        monotonic=night.monotonic,
     )
     return _tidied(
         night,
@@ -67,6 +72,16 @@ def _tidied(night: Night, report: Report) -> Report:
     return report
 
 
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Which replicas with a fresh lease are ready after a wait."""
+
+    seconds: float
+    ready: int
+    behind: Mapping[str, str]
+    """replica id -> why it is not ready, as far as it said."""
+
+
 def stage_and_flip(
     engine: Engine,
     generation_id: str,
@@ -76,53 +91,97 @@ def stage_and_flip(
     why: str,
     hold: bool,
     now_ms: Callable[[], int],
+    expected_flip: int | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[LivePointer, float, int]:
     """Stage `generation_id`, wait for the replicas, flip.
+
+    At `stage_deadline` it flips for those that are ready; the others answer from what they hold,
+    marked, and are taken out. Where replicas answer and none of them is ready, nothing changes.
+
+    Args:
+        expected_flip: the flip that the caller decided upon; None: the present one.
 
     Returns:
         the new live pointer, the seconds waited, and how many replicas were ready.
 
     Raises:
+        StageFailed: no replica can answer from it.
         sql.errors.HoldSet: a rollback set `hold` and this is a publish.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
     with read_snapshot(engine) as conn:
         before = generations.read_live(conn)
+    flip = before.flip if before else 0
+    if expected_flip is not None and flip != expected_flip:
+        raise FlipLost(generation_id, expected_flip, flip)
     if before is not None and before.generation_id == generation_id:
         return before, 0.0, 0  # run again after it had flipped: nothing to do
     generations.stage(engine, generation_id)
-    waited_s, ready = _wait_for_replicas(engine, generation_id, settings, now_ms)
+    waited = wait_for_replicas(
+        engine,
+        generation_id,
+        deadline_s=settings.stage_deadline_s,
+        lease_s=settings.lease_s,
+        now_ms=now_ms,
+        sleep=sleep,
+        monotonic=monotonic,
+    )
+    if waited.behind and not waited.ready:
+        raise StageFailed(
+            f"none of {len(waited.behind)} replicas can answer from {generation_id}: "
+            f"{one_reason(waited)}",
+            hint="what was live stays live; `moonlark generations`, then the replicas' logs",
+        )
     pointer = generations.flip(
         engine,
         generation_id,
-        expected_flip=before.flip if before else 0,
+        expected_flip=flip,
         who=who,
         why=why,
         hold=hold,
         at_ms=now_ms(),
-        override=hold,  # only a person's rollback sets hold, and a person may override one
+        override=hold,  # only a rollback sets hold, and it may override one
     )
     log.info("live: %s (flip %d), before: %s", generation_id, pointer.flip, pointer.previous)
-    return pointer, waited_s, ready
+    return pointer, waited.seconds, waited.ready
 
 
-def _wait_for_replicas(
-    engine: Engine, generation_id: str, settings: NightSettings, now_ms: Callable[[], int]
-) -> tuple[float, int]:
+def wait_for_replicas(
+    engine: Engine,
+    generation_id: str,
+    *,
+    deadline_s: float,
+    lease_s: float,
+    now_ms: Callable[[], int],
+    sleep: Callable[[float], None],
+    monotonic: Callable[[], float],
+) -> Waited:
     """Until every replica with a fresh lease is ready, or the deadline; no replica, no wait."""
-    started = time.monotonic()
-    lease_ms = int(settings.lease_s * 1000)
+    started = monotonic()
+    lease_ms = int(lease_s * 1000)
     while True:
         with read_snapshot(engine) as conn:
             replicas = generations.fresh_replicas(conn, now_ms(), lease_ms)
-        ready = sum(generation_id in replica.ready for replica in replicas)
-        waited_s = time.monotonic() - started
-        if ready == len(replicas):
-            return waited_s, ready
-        if waited_s > settings.stage_deadline_s:
-            log.warning("%d of %d replicas ready at the deadline", ready, len(replicas))
-            return waited_s, ready
-        time.sleep(POLL_S)
+        behind = {
+            replica.replica_id: replica.refused.get(generation_id, "it has not loaded it yet")
+            for replica in replicas
+            if generation_id not in replica.ready
+        }
+        waited = Waited(monotonic() - started, len(replicas) - len(behind), behind)
+        if not behind:
+            return waited
+        if waited.seconds > deadline_s:
+            log.warning("%d of %d replicas ready at the deadline", waited.ready, len(replicas))
+            return waited
+        sleep(POLL_S)
+
+
+def one_reason(waited: Waited) -> str:
+    """Why replicas are behind, by the example of one, shortly."""
+    replica_id, reason = next(iter(sorted(waited.behind.items())))
+    return f"{replica_id}: {reason}"
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePoint
 
     Raises:
         NothingToDo: there is no earlier generation.
+        StageFailed: no replica can answer from it.
+        sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
     with read_snapshot(engine) as conn:
         live = generations.read_live(conn)
@@ -51,6 +53,7 @@ def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePoint
         why=why,
         hold=True,
         now_ms=now_ms,
+        expected_flip=live.flip if live else None,
     )
     return pointer
 

@@ -30,6 +30,8 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
     """Register the generation as sealed, ready to be staged."""
     exported = night.workspace.require_report("export")
     evaluated = night.workspace.require_report("evaluate")
+    embedded = night.workspace.require_report("embed")
+    canaries = {name: embedded[name] for name in ("canary_texts", "canary_min_cosine")}
     files = [
         generations.Artifact(path, entry.sha256, entry.size)
         for path, entry in sorted(manifest.files.items())
@@ -42,7 +44,7 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
         night.engine,
         night.generation_id,
         manifest_digest=manifest_digest(night.workspace.directory),
-        metrics={**evaluated, "index_recall": index_recall},
+        metrics={**evaluated, **canaries, "index_recall": index_recall},
         event_count=exported["events"],
         user_count=exported["users"],
     )

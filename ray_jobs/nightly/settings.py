@@ -47,8 +47,15 @@ class NightSettings(BaseSettings):
     stage_deadline_s: float = Field(60.0, gt=0)
     """The pointer flips when all fresh replicas are ready, or after this."""
 
+    verify_deadline_s: float = Field(60.0, gt=0)
+    """After the flip: how long a replica may take to be ready, or to be replaced by one that is."""
+
     lease_s: float = Field(5.0, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""
 
     keep_generations: int = Field(3, ge=2)
     """Generations kept on disk besides the live one and the one before it."""
+
+    keep_work_days: float = Field(7.0, gt=0)
+    """A night that broke off can be taken up again for so long; then its work files go, for they
+    hold rows of users."""

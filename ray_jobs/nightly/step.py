@@ -20,9 +20,12 @@ import ray
 from sqlalchemy import Engine
 
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
 from sql import generations
 from sql.engine import open_engine
+from sql.erasure import apply_ledger
+from sql.erasure_ledger import Ledger
 from sql.errors import StoreError
 from sql.schema import check_schema
 from sql.settings import StoreSettings
@@ -47,6 +50,8 @@ class Night:
     settings: NightSettings
     workspace: Workspace
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
 
     @property
     def generation_id(self) -> str:
@@ -60,15 +65,22 @@ def open_night(generation_id: str) -> Night:
     engine = open_engine(store.database_url)
     check_schema(engine)
     root = Path(store.artifact_root).absolute()
+    apply_ledger(engine, Ledger.open(root))  # the database may have been restored
     return Night(engine, store, NightSettings(), Workspace(root, generation_id))
 
 
 def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
     """Run `step` unless its report exists already; record the reason if it fails.
 
+    The work folder is marked as in use meanwhile: an erasure rewrites it only between steps.
     A generation that failed before is building again: a task that is retried, or a night that is
     taken up by hand, ends as if nothing had happened.
     """
+    with in_use(night.workspace.work):
+        return _run_step(night, name, step)
+
+
+def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
     done = night.workspace.report(name)
     if done is not None:
         log.info("%s: already done, nothing to do again", name)

@@ -2,20 +2,23 @@
 setting.
 
 Every worker reads the same work files and takes its share of the windows; gradients are averaged
-by DistributedDataParallel. Worker 0 writes the weights.
+by DistributedDataParallel. So all end with the same weights, which is checked; worker 0 writes
+them.
 
 Run: python -m ray_jobs.nightly.train --generation ID
 """
 
 import dataclasses
+import hashlib
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import ray.train
 import ray.train.torch
+import torch.distributed
 from torch import nn
 
 from ray_jobs.encoders import fit as fitting
@@ -37,7 +40,7 @@ def train(night: Night) -> Report:
     night.workspace.require_report("embed")
     settings = night.settings
     trainer = ray.train.torch.TorchTrainer(
-        _train_loop,
+        cast(Any, _train_loop),  # typed as returning None; its value is the result's
         train_loop_config={"workspace": night.workspace, "settings": settings},
         scaling_config=ray.train.ScalingConfig(num_workers=settings.train_workers),
         run_config=ray.train.RunConfig(
@@ -46,8 +49,9 @@ def train(night: Night) -> Report:
             failure_config=ray.train.FailureConfig(max_failures=2),
         ),
     )
-    result = trainer.fit()
-    return dict(result.metrics or {})
+    # Not `result.metrics`: Ray keeps those of checkpoints only, and the weights are no checkpoint.
+    report: Report = cast(Any, trainer.fit()).return_value
+    return report
 
 
 def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
@@ -68,8 +72,8 @@ def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
     )
 
 
-def _train_loop(config: dict[str, Any]) -> None:
-    """What each worker of the group runs."""
+def _train_loop(config: dict[str, Any]) -> Report:
+    """What each worker of the group runs; rank 0's report is the step's."""
     workspace: Workspace = config["workspace"]
     settings: NightSettings = config["settings"]
     context = ray.train.get_context()
@@ -83,11 +87,27 @@ def _train_loop(config: dict[str, Any]) -> None:
         rank=rank,
         world_size=world_size,
     )
+    last = dataclasses.asdict(fitted.history[-1])
+    metrics: Report = {
+        k: v for k, v in last.items() if isinstance(v, int | float) and math.isfinite(v)
+    }
+    metrics["windows"] = _windows_of_all(fitted.model, last["windows"], world_size)
     if rank == 0:
         save_weights(workspace.directory / WEIGHTS, fitted)
-    last = dataclasses.asdict(fitted.history[-1])
-    metrics = {k: v for k, v in last.items() if isinstance(v, int | float) and math.isfinite(v)}
-    ray.train.report({**metrics, "workers": world_size, "recipe": settings.train_recipe})
+    return {**metrics, "workers": world_size, "recipe": settings.train_recipe}
+
+
+def _windows_of_all(model: nn.Module, windows: int, world_size: int) -> list[int]:
+    """Windows of the last epoch, a number a worker. Fails where workers trained apart."""
+    if world_size == 1:
+        return [windows]
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    told: list[tuple[str, int]] = [("", 0)] * world_size
+    torch.distributed.all_gather_object(told, (digest.hexdigest(), windows))
+    assert len({weights for weights, _ in told}) == 1, "gradients were not averaged over workers"
+    return [count for _, count in told]
 
 
 def _distributed(model: nn.Module) -> nn.Module:

@@ -25,7 +25,7 @@ class Workspace:
     @property
     def work(self) -> Path:
         """Work files of this night."""
-        return self.root / "work" / self.generation_id
+        return work_root(self.root) / self.generation_id
 
     @property
     def directory(self) -> Path:
@@ -41,6 +41,11 @@ class Workspace:
     def events(self) -> Path:
         """Exported log, sorted by (user_key, user_seq)."""
         return self.work / "events.parquet"
+
+    @property
+    def trimmed(self) -> Path:
+        """Exported `trimmed_seq` of the users of whom retention took events."""
+        return self.work / "trimmed.parquet"
 
     @property
     def texts(self) -> Path:
@@ -80,6 +85,11 @@ class Workspace:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
+def work_root(root: Path) -> Path:
+    """Folder of the work folders under the artifact root."""
+    return root / "work"
+
+
 def generation_directory(root: Path, generation_id: str) -> Path:
     """Folder of a published generation under the artifact root."""
     return root / "generations" / generation_id
@@ -102,7 +112,9 @@ class NightError(RuntimeError):
     |-- StepMissing       a step ran before the one it needs
     |-- NothingToDo       the catalog or the log is empty
     |-- NoCpus            the Ray cluster can never run a task of it
-    `-- GateRefused       the candidate is worse than what is live, or broken
+    |-- GateRefused       the candidate is worse than what is live, or broken
+    |-- StageFailed       no replica can answer from the generation
+    `-- VerifyFailed      the check after the publish failed
     """
 
     def __init__(self, message: str, *, hint: str) -> None:
@@ -130,3 +142,11 @@ class NoCpus(NightError):
 
 class GateRefused(NightError):
     """The gate keeps the last good generation live."""
+
+
+class StageFailed(NightError):
+    """No replica became ready: the pointer stays where it is."""
+
+
+class VerifyFailed(NightError):
+    """The check after the publish failed; the message says whether it was rolled back."""

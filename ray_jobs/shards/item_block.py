@@ -35,13 +35,19 @@ SCHEMA = pa.schema(
         pa.field("published_at_ms", pa.int64()),
         pa.field("text_digest", pa.string(), nullable=False),
         pa.field("event_count", pa.int64(), nullable=False),
+        pa.field("available", pa.bool_(), nullable=False),
+        pa.field("former_ordinals", pa.list_(pa.field("item", pa.int64(), nullable=False))),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item as it is shown. `attributes_json` is a JSON object; `attributes` parses it."""
+    """One item as it is shown. `attributes_json` is a JSON object; `attributes` parses it.
+
+    `available`: False where it is withdrawn: known, but in no list. `former_ordinals`: those that
+    its id had before it was deleted and put again.
+    """
 
     ordinal: int
     item_id: str
@@ -51,6 +57,8 @@ class Item:
     published_at_ms: int | None
     text_digest: str
     event_count: int = 0
+    available: bool = True
+    former_ordinals: tuple[int, ...] = ()
 
     @cached_property
     def attributes(self) -> dict[str, AttributeValue]:
@@ -58,8 +66,9 @@ class Item:
         return parsed
 
     def matches(self, category: str | None, attributes: Mapping[str, Scalar]) -> bool:
-        """Whether the category is the one asked for (any when None) and every attribute matches."""
-        if category is not None and self.category != category:
+        """Whether it is available, of the category asked for (any when None), and every attribute
+        matches."""
+        if not self.available or (category is not None and self.category != category):
             return False
         return all(
             value_key(wanted) in value_keys(self.attributes.get(name))
@@ -125,6 +134,19 @@ class ItemBlock:
         return pa.table(self._columns).cast(SCHEMA)
 
     @property
+    def withdrawn(self) -> Ordinals:
+        """Ordinals of the items that are not available, sorted."""
+        return self.ordinals[~self._available]
+
+    @property
+    def returned_R2(self) -> NDArray[np.int64]:
+        """(R, 2): a former ordinal, and the one that its id has in this block."""
+        column = self._columns["former_ordinals"]
+        former_R = pc.list_flatten(column).to_numpy()
+        rows_R = pc.list_parent_indices(column).to_numpy()
+        return np.stack([former_R, self.ordinals[rows_R]], axis=1).astype(np.int64)
+
+    @property
     def event_counts(self) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = self._columns["event_count"].to_numpy()
         return counts
@@ -136,11 +158,12 @@ class ItemBlock:
     def item(self, row: int) -> Item:
         fields = {name: column[row].as_py() for name, column in self._columns.items()}
         fields["attributes_json"] = fields.pop("attributes")
+        fields["former_ordinals"] = tuple(fields["former_ordinals"] or ())
         return Item(**fields)
 
     def matching(self, category: str | None, attributes: Mapping[str, Scalar]) -> NDArray[np.bool_]:
-        """Rows that match: (N,)."""
-        matched = np.ones(len(self), dtype=np.bool_)
+        """Rows that are available and match: (N,)."""
+        matched = self._available.copy()
         if category is not None:
             matched &= self._in_category(category)
         for name, wanted in attributes.items():
@@ -156,6 +179,11 @@ class ItemBlock:
         for name in names:
             self._index_of(name)
         _ = self._categories
+
+    @cached_property
+    def _available(self) -> NDArray[np.bool_]:
+        column = self._columns["available"].to_numpy(zero_copy_only=False)
+        return np.asarray(column, dtype=np.bool_)
 
     @cached_property
     def _categories(self) -> tuple[dict[str, int], NDArray[np.int32]]:

@@ -3,7 +3,8 @@
     ItemTable   ordinal -> item, and which ordinals match a filter
 
 Like the delta it is a snapshot: `with_changes` returns a new table and leaves the old one as it
-was. The newest layer that names an ordinal decides; a deleted ordinal is in no answer.
+was. The newest layer that names an ordinal decides; a deleted ordinal is in no answer, and one that
+is withdrawn (not `available`) is known but matches no filter.
 """
 
 from __future__ import annotations
@@ -49,16 +50,25 @@ MAX_LAYERS = 8
 
 @dataclass(frozen=True)
 class ItemTable:
-    """Layers, oldest first: `blocks[0]` is the night's. `head` and `deleted` are the newest."""
+    """Layers, oldest first: `blocks[0]` is the night's. `head` and `deleted` are the newest.
+
+    `returned_R2` (R, 2), sorted: a former ordinal, and one that its id got later.
+    """
 
     blocks: tuple[ItemBlock, ...]
     head: Mapping[int, Item]
     deleted: Ordinals
+    returned_R2: NDArray[np.int64]
 
     @classmethod
     def of(cls, items: Iterable[Item] = ()) -> ItemTable:
         """A table of these items; raises ValueError when ordinals repeat."""
-        return cls((ItemBlock.of(list(items)),), {}, np.empty(0, np.int64))
+        return cls.of_block(ItemBlock.of(list(items)))
+
+    @classmethod
+    def of_block(cls, block: ItemBlock) -> ItemTable:
+        """The night's items, unchanged."""
+        return cls((block,), {}, np.empty(0, np.int64), np.unique(block.returned_R2, axis=0))
 
     def get(self, ordinal: int) -> Item | None:
         """The item as it is now; None when unknown or deleted. A few microseconds."""
@@ -86,8 +96,8 @@ class ItemTable:
     def matching(
         self, category: str | None = None, attributes: Mapping[str, Scalar] | None = None
     ) -> NDArray[np.bool_]:
-        """A mask over ordinals, (ordinal_span,): live items of that category (any when None) whose
-        attributes equal each value asked for, or have it as a member where they are lists.
+        """A mask over ordinals, (ordinal_span,): available items of that category (any when None)
+        whose attributes equal each value asked for, or have it as a member where they are lists.
 
         1 equals 1.0; true, 1 and "1" differ. This is `search`'s `eligible`.
         """
@@ -118,8 +128,19 @@ class ItemTable:
         return index
 
     def live_ordinals(self) -> Ordinals:
-        """Ordinals of all items that are not deleted, sorted."""
+        """Ordinals of all items that are available, sorted."""
         return np.flatnonzero(self.matching()).astype(np.int64)
+
+    def with_returned(self, ordinals: Ordinals) -> Ordinals:
+        """Sorted `ordinals`, and those that the same ids have got since.
+
+        An id that is deleted and put again is a new item to the model, but whoever hid, disliked or
+        saw it under its old ordinal is not shown it under the new one.
+        """
+        if not len(self.returned_R2) or not len(ordinals):
+            return ordinals
+        known_R = in_sorted(self.returned_R2[:, 0], ordinals)
+        return union_sorted(ordinals, np.unique(self.returned_R2[known_R, 1]))
 
     def event_counts(self) -> NDArray[np.int64]:
         """Events of each item at the generation's watermark, by ordinal: (ordinal_span,)."""
@@ -135,7 +156,12 @@ class ItemTable:
         head.update(new)
         dead = union_sorted(self.deleted, sorted_ordinals(gone))
         dead = dead[~in_sorted(dead, sorted_ordinals(new.keys()))]
-        changed = replace(self, head=head, deleted=dead)
+        returned = [(o, item.ordinal) for item in new.values() for o in item.former_ordinals]
+        returned_R2 = self.returned_R2
+        if returned:
+            added_R2 = np.array(returned, dtype=np.int64)
+            returned_R2 = np.unique(np.concatenate([returned_R2, added_R2]), axis=0)
+        changed = replace(self, head=head, deleted=dead, returned_R2=returned_R2)
         return changed._seal() if len(head) > SEAL_AT else changed
 
     def warm(self, attribute_names: Iterable[str] = ()) -> None:
@@ -181,10 +207,20 @@ def read_items(directory: Path) -> ItemTable:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise CorruptArtifact(path, expected="a Parquet file", actual=str(error)) from error
+    table = _of_today(table)
     if not table.schema.equals(SCHEMA):
         raise CorruptArtifact(path, expected=SCHEMA.to_string(), actual=table.schema.to_string())
     try:
-        block = ItemBlock(table)
+        return ItemTable.of_block(ItemBlock(table))
     except ValueError as error:
         raise CorruptArtifact(path, expected="ordinals once each", actual=str(error)) from error
-    return ItemTable((block,), {}, np.empty(0, np.int64))
+
+
+def _of_today(table: pa.Table) -> pa.Table:
+    """Format 1 had neither of the last two columns: nothing was withdrawn, nothing had returned."""
+    if table.schema.equals(pa.schema(list(SCHEMA)[:-2])):
+        available = pa.array([True] * len(table), pa.bool_())
+        returned = pa.nulls(len(table), SCHEMA.field("former_ordinals").type)
+        table = table.append_column(SCHEMA.field("available"), available)
+        table = table.append_column(SCHEMA.field("former_ordinals"), returned)
+    return table

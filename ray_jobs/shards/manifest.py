@@ -20,7 +20,7 @@ from ray_jobs.shards.atomic import TEMPORARY_PREFIX, whole_file
 from ray_jobs.shards.errors import CorruptArtifact, ManifestError, MissingArtifact, UnsafePath
 from ray_jobs.shards.placement import MAX_NLIST, MAX_SHARDS, Family
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME = "MANIFEST.json"
 COARSE_NAME = "coarse.faiss"
 # What the day cannot answer without. metrics.json is made later in some flows, so it may be absent.
@@ -54,7 +54,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     generation_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
     encoder_id: Annotated[str, Field(min_length=1, max_length=200)]
     text_dim: Annotated[int, Field(ge=1, le=65_536)]

@@ -81,6 +81,10 @@ class TextVectors:
         rows = np.minimum(rows, len(self._digests) - 1)
         return np.where(self._digests[rows] == keys, rows, -1).astype(np.int64)
 
+    def digests_at(self, rows: NDArray[np.int64]) -> list[str]:
+        """The digests of those rows."""
+        return [digest.decode("ascii") for digest in self._digests[rows].tolist()]
+
     @property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors (T, text_dim), mapped: index it by `rows_of`, do not copy it whole."""

@@ -7,17 +7,16 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 
 from serve.day import Day
+from serve.generation_watch import LEASE_MS
 from serve.loaded_generation import LoadedGeneration
 from serve.problems import unavailable
 from serve.routes.context import day_of, from_ms
-from serve.schemas import LiveAnswer, LoadedAnswer, ReplicaAnswer, StatusAnswer
+from serve.schemas import LiveAnswer, LoadedAnswer, ParityAnswer, ReplicaAnswer, StatusAnswer
 from sql import catalog, generations
 from sql.engine import read_snapshot
 from sql.tables import users
 
 router = APIRouter(tags=["health"])
-
-LEASE_MS = 5_000
 
 
 @router.get("/healthz")
@@ -56,6 +55,7 @@ def _status(day: Day) -> StatusAnswer:
     now_ms = day.now_ms()
     with read_snapshot(day.engine) as conn:
         pointer = generations.read_live(conn)
+        parity = generations.read_parity(conn, pointer.generation_id) if pointer else None
         replicas = generations.fresh_replicas(conn, now_ms, LEASE_MS)
         catalog_seq = catalog.catalog_seq(conn)
         counted = conn.execute(
@@ -88,6 +88,17 @@ def _status(day: Day) -> StatusAnswer:
             for replica in replicas
         ],
         write_behind_dropped=day.write_behind.dropped,
+        parity=None if parity is None else _parity(parity),
+    )
+
+
+def _parity(parity: generations.Parity) -> ParityAnswer:
+    return ParityAnswer(
+        max_abs_diff=parity.max_abs_diff,
+        users=parity.users,
+        canary_min_cosine=parity.canary_min_cosine,
+        canary_texts=parity.canary_texts,
+        at=from_ms(parity.at_ms),
     )
 
 

@@ -49,6 +49,7 @@ async def get_item(
         category=item.body.category,
         attributes=item.body.attributes,
         published_at=None if published is None else from_ms(published),
+        available=item.body.available,
         version=item.version,
         catalog_seq=item.change_seq,
     )
@@ -60,7 +61,8 @@ async def put_item(
     body: ItemBodyIn,
     day: Annotated[Day, Depends(day_of)],
 ) -> ItemChangeAnswer:
-    """Create or replace an item. With `version`, a late retry neither overwrites nor revives."""
+    """Create, replace or (with `available` false) withdraw an item. With `version`, a late retry
+    neither overwrites nor revives."""
     (result,) = await _put(day, [(item_id, body)])
     if result.outcome == "stale_version":
         raise _stale("version", body.version, result.version)
@@ -158,6 +160,7 @@ def _stored_body(body: ItemBodyIn) -> catalog.ItemBody:
             category=body.category,
             attributes=body.attributes,
             published_at_ms=None if body.published_at is None else to_ms(body.published_at),
+            available=body.available,
         )
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error

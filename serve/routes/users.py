@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from serve.day import Day
 from serve.problems import not_found
-from serve.routes.context import day_of, from_ms, request_id_of
+from serve.routes.context import day_of, from_ms
+from serve.routes.erasures import to_answer
 from serve.schemas import ErasureAnswer, Identifier, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
-from sql.erasure import erase_user
+from sql.erasure import Receipt, erase_user
 from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -23,16 +24,23 @@ MAX_SEQ = 2**63 - 1
 
 
 @router.get("/{user_id}")
-async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> UserAnswer:
+async def get_user(
+    user_id: UserId,
+    day: Annotated[Day, Depends(day_of)],
+    vector: Annotated[bool, Query(description="with the user vector")] = False,
+) -> UserAnswer:
     """The user's session in short."""
     user, events = await asyncio.to_thread(_history, day, user_id, 0, MAX_HISTORY)
     state = await asyncio.to_thread(day.states.read, user_id) if day.watch.loaded else None
     session = None if state is None else state.session
     counted = effective(events)
+    folded = state if vector else None
+    vector_D = None if folded is None else folded.vector
     undos = sum(event.kind == "undo" for event in events)
     return UserAnswer(
         user_id=user_id,
-        user_seq=user.last_user_seq,
+        # With a vector, how many events are in it.
+        user_seq=user.last_user_seq if folded is None else folded.user_seq,
         generation=None if state is None else state.generation.generation_id,
         steps=0 if session is None else session.steps,
         events_by_kind=dict(sorted(Counter(str(event.kind) for event in counted).items())),
@@ -40,6 +48,7 @@ async def get_user(user_id: UserId, day: Annotated[Day, Depends(day_of)]) -> Use
         seen_items=0 if session is None else len(session.seen),
         excluded_items=0 if session is None else len(session.excluded),
         last_event_at=from_ms(events[-1].occurred_at_ms) if events else None,
+        vector=None if vector_D is None else vector_D.tolist(),
     )
 
 
@@ -64,9 +73,21 @@ async def get_user_events(
 async def delete_user(
     request: Request, user_id: UserId, day: Annotated[Day, Depends(day_of)]
 ) -> ErasureAnswer:
-    """Erase the user: log, sessions, vectors and exposures. Counts by table; twice is harmless."""
-    receipt = await asyncio.to_thread(erase_user, day.engine, user_id)
-    return ErasureAnswer(user_id=user_id, erased=receipt.counts, request_id=request_id_of(request))
+    """Erase the user: log, sessions, vectors and exposures are gone when this answers.
+
+    The receipt says what was removed, what the job is still to rewrite, and what cannot be. Ask for
+    it again at `/v1/erasures/ID`. Events that happened before are refused from now on (410); later
+    ones make a new user. Twice is harmless.
+    """
+    receipt = await asyncio.to_thread(_erase, day, user_id)
+    return to_answer(receipt, request)
+
+
+def _erase(day: Day, user_id: str) -> Receipt:
+    ledger = day.forgetting.ledger
+    receipt = erase_user(day.engine, ledger, user_id, at_ms=day.now_ms())
+    day.forgetting.forget({ledger.key.hmac_of(user_id)})
+    return receipt
 
 
 def _history(day: Day, user_id: str, after: int, limit: int) -> tuple[UserRow, list[StoredEvent]]:

@@ -1,6 +1,8 @@
 """The catalog: put, edit, version, delete, create again; its log, its texts and its vectors."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +25,8 @@ from sql.catalog import (
     texts_by_digest,
     write_item_vectors,
 )
-from sql.catalog_reads import _texts_sql
-from sql.engine import read_snapshot, write
+from sql.catalog_reads import _texts_sql, _vectors_sql
+from sql.engine import open_engine, read_snapshot, write
 from sql.ids import BadInput
 from tests.contract.store_builder import item, put, vector
 
@@ -99,8 +101,71 @@ def test_stale_version_stores_nothing_and_hinders_no_other(engine: Engine) -> No
         old = item("a", "Old").text_digest
         assert texts_by_digest(conn, [old]) == {}
         assert read_item_vectors(conn, "e", [old]) == {}
-    assert put_items(engine, [item("a", "Equal", 5)], 3)[0].outcome == "updated"
     assert put_items(engine, [item("a", "None")], 3)[0].outcome == "updated"
+
+
+def test_one_version_is_one_body(engine: Engine) -> None:
+    put_items(engine, [item("a", "T", 5)], 1)
+    assert put_items(engine, [item("a", "T", 5)], 2)[0].outcome == "unchanged"
+    (other,) = put_items(engine, [item("a", "Equal", 5)], 3)
+    assert (other.outcome, other.version, other.change_seq) == ("stale_version", 5, 1)
+    first, second = put_items(engine, [item("a", "One", 6), item("a", "Two", 6)], 4)
+    assert (first.outcome, second.outcome) == ("updated", "stale_version")
+    with read_snapshot(engine) as conn:
+        found = read_item(conn, "a")
+    assert found is not None
+    assert found.body.title == "One"
+
+
+def test_a_withdrawn_item_keeps_its_ordinal_and_is_no_deleted_one(engine: Engine) -> None:
+    (first,) = put_items(engine, [item("a", "T", 1)], 1)
+    withdrawn = replace(item("a", "T", 2), body=ItemBody(title="T", available=False))
+    (gone,) = put_items(engine, [withdrawn], 2)
+    assert (gone.outcome, gone.ordinal) == ("updated", first.ordinal)
+    with read_snapshot(engine) as conn:
+        found = read_item(conn, "a")
+        assert found is not None
+        assert not found.body.available
+        assert list(resolve_items(conn, ["a"])) == ["a"]
+    (late,) = put_items(engine, [item("a", "T", 1)], 3)
+    (back,) = put_items(engine, [item("a", "T", 3)], 4)
+    assert (late.outcome, back.outcome, back.ordinal) == ("stale_version", "updated", first.ordinal)
+
+
+def test_bodies_stored_before_there_was_available_are_equal_to_themselves() -> None:
+    assert "available" not in ItemBody(title="T").canonical()
+    assert '"available":false' in ItemBody(title="T", available=False).canonical()
+
+
+def test_an_id_that_comes_back_knows_its_former_ordinals(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sql.catalog_log.MAX_FORMER_ORDINALS", 2)
+    lives = []
+    for n in range(4):
+        lives += [r.ordinal for r in put_items(engine, [item("a", f"T{n}")], n)]
+        put_items(engine, [item("a", f"edit {n}"), item(f"other{n}")], n)
+        if n < 3:
+            delete_item(engine, "a", None, n)
+    with read_snapshot(engine) as conn:
+        found = read_item(conn, "a")
+        (page, *_) = (i for i in read_items(conn, -1, 100) if i.item_id == "a")
+        of_a = [c for c in read_changes(conn, 0, 100) if c.item_id == "a" and c.op == "put"]
+        (other, *_) = (c for c in read_changes(conn, 0, 100) if c.item_id == "other3")
+    assert found is not None
+    assert found.former_ordinals == page.former_ordinals == tuple(lives[1:3])
+    assert other.former_ordinals == ()
+    # Each change names what the id had before it, an edit like the put that made it.
+    assert [(c.ordinal, c.former_ordinals) for c in of_a] == [
+        (lives[0], ()),
+        (lives[0], ()),
+        (lives[1], ()),
+        (lives[1], ()),
+        (lives[2], (lives[1],)),
+        (lives[2], (lives[1],)),
+        (lives[3], (lives[1], lives[2])),
+        (lives[3], (lives[1], lives[2])),
+    ]
 
 
 def test_delete_then_create_again_gives_a_new_ordinal(engine: Engine) -> None:
@@ -219,3 +284,17 @@ def test_lookup_by_digest_uses_the_index(engine: Engine) -> None:
         parameters = batch if conn.dialect.name == "postgresql" else tuple(batch.values())
         plan = str(conn.exec_driver_sql(f"{words} {statement}", parameters).all())
     assert "pk_texts" in plan or "SEARCH texts USING INDEX" in plan, plan
+
+
+def test_a_batch_of_vectors_is_looked_up_by_key_and_not_scanned_for_each(
+    migrated_sqlite: Path,
+) -> None:
+    """SQLite once took all vectors of the encoder and read the whole batch for each of them."""
+    engine = open_engine(f"sqlite:///{migrated_sqlite}")
+    statement = str(_vectors_sql("sqlite").compile(dialect=engine.dialect))
+    with read_snapshot(engine) as conn:
+        plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("[]",)).all()
+    engine.dispose()
+    steps = [row[3] for row in plan]
+    assert "SCAN each" in steps[0]
+    assert "encoder_id=? AND text_digest=?" in steps[1]

@@ -302,6 +302,29 @@ def test_daily_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(post(engine, [view("h")], at_ms=NOW_MS)[0], Rejected)
 
 
+def test_history_is_outside_the_daily_limit_and_counts_where_it_happened(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_rules, "MAX_EVENTS_PER_USER_DAY", 2)
+    past_ms = NOW_MS - 400 * DAY_MS
+    past = [view(f"h{n}", occurred_at_ms=past_ms + n) for n in range(5)]
+    past += [NewEvent("u1", "r", EventKind.RATING, "i2", value=1.0, occurred_at_ms=past_ms)]
+    (answer,) = append(engine, [past], received_at_ms=NOW_MS, history=True)
+    assert seqs(answer) == [1, 2, 3, 4, 5, 6]
+
+    def counts(at_ms: int) -> list[int]:
+        with read_snapshot(engine) as conn:
+            return [row.n for row in read_activity(conn, hour_of(at_ms), hour_of(at_ms) + 1)]
+
+    assert (counts(past_ms), counts(NOW_MS)) == ([5, 1], [])
+    # An undo and a re-rating take the count off the hour where it was counted.
+    (answer,) = post(engine, [undo("u", "h0"), rating("r2", 5.0, "i2")])
+    assert seqs(answer) == [7, 8]  # and the limit still has room for these two
+    assert (counts(past_ms), counts(NOW_MS)) == ([4], [1])
+    (answer,) = post(engine, [view("one more")])
+    assert refused(answer) == [(0, "user_id", 429)]
+
+
 def test_activity_counts_by_hour_and_as_of(engine: Engine) -> None:
     hour_ms = event_rules.HOUR_MS
     post(engine, [view("a"), view("b", "i2")], at_ms=NOW_MS)

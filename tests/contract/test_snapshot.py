@@ -109,7 +109,7 @@ def test_base_is_valid_if_and_only_if_its_fold_is_a_prefix_of_the_whole_fold(
 
     for s in range(1, n + 1):
         for max_tail in (2_000, cut):
-            found = read(engine, user_id, cached={"g1": (key, s)}, max_tail=max_tail)
+            found = read(engine, user_id, cached={"g1": (key, s, 0)}, max_tail=max_tail)
             assert (found.base, found.base_seq) == (("cached", s) if valid[s] else ("none", 0))
             assert found.session is None
             check_base(history, found)
@@ -118,7 +118,7 @@ def test_base_is_valid_if_and_only_if_its_fold_is_a_prefix_of_the_whole_fold(
     stored = data.draw(st.integers(1, n), label="session")
     store(engine, key, stored, b"of %d" % stored)
     for s in range(1, n + 1):
-        found = read(engine, user_id, cached={"g1": (key, s)})
+        found = read(engine, user_id, cached={"g1": (key, s, 0)})
         bases = [(s, "cached"), (stored, "session")]
         bases.sort(key=lambda base: (-base[0], base[1]))
         base_seq, base = next((b for b in bases if valid[b[0]]), (0, "none"))
@@ -192,7 +192,7 @@ def test_base_of_another_generation_is_not_used(engine: Engine) -> None:
     put(engine, "i1")
     post(engine, [view("a"), view("b")])
     store(engine, key_of(engine), 1)
-    found = read(engine, loaded=["g2"], cached={"g1": (key_of(engine), 2)})
+    found = read(engine, loaded=["g2"], cached={"g1": (key_of(engine), 2, 0)})
     assert (found.generation_id, found.base, len(found.tail)) == ("g2", "none", 2)
 
 
@@ -200,11 +200,11 @@ def test_cached_state_of_another_user_key_is_ignored(engine: Engine) -> None:
     put(engine, "i1")
     post(engine, [view("a"), view("b")])
     key = key_of(engine)
-    assert read(engine, cached={"g1": (key + 1, 2)}).base == "none"
+    assert read(engine, cached={"g1": (key + 1, 2, 0)}).base == "none"
     store(engine, key, 1)
-    found = read(engine, cached={"g1": (key + 1, 2)})
+    found = read(engine, cached={"g1": (key + 1, 2, 0)})
     assert (found.base, found.base_seq, len(found.tail)) == ("session", 1, 1)
-    assert read(engine, cached={"g1": (key, 2)}).base == "cached"
+    assert read(engine, cached={"g1": (key, 2, 0)}).base == "cached"
 
 
 def test_base_beyond_the_end_of_the_log_is_ignored(engine: Engine) -> None:
@@ -212,7 +212,7 @@ def test_base_beyond_the_end_of_the_log_is_ignored(engine: Engine) -> None:
     post(engine, [view("a")])
     key = key_of(engine)
     store(engine, key, 9)
-    found = read(engine, cached={"g1": (key, 8)})
+    found = read(engine, cached={"g1": (key, 8, 0)})
     assert (found.base, len(found.tail)) == ("none", 1)
 
 
@@ -228,6 +228,6 @@ def test_vectors_are_those_of_the_tail_and_the_chosen_encoder(
     second = NewEvent("u1", "b", EventKind.SEARCH, text="b", vectors={ENCODER: vector(1, 2)})
     third = NewEvent("u1", "c", EventKind.COMMENT, "i1", "c", vectors={"encoder-2": vector(3)})
     post(engine, [first, second, third, search("d", "no vector")])
-    cached = {"g1": (key_of(engine), 1)}
+    cached = {"g1": (key_of(engine), 1, 0)}
     found = read(engine, encoder_of={"g1": encoder_id}, cached=cached)
     assert {seq: v.tolist() for seq, v in found.text_vectors.items()} == expected

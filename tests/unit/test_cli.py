@@ -1,6 +1,7 @@
 """The command line on a temporary SQLite database: what a newcomer types, and what goes wrong."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,11 @@ NAMES = (
     "unset",
     "publish",
     "rollback",
+    "erase",
+    "retain",
+    "parity",
     "evaluate",
+    "drill",
 )
 ITEMS_CSV = "movieId,title,genres,year\n1,Toy Story,Animation Comedy,1995\n2,Heat,Drama,1995\n"
 EVENTS_CSV = "userId,movieId,rating,timestamp\nu1,1,5,100\nu1,2,3,50\nu2,9,4,60\nu2,2,7,60\n"
@@ -219,3 +224,35 @@ def test_a_bug_keeps_its_traceback_and_debug_shows_every_one(
 def test_a_typo_is_answered_with_the_nearest_command() -> None:
     assert "ingest" in moonlark("ingset", status=2).output
     assert isinstance(app, typer.Typer)
+
+
+def test_a_user_is_erased_and_the_scan_proves_it(ingested: Path) -> None:
+    canary = "canary-user"
+    (ingested / "events.csv").write_text(EVENTS_CSV.replace("u1", canary))
+    moonlark("ingest", "--events", "events.csv", *EVENTS)
+    found = moonlark("erase", "--scan", canary, status=1).output
+    assert "users.user_id: 1 rows" in found
+
+    told = moonlark("erase", canary, "--json", "receipt.json").output
+    receipt = json.loads((ingested / "receipt.json").read_text())
+    assert receipt["erased"]["events"] == 2
+    assert receipt["erasure_id"] in told
+    assert "next: moonlark erase --finish" in told
+    assert "1 completed, 0 open" in moonlark("erase", "--finish").output
+    assert "0 places" in moonlark("erase", "--scan", canary).output
+    assert "erased again: 0" in moonlark("erase", "--apply-ledger").output
+
+    # The same file again: his past stays out, and what says so does not name him.
+    moonlark("ingest", "--events", "events.csv", *EVENTS, status=1)
+    reasons = (ingested / ".moonlark" / "rejected" / "events.csv.jsonl").read_text()
+    assert "the user was erased then" in reasons
+    assert canary not in reasons
+    assert "whom to erase?" in moonlark("erase", status=1).output
+
+
+def test_retain_says_what_it_deleted(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "0 events" in moonlark("retain").output
+    with sqlite3.connect(ingested / ".moonlark" / "moonlark.db") as database:
+        database.execute("UPDATE events SET received_at_ms = 5")
+    monkeypatch.setenv("MOONLARK_RETAIN_EVENTS_DAYS", "30")
+    assert "2 events" in moonlark("retain").output

@@ -101,6 +101,18 @@ def moonlark(api: Api) -> Iterator[Moonlark]:
         yield client
 
 
+RECEIPT = {
+    "erasure_id": "e1",
+    "erased_at": "2026-05-01T00:00:00Z",
+    "completed_at": None,
+    "erased": {"events": 2},
+    "to_rewrite": [],
+    "cannot_rewrite": [],
+    "generations": [],
+    "request_id": "r",
+}
+
+
 def test_recommend_sends_every_filter_as_the_api_reads_it(api: Api, moonlark: Moonlark) -> None:
     api.answers["GET", "/v1/users/u1/recommendations"] = [RECOMMENDATION]
     answer = moonlark.recommend(
@@ -187,7 +199,8 @@ def test_the_other_nouns_go_where_the_api_has_them(api: Api, moonlark: Moonlark)
         ("DELETE", "/v1/items/i1"): [{**CHANGE, "outcome": "deleted"}],
         ("POST", "/v1/search"): [SEARCH],
         ("POST", "/v1/recommendations"): [{"results": [RECOMMENDATION], "request_id": "r"}],
-        ("DELETE", "/v1/users/u1"): [{"user_id": "u1", "erased": {"events": 2}, "request_id": "r"}],
+        ("DELETE", "/v1/users/u1"): [RECEIPT],
+        ("GET", "/v1/erasures/e1"): [{**RECEIPT, "completed_at": "2026-05-02T00:00:00Z"}],
         ("GET", "/readyz"): [{}],
     }
     moonlark.put_item("i1", {"title": "One", "category": None, "published_at": version})
@@ -196,6 +209,7 @@ def test_the_other_nouns_go_where_the_api_has_them(api: Api, moonlark: Moonlark)
     assert not moonlark.search("noir", user_id="u1").personalised
     assert moonlark.recommend_many(["u1"], k=3).results[0].user_id == "u1"
     assert moonlark.erase_user("u1").erased == {"events": 2}
+    assert moonlark.erasure("e1").completed_at is not None
     assert moonlark.ready()
     sent = {(method, path): (query, body) for method, path, query, body, _ in api.seen}
     put_body = {"title": "One", "published_at": "2026-05-01T00:00:00+00:00"}

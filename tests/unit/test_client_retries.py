@@ -161,6 +161,8 @@ def test_a_retried_post_sends_the_very_same_event_ids() -> None:
     assert sent[0] == sent[1] == sent[2]
     assert len(sent[0][0]["event_id"]) == 32
     assert sent[0][1]["event_id"] == "mine"
+    # A retry that comes after an erasure must still say that it happened before.
+    assert datetime.fromisoformat(sent[0][0]["occurred_at"]).tzinfo is not None
 
 
 def test_retry_after_is_waited_for_in_both_its_forms() -> None:

@@ -23,6 +23,7 @@ from sql.catalog import read_item, read_item_vectors
 from sql.engine import migrate, open_engine, read_snapshot
 from sql.events import StoredEvent, find_user, read_tail
 from sql.generations import flip, register, seal
+from sql.tables import item_activity
 from sql.tables import items as items_table
 
 PACE = Pace(items=2, events=3, pause_s=0, sleep=lambda _: None)
@@ -311,12 +312,14 @@ def make_live(engine: Engine, generation_id: str, encoder_id: str) -> None:
     flip(engine, generation_id, expected_flip=0, who="t", why="t", hold=False, at_ms=1)
 
 
-def test_the_daily_limit_rejects_rows_and_keeps_the_rest(
+def test_a_long_history_is_no_burst_it_is_outside_the_daily_limit_and_counts_where_it_happened(
     engine: Engine, rejects: Rejects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sql.event_rules.MAX_EVENTS_PER_USER_DAY", 4)
     catalog_of(engine, "a", rejects=rejects)
-    rows = [click("u", "a", n) for n in range(6)] + [click("v", "a", 1)]
-    assert post(engine, rows, rejects) == EventsReport(stored=5, duplicates=0)
-    assert [line["row"] for line in reasons(rejects)] == [5, 6]
+    rows = [click("u", "a", n) for n in range(6)]
+    assert post(engine, rows, rejects) == EventsReport(stored=6, duplicates=0)
+    with read_snapshot(engine) as conn:
+        hours = conn.execute(select(item_activity.c.hour).order_by("hour")).scalars().all()
+    assert hours == [n * 24 for n in range(6)]
     assert history.MAX_EVENTS_IN_MEMORY >= 1_000_000

@@ -39,6 +39,8 @@ def item(draw: st.DrawFn) -> Item:
         published_at_ms=draw(st.sampled_from([None, 0, 1_700_000_000_000])),
         text_digest="0" * 32,
         event_count=draw(st.integers(0, 3)),
+        available=draw(st.sampled_from([True, True, False])),
+        former_ordinals=tuple(sorted(draw(st.sets(st.integers(0, 30), max_size=2)))),
     )
 
 
@@ -55,6 +57,8 @@ def same(stored: object, wanted: object) -> bool:
 
 
 def admits(one: Item, category: str | None, wanted: dict) -> bool:
+    if not one.available:
+        return False
     if category is not None and one.category != category:
         return False
     for name, value in wanted.items():
@@ -82,13 +86,40 @@ def test_a_table_equals_a_dictionary_through_any_changes(night, day, category, w
                 expected.pop(ordinal, None)
             expected.update({one.ordinal: one for one in puts})
             old, old_expected = before
-            assert old.live_ordinals().tolist() == sorted(old_expected)
+            assert old.live_ordinals().tolist() == available(old_expected.values())
     assert table.get_many(range(32)) == [expected.get(ordinal) for ordinal in range(32)]
     mask = table.matching(category, wanted)
     assert len(mask) == table.ordinal_span
     assert np.flatnonzero(mask).tolist() == sorted(
         ordinal for ordinal, one in expected.items() if admits(one, category, wanted)
     )
+
+
+def available(some) -> list[int]:
+    return sorted(one.ordinal for one in some if one.available)
+
+
+@given(night=item_lists, day=batches, asked=st.sets(st.integers(0, 32), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_ordinals_follow_their_ids_into_later_lives(night, day, asked):
+    table, pairs = ItemTable.of(night), set()
+    for puts in (night, *(puts for puts, _ in day)):
+        pairs |= {(former, one.ordinal) for one in puts for former in one.former_ordinals}
+    for puts, deletes in day:
+        table = table.with_changes(puts, deletes)
+    ordinals = np.array(sorted(asked), dtype=np.int64)
+    later = {now for former, now in pairs if former in asked}
+    assert table.with_returned(ordinals).tolist() == sorted(asked | later)
+
+
+def test_a_file_of_format_1_has_nothing_withdrawn_and_nothing_returned(tmp_path: Path):
+    write_items(tmp_path, [Item(4, "i", "t", None, "{}", None, "0" * 32)])
+    path = tmp_path / "items.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["available", "former_ordinals"]), path)
+    table = read_items(tmp_path)
+    assert table.get(4) == Item(4, "i", "t", None, "{}", None, "0" * 32)
+    assert table.live_ordinals().tolist() == [4]
+    assert len(table.returned_R2) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -115,7 +146,10 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, night
     assert write_items(folder, night) == len(night)
     table = read_items(folder)
     assert [table.get(one.ordinal) for one in night] == night
-    assert table.live_ordinals().tolist() == sorted(one.ordinal for one in night)
+    assert table.live_ordinals().tolist() == available(night)
+    assert table.blocks[0].withdrawn.tolist() == sorted(
+        {o.ordinal for o in night} - {*available(night)}
+    )
     counts = table.event_counts()
     assert [counts[one.ordinal] for one in night] == [one.event_count for one in night]
 

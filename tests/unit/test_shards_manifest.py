@@ -127,7 +127,7 @@ def test_a_symbolic_link_is_refused(generation: Path, name: str):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("format_version", 2),
+        ("format_version", 3),
         ("metric", "l2"),
         ("family", "HNSW"),
         ("nlist", 5),

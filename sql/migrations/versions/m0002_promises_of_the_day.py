@@ -23,10 +23,12 @@ def upgrade() -> None:
     op.add_column(
         "sessions", sa.Column("trimmed_seq", sa.BigInteger(), server_default="0", nullable=False)
     )
+    op.add_column("events", sa.Column("counted_hour", sa.BigInteger(), nullable=True))
     op.add_column("items", sa.Column("former_ordinals", sa.Text(), nullable=True))
     op.add_column(
         "catalog_head", sa.Column("policy_seq", sa.BigInteger(), server_default="0", nullable=False)
     )
+    op.add_column("replicas", sa.Column("refused", sa.Text(), server_default="{}", nullable=False))
     op.create_table(
         "policies",
         sa.Column("policy_id", ID, nullable=False),
@@ -40,10 +42,11 @@ def upgrade() -> None:
     op.create_table(
         "erasures",
         sa.Column("erasure_id", sa.Text(), nullable=False),
-        sa.Column("user_hmac", sa.Text(), nullable=False),
+        sa.Column("user_hmac", ID, nullable=False),
         sa.Column("erased_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("completed_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("receipt", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("erasure_id", name=op.f("pk_erasures")),
     )
     op.create_index("ix_erasures_user_hmac", "erasures", ["user_hmac"], unique=False)
+    op.create_index("ix_erasures_erased_at_ms", "erasures", ["erased_at_ms"], unique=False)

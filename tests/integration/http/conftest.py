@@ -55,8 +55,8 @@ class Stack:
     root: Path
     replicas: list[TestClient]
     bert_is_there: bool = True
-    deleted: dict[str, int] = field(default_factory=dict)
-    """Of the random walk: ids that were deleted, and how often they had lived."""
+    deleted: set[str] = field(default_factory=set)
+    """Of the random walk: ids that are deleted now."""
 
     async def embed(self, texts: list[str]) -> tuple[str, NDArray[np.float32]]:
         if not self.bert_is_there:

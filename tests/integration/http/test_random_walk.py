@@ -35,20 +35,12 @@ def serve_settings() -> ServeSettings:
 
 
 @dataclass
-class Shown:
-    """An item as its owner last put it; another incarnation after a delete."""
-
-    text: str
-    incarnation: int
-
-
-@dataclass
 class Said:
     """An event that counts, or no longer does."""
 
     event_id: str
     kind: str
-    item: tuple[str, int] | None
+    item: str | None
     body: dict[str, Any]
     text: str | None
     value: float | None
@@ -59,7 +51,8 @@ class Said:
 class Model:
     """The log and the catalog, as plainly as they can be said."""
 
-    items: dict[str, Shown]
+    items: dict[str, str]
+    """Item id -> text, as its owner last put it."""
     logs: dict[str, list[Said]] = field(default_factory=lambda: {user: [] for user in USERS})
     seqs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(USERS, 0))
     catalog_seq: int = ITEMS
@@ -68,17 +61,17 @@ class Model:
         return [said for said in self.logs[user] if said.counts]
 
     def allowed(self, user: str) -> set[str]:
-        barred = {said.item for said in self.counting(user)}
-        return {i for i, shown in self.items.items() if (i, shown.incarnation) not in barred}
+        """By id: one that was deleted and put again is still what the user left."""
+        return self.items.keys() - {said.item for said in self.counting(user)}
 
 
 def item_text(title: str, number: int) -> str:
     return compose(title, "", WORDS[number % 4])
 
 
-def the_catalog() -> dict[str, Shown]:
+def the_catalog() -> dict[str, str]:
     titles = [f"{WORDS[n % 8]} {WORDS[(n * 3 + 1) % 8]} {n}" for n in range(ITEMS)]
-    return {f"i{n}": Shown(item_text(title, n), 0) for n, title in enumerate(titles)}
+    return {f"i{n}": item_text(title, n) for n, title in enumerate(titles)}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -103,8 +96,8 @@ def act(stack: Stack, model: Model, rng: np.random.Generator, step: int, user: s
         answer = client.delete(f"/v1/items/{item_id}")
         assert answer.status_code == 200, answer.text
         model.catalog_seq = answer.json()["catalog_seq"]
-        gone = model.items.pop(item_id)
-        stack.deleted[item_id] = gone.incarnation
+        del model.items[item_id]
+        stack.deleted.add(item_id)
         return
     if action in ("put", "edit", "recreate"):
         if action == "put":
@@ -115,11 +108,8 @@ def act(stack: Stack, model: Model, rng: np.random.Generator, step: int, user: s
         answer = client.put(f"/v1/items/{item_id}", json={"title": title})
         assert answer.status_code == 200, answer.text
         model.catalog_seq = answer.json()["catalog_seq"]
-        before = model.items.get(item_id)
-        again = stack.deleted.pop(item_id, -1) + 1
-        model.items[item_id] = Shown(
-            compose(title, "", None), before.incarnation if before else again
-        )
+        stack.deleted.discard(item_id)
+        model.items[item_id] = compose(title, "", None)
         return
     said = event_of(model, rng, step, user, action, item_id)
     if said is None:
@@ -159,10 +149,9 @@ def event_of(
     if action == "search":
         text = f"{rng.choice(WORDS)} {rng.choice(WORDS)}"
         return Said(f"e{step}", action, None, body | {"text": text}, clean(text), None)
-    shown = model.items[item_id]
     value = float(rng.integers(1, 6)) if action == "rating" else None
     body |= {"item_id": item_id} | ({} if value is None else {"value": value})
-    return Said(f"e{step}", action, (item_id, shown.incarnation), body, shown.text, value)
+    return Said(f"e{step}", action, item_id, body, model.items[item_id], value)
 
 
 def check(stack: Stack, model: Model, user: str, replica: int) -> None:
@@ -183,7 +172,7 @@ def check(stack: Stack, model: Model, user: str, replica: int) -> None:
         return
     assert theirs is not None
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
-    texts = np.stack([words_vector(model.items[item_id].text) for item_id in listed])
+    texts = np.stack([words_vector(model.items[item_id]) for item_id in listed])
     encoder = generation_of(stack, replica).encoder
     nobody = np.full(len(listed), -1, np.int64)  # the weights of this test have no residuals
     expected = encoder.item_vectors(texts, nobody) @ ours

@@ -1,29 +1,19 @@
-"""Sessions go only forward; an erased user leaves nothing and nothing late comes back."""
+"""Sessions go only forward; exposures are stored once."""
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 
 from sql.engine import read_snapshot
-from sql.erasure import PER_USER, Receipt, erase_user
-from sql.events import find_user, write_text_vector
 from sql.exposures import Exposure, read_exposure, write_exposures
 from sql.ids import BadInput
 from sql.sessions import SessionRow, prune_sessions, read_session, write_sessions
-from sql.tables import metadata
 from tests.contract.store_builder import (
     NOW_MS,
     key_of,
-    log,
     post,
     put,
-    search,
-    seqs,
-    vector,
     view,
 )
 
@@ -123,101 +113,3 @@ def test_exposures_are_stored_once(engine: Engine) -> None:
         assert read_exposure(conn, "r2") == shown[0]
         assert read_exposure(conn, "r1") == shown[1]
         assert read_exposure(conn, "r9") is None
-
-
-# -- erasure --------------------------------------------------------------------------------------
-
-
-def fill(engine: Engine, user_id: str) -> int:
-    """A row in each table of a user."""
-    post(engine, [view("a", user_id=user_id), search("b", "text", user_id, e1=vector(1))])
-    key = key_of(engine, user_id)
-    store(engine, SessionRow(key, 2, b"s"))
-    write_exposures(engine, [exposure(f"of {user_id}", key)])
-    return key
-
-
-def rows_of(engine: Engine, user_key: int) -> dict[str, int]:
-    """Rows by table, of every table of the schema that has a user_key."""
-    with read_snapshot(engine) as conn:
-        return {
-            table.name: conn.execute(
-                select(func.count()).where(table.c.user_key == user_key)
-            ).scalar_one()
-            for table in metadata.sorted_tables
-            if "user_key" in table.c
-        }
-
-
-def test_erasure_takes_every_row_of_the_user_and_of_no_other(engine: Engine) -> None:
-    one, two = fill(engine, "u1"), fill(engine, "u2")
-    names = {"users", *(table.name for table in PER_USER)}
-    full = {name: 2 if name == "events" else 1 for name in names}
-    assert rows_of(engine, one) == full
-
-    assert erase_user(engine, "u1") == Receipt("u1", full)
-
-    assert rows_of(engine, one) == dict.fromkeys(names, 0)
-    assert rows_of(engine, two) == full
-    assert erase_user(engine, "u1") == Receipt("u1", dict.fromkeys(names, 0))
-
-
-def test_what_comes_late_for_an_erased_user_is_skipped(engine: Engine) -> None:
-    gone, stays = fill(engine, "u1"), fill(engine, "u2")
-    erase_user(engine, "u1")
-    assert store(engine, SessionRow(gone, 9, b"late"), SessionRow(stays, 9, b"new")) == 1
-    assert write_exposures(engine, [exposure("l1", gone), exposure("l2", stays)]) == 1
-    assert not write_text_vector(engine, gone, 2, "e2", vector(1))
-    assert set(rows_of(engine, gone).values()) == {0}
-    assert session(engine, stays) == SessionRow(stays, 9, b"new")
-
-
-def test_user_who_comes_back_is_another(engine: Engine) -> None:
-    before = fill(engine, "u1")
-    erase_user(engine, "u1")
-    (answer,) = post(engine, [view("a")])
-    assert seqs(answer) == [1]
-    assert key_of(engine) != before
-    assert len(log(engine)) == 1
-
-
-def test_erasure_amid_writers_leaves_no_orphan(engine: Engine) -> None:
-    done = Event()
-
-    def until_done(work: Callable[[int], object]) -> int:
-        n = 0
-        while not done.is_set():
-            work(n := n + 1)
-        return n
-
-    def write_session(n: int) -> None:
-        with read_snapshot(engine) as conn:
-            user = find_user(conn, "u1")
-        if user:
-            store(engine, SessionRow(user.user_key, n, b"s"))
-            write_exposures(engine, [exposure(f"r{n}", user.user_key)])
-
-    def write_events(n: int) -> None:
-        (answer,) = post(engine, [view(f"e{n}"), search(f"s{n}", "t", e1=vector(1))])
-        assert isinstance(answer, list)
-        assert answer[1].user_seq == answer[0].user_seq + 1
-
-    erased = 0
-    end = time.monotonic() + ERASING_S
-    with ThreadPoolExecutor(2) as pool:
-        writers = [pool.submit(until_done, work) for work in (write_events, write_session)]
-        try:
-            while erased < ERASURES and time.monotonic() < end:
-                erased += erase_user(engine, "u1").counts["users"]
-        finally:
-            done.set()
-        assert all(writer.result(30) for writer in writers)
-    assert erased > 0
-    erase_user(engine, "u1")
-    with read_snapshot(engine) as conn:
-        left = [
-            table.name
-            for table in metadata.sorted_tables
-            if "user_key" in table.c and conn.execute(select(table.c.user_key)).first()
-        ]
-    assert left == []

@@ -1,0 +1,111 @@
+"""`moonlark erase`: forget a user, end what was begun, and prove it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from infra.cli.lazy import load
+from infra.cli.settings import CliSettings
+from infra.cli.store import Store, now_ms, open_store
+from infra.stack.ray_state import read_state
+from sql.erasure import Receipt, apply_ledger, erase_user
+from sql.erasure_ledger import Ledger
+
+
+def command(
+    user: Annotated[str | None, typer.Argument(help="The id of the user to forget.")] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Rewrite every stored copy; complete the receipts.")
+    ] = False,
+    ledger: Annotated[
+        bool,
+        typer.Option("--apply-ledger", help="After a restore of the database: erase again."),
+    ] = False,
+    scan: Annotated[
+        list[str] | None,
+        typer.Option(help="Search this string in all that is stored; may be repeated."),
+    ] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the receipt to this file.")
+    ] = None,
+) -> None:
+    """Erase a user, finish erasures, or prove it.
+
+    `moonlark erase USER` removes the user at once and prints the receipt: what was removed, what
+    is still to be rewritten, what cannot be. `--finish` rewrites the rest (the night's job does the
+    same). `--scan TEXT` looks for a string everywhere and ends with status 1 where it is found.
+    """
+    if user is None and not (finish or ledger or scan):
+        raise ValueError("whom to erase? USER, --finish, --apply-ledger or --scan TEXT")
+    store = open_store()
+    if ledger:
+        _apply(store)
+    if user is not None:
+        receipt = erase_user(store.engine, Ledger.open(store.artifact_root), user, at_ms=now_ms())
+        _tell(receipt, json_path)
+    if finish:
+        _finish(store)
+    if scan:
+        _scan(store, scan)
+
+
+def _apply(store: Store) -> None:
+    with tqdm(desc="users", unit=" users", disable=None) as bar:
+        ledger = Ledger.open(store.artifact_root)
+        erased = apply_ledger(store.engine, ledger, thorough=True, progress=bar.update)
+    typer.echo(f"erased again: {erased:,} users")
+
+
+def _tell(receipt: Receipt, path: Path | None) -> None:
+    rows = ", ".join(f"{n:,} {table}" for table, n in receipt.removed.items() if n)
+    typer.echo(f"erasure {receipt.erasure_id}: {rows or 'nothing was stored'}")
+    for line in receipt.to_rewrite:
+        typer.echo(f"  to be rewritten: {line}")
+    for line in receipt.cannot_rewrite:
+        typer.echo(f"  not rewritten: {line}")
+    if receipt.to_rewrite:
+        typer.echo("next: moonlark erase --finish")
+    if path is not None:
+        content: dict[str, Any] = {
+            "erasure_id": receipt.erasure_id,
+            "erased_at_ms": receipt.erased_at_ms,
+            "completed_at_ms": receipt.completed_at_ms,
+            "erased": dict(receipt.removed),
+            "to_rewrite": list(receipt.to_rewrite),
+            "cannot_rewrite": list(receipt.cannot_rewrite),
+            "generations": list(receipt.weights),
+        }
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _finish(store: Store) -> None:
+    rejected = CliSettings().state_dir / "rejected"
+    for path in rejected.glob("*.jsonl"):
+        path.unlink()  # reasons why rows were rejected name users
+    run = load("ray_jobs.nightly.erase_users:finish_erasures")
+    report = run(store.engine, store.artifact_root.absolute(), now_ms=now_ms())
+    typer.echo(f"erasures: {report['completed']:,} completed, {report['open']:,} open")
+    for generation in report["busy"]:
+        typer.echo(f"  a step of the night {generation} is running: run this again after it")
+    if report["open"]:
+        raise typer.Exit(1)
+
+
+def _scan(store: Store, canaries: list[str]) -> None:
+    scanning = load("infra.cli.erase_scan:scan_files")
+    state_dir = CliSettings().state_dir
+    cluster = read_state(state_dir)
+    paths = load("infra.cli.erase_scan:files_of")(
+        store.engine, store.artifact_root, state_dir, cluster.temp_dir if cluster else None
+    )
+    found = list(load("infra.cli.erase_scan:scan_database")(store.engine, canaries))
+    with tqdm(total=len(paths), desc="files", unit=" files", disable=None) as bar:
+        found += scanning(paths, canaries, lambda _: bar.update())
+    for place in found:
+        typer.echo(place)
+    typer.echo(f"{len(found)} places with it; {len(paths):,} files and the database looked through")
+    if found:
+        raise typer.Exit(1)

@@ -1,0 +1,17 @@
+"""Drills: real clients, a fault or a switch, and a check of every answer against what was promised.
+
+    figures      what a scenario comes to, as a table and as JSON
+    catalog      a made-up catalog; words stand in for BERT, so a drill needs no model
+    generation   a generation of the present catalog, written by the shipped code
+    app          the shipped gateway with the words encoder beside it
+    stack        store, Ray, Serve and HAProxy in a folder of their own
+    record       what was asked, acknowledged and answered
+    traffic      the clients: plain HTTP, no retries
+    checker      the record against the log, the catalog and a brute-force model
+    windows      latencies by what went on meanwhile
+    switch       scenario: generations are published and rolled back under traffic
+    oracle       scenario deltas: the brute-force twin of a catalog
+    deltas       scenario: items change at random beside searches, switches and restarts
+
+A scenario is a module with a function `run(Options) -> Figures`, named in `infra.cli.drill`.
+"""

@@ -1,0 +1,220 @@
+"""The record of a drill against the store and a brute-force model.
+
+Every acknowledged event must be in the log once, under the number that was told; every
+acknowledged item change in the catalog log. Every answer must be what one generation gives at the
+`user_seq` and `catalog_seq` that it names: the fold of the user's log from nothing, against every
+item of the catalog at that change, by a matrix product. D = dimension.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from infra.drills.catalog import ENCODER_ID
+from infra.drills.figures import Figures
+from infra.drills.generation import fold_events
+from infra.drills.record import Answer, Record
+from ray_jobs.encoders.fold import Session, fold, user_vector
+from ray_jobs.encoders.user_encoder import UserEncoder
+from ray_jobs.encoders.weights import load_weights
+from ray_jobs.nightly.workspace import generation_directory
+from sql import catalog
+from sql.engine import read_snapshot
+from sql.events import StoredEvent, find_user, read_tail
+
+SCORE_TOLERANCE = 2e-3
+"""Shards may hold fp16. Two generations differ by tenths."""
+
+PAGE = 5_000
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def check(record: Record, engine: Engine, root: Path, figures: Figures) -> None:
+    """Count what was broken into `figures`."""
+    figures.acked += len(record.acks) + len(record.item_acks)
+    figures.failed_requests += len(record.failures)
+    for failure in record.failures:
+        figures.tell(failure)
+    logs = _logs(engine, record)
+    _check_log(record, logs, figures)
+    changes = _changes(engine)
+    _check_catalog_log(record, changes, figures)
+    vectors = _vectors(engine, logs, changes)
+    _check_answers(record, logs, _Catalog(changes, vectors), root, figures)
+
+
+def _logs(engine: Engine, record: Record) -> dict[str, list[StoredEvent]]:
+    users = {ack.user_id for ack in record.acks} | {a.user_id for a in record.answers}
+    logs: dict[str, list[StoredEvent]] = {}
+    with read_snapshot(engine) as conn:
+        for user_id in users:
+            user = find_user(conn, user_id)
+            logs[user_id] = read_tail(conn, user.user_key, 0, PAGE) if user else []
+    return logs
+
+
+def _check_log(record: Record, logs: dict[str, list[StoredEvent]], figures: Figures) -> None:
+    stored = {
+        (user_id, event.event_id): event.user_seq for user_id, log in logs.items() for event in log
+    }
+    for ack in record.acks:
+        seq = stored.get((ack.user_id, ack.event_id))
+        if seq != ack.user_seq:
+            figures.lost += 1
+            figures.tell(f"{ack}: the log has it as {seq}")
+    for user_id, log in logs.items():
+        times = Counter(event.event_id for event in log)
+        gaps = [event.user_seq for event in log] != list(range(1, len(log) + 1))
+        figures.duplicated += sum(n - 1 for n in times.values()) + gaps
+        if gaps:
+            figures.tell(f"the log of {user_id} is not numbered 1, 2, ...")
+
+
+def _changes(engine: Engine) -> list[catalog.CatalogChange]:
+    changes: list[catalog.CatalogChange] = []
+    with read_snapshot(engine) as conn:
+        while page := catalog.read_changes(conn, changes[-1].change_seq if changes else 0, PAGE):
+            changes += page
+    return changes
+
+
+def _check_catalog_log(
+    record: Record, changes: list[catalog.CatalogChange], figures: Figures
+) -> None:
+    logged = {change.change_seq: change for change in changes}
+    for ack in record.item_acks:
+        change = logged.get(ack.catalog_seq)
+        title = change.body.title if change and change.body else None
+        if change is None or (change.item_id, change.op, title) != (ack.item_id, ack.op, ack.title):
+            figures.lost += 1
+            figures.tell(f"{ack}: the catalog log has {change}")
+
+
+def _vectors(
+    engine: Engine, logs: dict[str, list[StoredEvent]], changes: list[catalog.CatalogChange]
+) -> Vectors:
+    digests = {event.text_digest for log in logs.values() for event in log if event.text_digest}
+    wanted = sorted(digests | {c.text_digest for c in changes if c.text_digest})
+    vectors: Vectors = {}
+    with read_snapshot(engine) as conn:
+        for first in range(0, len(wanted), PAGE):
+            part = wanted[first : first + PAGE]
+            vectors.update(catalog.read_item_vectors(conn, ENCODER_ID, part))
+    return vectors
+
+
+class _Catalog:
+    """The catalog at each change, in one walk over the log, and its vectors under any weights."""
+
+    def __init__(self, changes: list[catalog.CatalogChange], vectors: Vectors) -> None:
+        self._changes, self._next = changes, 0
+        self.vectors = vectors
+        span = max((change.ordinal for change in changes), default=-1) + 1
+        self.alive = np.zeros(span, np.bool_)
+        self.ordinals: dict[str, int] = {}
+        self._bert = np.zeros((span, len(next(iter(vectors.values())))), np.float32)
+        self._projected: dict[str, tuple[UserEncoder, NDArray[np.float32]]] = {}
+
+    def advance(self, catalog_seq: int) -> None:
+        """To `catalog_seq`, which is not before the present one."""
+        touched: set[int] = set()
+        while (
+            self._next < len(self._changes) and self._changes[self._next].change_seq <= catalog_seq
+        ):
+            change = self._changes[self._next]
+            self._next += 1
+            if change.replaced_ordinal is not None:
+                self.alive[change.replaced_ordinal] = False
+            self.alive[change.ordinal] = change.op == "put"
+            if change.text_digest is not None:
+                self.ordinals[change.item_id] = change.ordinal
+                self._bert[change.ordinal] = self.vectors[change.text_digest]
+                touched.add(change.ordinal)
+        rows = np.array(sorted(touched), np.int64)
+        for encoder, projected in self._projected.values():
+            if len(rows):
+                projected[rows] = encoder.item_vectors(self._bert[rows], rows)
+
+    def item_vectors(self, generation_id: str, encoder: UserEncoder) -> NDArray[np.float32]:
+        """All items (ordinal_span, D) under that generation's weights; rows of dead ones too."""
+        if generation_id not in self._projected:
+            everything = np.arange(len(self.alive), dtype=np.int64)
+            made = encoder.item_vectors(self._bert, everything)
+            self._projected[generation_id] = (encoder, made)
+        return self._projected[generation_id][1]
+
+
+class _Users:
+    """Sessions by (generation, user, user_seq), folded from nothing."""
+
+    def __init__(self, logs: dict[str, list[StoredEvent]], vectors: Vectors) -> None:
+        self._logs, self._vectors = logs, vectors
+        self._folded: dict[tuple[str, str, int], Session] = {}
+
+    def session(self, generation_id: str, encoder: UserEncoder, user_id: str, seq: int) -> Session:
+        """The fold of the first `seq` events."""
+        key = (generation_id, user_id, seq)
+        if key not in self._folded:
+            events = fold_events(self._logs[user_id][:seq], self._vectors)
+            self._folded[key] = fold(encoder, None, events)
+        return self._folded[key]
+
+
+def _check_answers(
+    record: Record,
+    logs: dict[str, list[StoredEvent]],
+    items: _Catalog,
+    root: Path,
+    figures: Figures,
+) -> None:
+    encoders: dict[str, UserEncoder] = {}
+    users = _Users(logs, items.vectors)
+    shown: dict[str, int] = defaultdict(int)
+    for answer in sorted(record.answers, key=lambda a: a.catalog_seq):
+        items.advance(answer.catalog_seq)
+        shown[answer.generation] += 1
+        if answer.generation not in encoders:
+            directory = generation_directory(root, answer.generation)
+            encoders[answer.generation] = load_weights(directory / "weights.safetensors")
+        encoder = encoders[answer.generation]
+        for kind, what in _faults(answer, encoder, items, users, figures):
+            setattr(figures, kind, getattr(figures, kind) + 1)
+            figures.tell(f"{what}: {answer._replace(items=answer.items[:3])}")
+    figures.more["answers"] = len(record.answers)
+    figures.more["answers_degraded"] = sum(bool(a.degraded) for a in record.answers)
+    figures.more["generations_that_answered"] = len(shown)
+
+
+def _faults(
+    answer: Answer, encoder: UserEncoder, items: _Catalog, users: _Users, figures: Figures
+) -> Iterator[tuple[str, str]]:
+    """(figure, what is wrong) of an answer, each figure at most once."""
+    if answer.user_seq < answer.least_user_seq or answer.catalog_seq < answer.least_catalog_seq:
+        yield "stale_reads", "stale"
+    session = users.session(answer.generation, encoder, answer.user_id, answer.user_seq)
+    listed = np.array([items.ordinals.get(item_id, -1) for item_id, _ in answer.items], np.int64)
+    eligible = items.alive.copy()
+    eligible[session.seen] = False
+    eligible[session.excluded] = False
+    if len(set(listed.tolist())) != len(listed) or not bool(
+        np.all((listed >= 0) & eligible[listed])
+    ):
+        yield "resurrected", "an item that may not be shown, or one twice"
+        return
+    vector_D = user_vector(encoder, session)
+    if vector_D is None or answer.basis != "session":
+        return
+    scores = items.item_vectors(answer.generation, encoder) @ vector_D
+    told = np.array([score for _, score in answer.items], np.float32)
+    difference = float(np.abs(scores[listed] - told).max(initial=0.0))
+    if difference > SCORE_TOLERANCE:
+        yield "mixed_generation", f"scores are off by {difference:.3f}"
+        return
+    figures.parity_max_abs_diff = max(figures.parity_max_abs_diff or 0.0, difference)
+    best = np.sort(scores[eligible])[::-1][: answer.k]
+    if len(best) != len(told) or float(np.abs(best - told).max(initial=0.0)) > SCORE_TOLERANCE:
+        yield "mixed_generation", f"not the best {answer.k} of {int(eligible.sum())}"

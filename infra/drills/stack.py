@@ -1,0 +1,108 @@
+"""A stack of a drill's own: store, Ray, Serve and HAProxy, in a folder that goes with it."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Engine
+
+from infra.drills.catalog import fill_catalog
+from infra.drills.night_worker import begin_niced, make
+from infra.stack.ray_cluster import LocalRay
+from infra.stack.serve_app import deploy
+from ray_jobs.nightly.publish import stage_and_flip
+from ray_jobs.nightly.settings import NightSettings
+from sql.engine import migrate, open_engine
+from sql.events import EventKind, NewEvent, append
+
+APP = "infra.drills.app:build"
+PROJECT = Path(__file__).parents[2]
+APPEND_AT_ONCE = 2_000
+EVENTS_A_USER = 2
+
+
+@dataclass(frozen=True)
+class DrillStack:
+    """What a scenario may touch. `night`: a process of its own, niced, as the night's jobs are."""
+
+    folder: Path
+    database_url: str
+    engine: Engine
+    root: Path
+    cluster: LocalRay
+    night: ProcessPoolExecutor
+
+    @property
+    def url(self) -> str:
+        """Base URL of the API."""
+        return self.cluster.http_url
+
+
+@contextmanager
+def drill_stack(
+    *, items: int, users: int, seed: int, replicas: int = 2, env: Mapping[str, str] | None = None
+) -> Iterator[DrillStack]:
+    """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
+
+    `env`: further settings of the replicas.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
+    url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
+    engine = open_engine(url)
+    environment = {
+        "MOONLARK_DATABASE_URL": url,
+        "MOONLARK_ARTIFACT_ROOT": str(root),
+        "MOONLARK_REPLICAS": str(replicas),
+        "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        **(env or {}),
+    }
+    night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
+    cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)
+    try:
+        migrate(engine)
+        fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
+        _fill_log(engine, users, items, np.random.default_rng(seed + 1))
+        night.submit(make, url, root, "g0", seed).result()
+        stage_and_flip(
+            engine,
+            "g0",
+            settings=NightSettings(),
+            who="drill",
+            why="the first",
+            hold=False,
+            now_ms=now_ms,
+        )
+        with cluster:
+            deploy(cluster, APP, env=environment)
+            yield DrillStack(folder, url, engine, root, cluster, night)
+    finally:
+        night.shutdown(cancel_futures=True)
+        engine.dispose()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill_log(engine: Engine, users: int, items: int, rng: np.random.Generator) -> None:
+    """Users who did something once and are idle now: their sessions are the night's bulk."""
+    chosen = rng.integers(items, size=(users, EVENTS_A_USER))
+    for first in range(0, users, APPEND_AT_ONCE):
+        requests = [
+            [
+                NewEvent(f"idle{user}", f"e{n}", EventKind.VIEW, f"i{chosen[user, n]}")
+                for n in range(EVENTS_A_USER)
+            ]
+            for user in range(first, min(users, first + APPEND_AT_ONCE))
+        ]
+        append(engine, requests, received_at_ms=now_ms())
+
+
+def now_ms() -> int:
+    """Wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000

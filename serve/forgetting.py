@@ -1,0 +1,63 @@
+"""Replicas forget erased users: the sessions kept in memory go too, wherever the erasure was asked.
+
+The replica that erased forgets at once, the others within `INTERVAL_S` of it: they look for new
+rows of `erasures`, which name a user by HMAC, and compare the ids they hold. For `REPEAT_MS` they
+look again for the same ones, since an answer that was being made meanwhile may have kept one.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from serve.session_cache import SessionCache
+from sql.engine import read_snapshot
+from sql.erasure_ledger import Ledger
+from sql.erasure_receipts import erased_since
+from sql.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+REPEAT_MS = 120_000
+
+
+class Forgetting:
+    """A thread that looks for erasures. `ledger` is the artifact root's."""
+
+    def __init__(
+        self, engine: Engine, ledger: Ledger, cache: SessionCache, now_ms: Callable[[], int]
+    ) -> None:
+        self.ledger = ledger
+        self._engine, self._cache, self._now_ms = engine, cache, now_ms
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="forgetting", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+
+    def forget(self, hmacs: Collection[str]) -> None:
+        """Drop what is kept of those users."""
+        if hmacs:
+            self._cache.forget(lambda user_id: self.ledger.key.hmac_of(user_id) in hmacs)
+
+    def look(self) -> None:
+        """Forget whoever was erased lately."""
+        with read_snapshot(self._engine) as conn:
+            hmacs = erased_since(conn, self._now_ms() - REPEAT_MS)
+        self.forget(hmacs)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            try:
+                self.look()
+            except (SQLAlchemyError, StoreError) as error:
+                log.warning("could not look for erasures: %s", error)
