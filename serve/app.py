@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.day import Day
 from serve.gateway import build_api
+from serve.keyring import NoKeys
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
 from serve.text_encoder import TextEncoder
@@ -37,7 +38,16 @@ class Gateway:
             embedded: Embedded = await encoder.embed_many.remote(texts)
             return embedded
 
-        self._api = build_api(settings, lambda: Day.start(store, settings, embed))
+        async def start() -> Day:
+            day = await Day.start(store, settings, embed)
+            try:
+                day.keys.check_exposure()
+            except NoKeys:
+                await day.stop()
+                raise
+            return day
+
+        self._api = build_api(settings, start)
 
     def check_health(self) -> None:
         """Serve replaces the replica if this raises three times running."""
@@ -51,7 +61,10 @@ class Gateway:
 
 # Applied by call: as decorators they would hide the class's own type.
 GATEWAY = ray_serve.deployment(
-    max_ongoing_requests=256,
+    # Above the guard's own bound, which answers with a problem document: what is above it there
+    # only sends its body, or is being refused.
+    max_ongoing_requests=1024,
+    max_queued_requests=1024,
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
     graceful_shutdown_timeout_s=10,

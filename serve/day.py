@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
+from serve.keyring import KeyRing
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
 from serve.recommend import Recommender
@@ -53,6 +54,7 @@ class Day:
     recommender: Recommender
     states: UserStates
     write_behind: WriteBehind
+    keys: KeyRing
     forgetting: Forgetting
 
     @classmethod
@@ -74,6 +76,8 @@ class Day:
         root = Path(store.artifact_root).absolute()
         engine, ledger = await asyncio.to_thread(_open, store.database_url, root)
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        keys = KeyRing(engine, settings)
+        await asyncio.to_thread(keys.start)
         watch = GenerationWatch(
             engine,
             root,
@@ -110,6 +114,7 @@ class Day:
             recommender=recommender,
             states=states,
             write_behind=write_behind,
+            keys=keys,
             forgetting=forgetting,
         )
 
@@ -119,6 +124,7 @@ class Day:
         await asyncio.to_thread(self.write_behind.stop)
         await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)
+        await asyncio.to_thread(self.keys.stop)
         self.engine.dispose()
 
 

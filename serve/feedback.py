@@ -7,12 +7,15 @@ carries one event or a thousand (ANCHORS: 830/s alone, 9,500/s by 64), so posts 
 
 import asyncio
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from serve.problems import ProblemError, unavailable
+from serve.problems import FieldError, ProblemError, unavailable
+from serve.rates import Rates
 from serve.settings import ServeSettings
 from sql.erasure_ledger import ErasureKey
 from sql.events import Appended, NewEvent, Rejected, append
@@ -20,6 +23,9 @@ from sql.events import Appended, NewEvent, Rejected, append
 log = logging.getLogger(__name__)
 
 Outcome = list[Appended] | Rejected
+
+Post = tuple[Sequence[NewEvent], bool]
+"""Events of one request, and whether unknown items are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Feedback:
         self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
+        self._rates = Rates(settings.tracked_users)
         self._waiting: list[_Waiting] = []
         self._waiting_events = 0
         self._wake = asyncio.Event()
@@ -66,17 +73,33 @@ class Feedback:
         """Append `events` (all of them or none); returns once they are durable.
 
         Raises:
-            ProblemError: 503 when the queue is full or the database did not take the events.
+            ProblemError: 503 when the queue is full or the database did not take the events, 429
+                when one user sent too many in the last minute.
         """
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
         if self._waiting_events + len(events) > self._settings.feedback_queue:
             raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
+        self._count(events)
         waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._waiting_events += len(events)
         self._wake.set()
         return await waiting.done
+
+    def _count(self, events: Sequence[NewEvent]) -> None:
+        per_minute = self._settings.user_events_per_minute
+        refused = self._rates.take(Counter(event.user_id for event in events), per_minute)
+        if refused is not None:
+            accepted = f"a user with at most {per_minute} events a minute"
+            raise ProblemError(
+                429,
+                "too many events of one user",
+                "nothing of this request was stored",
+                [FieldError("user_id", refused[0], accepted)],
+                hint="send the same events again with the same event_id, after Retry-After",
+                retry_after_s=math.ceil(refused[1]),
+            )
 
     async def _run(self) -> None:
         while True:
@@ -104,34 +127,49 @@ class Feedback:
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        try:
-            outcomes = await asyncio.to_thread(self._append, group)
-        except Exception as error:  # noqa: BLE001 - the one writer outlives also a bug of ours
-            if len(group) == 1:
-                _fail(group[0], error)
-                return
-            log.warning("a group of %d posts failed, each is tried alone: %s", len(group), error)
-            for waiting in group:
-                await self._commit([waiting])
-            return
+        posts = [(w.events, w.keep_unknown_items) for w in group]
+        outcomes = await asyncio.to_thread(
+            append_posts, self._engine, posts, self._now_ms, self._erasures
+        )
         for waiting, outcome in zip(group, outcomes, strict=True):
-            if not waiting.done.done():  # the client may have gone away
+            if waiting.done.done():  # the client may have gone away
+                continue
+            if isinstance(outcome, Exception):
+                why = f"the database refused: {type(outcome).__name__}"
+                waiting.done.set_exception(_not_stored(why))
+            else:
                 waiting.done.set_result(outcome)
 
-    def _append(self, group: list[_Waiting]) -> list[Outcome]:
-        return append(
-            self._engine,
-            [w.events for w in group],
-            received_at_ms=self._now_ms(),
-            keep_unknown_items=[w.keep_unknown_items for w in group],
-            erasures=self._erasures,
+
+def append_posts(
+    engine: Engine,
+    posts: Sequence[Post],
+    now_ms: Callable[[], int],
+    erasures: ErasureKey | None = None,
+) -> list[Outcome | Exception]:
+    """Append all posts in one transaction; if that fails, each alone.
+
+    So nobody pays for another's failure. An exception is the outcome of a post that is not known
+    to be stored.
+    """
+    try:
+        return list(
+            append(
+                engine,
+                [events for events, _ in posts],
+                received_at_ms=now_ms(),
+                keep_unknown_items=[keep for _, keep in posts],
+                erasures=erasures,
+            )
         )
-
-
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    log.error("a post of %d events was not stored", len(waiting.events), exc_info=error)
-    if not waiting.done.done():
-        waiting.done.set_exception(_not_stored(f"the database refused: {type(error).__name__}"))
+    except Exception as error:  # the one writer outlives also a bug of ours
+        if len(posts) == 1:
+            log.error("a post of %d events was not stored", len(posts[0][0]), exc_info=error)
+            return [error]
+        log.warning("a group of %d posts failed, each is tried alone: %s", len(posts), error)
+        return [
+            outcome for post in posts for outcome in append_posts(engine, [post], now_ms, erasures)
+        ]
 
 
 def _not_stored(why: str) -> ProblemError:

@@ -1,15 +1,15 @@
-"""The HTTP API of a replica: routes, limits on bodies, a request id on every answer."""
+"""The HTTP API of a replica: its routes behind the guard, a request id on every answer."""
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import problems
+from serve import openapi, problems
 from serve.day import Day
-from serve.problems import ProblemError, problem_response
+from serve.guard import Guard
 from serve.routes import (
     erasures,
     events,
@@ -20,6 +20,7 @@ from serve.routes import (
     trending,
     users,
 )
+from serve.scopes import routes_of
 from serve.settings import ServeSettings
 
 API_VERSION = "1"
@@ -31,6 +32,9 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
     """The FastAPI app of one replica; OpenAPI at /docs.
 
     `start` makes the replica's Day on the loop that will serve it; it is stopped with the app.
+
+    Raises:
+        serve.scopes.UnguardedRoute: a route does not say which scope it needs.
     """
 
     @asynccontextmanager
@@ -57,7 +61,10 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         health,
     ):
         api.include_router(module.router)
-    api.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
+    openapi.install(api)
+    guard = Guard(settings)
+    for route in routes_of(api):
+        guard.protect(route)
     api.add_middleware(RequestId)
     return api
 
@@ -85,41 +92,3 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
-
-
-class LimitedBody:
-    """Refuses a body above `max_bytes` before it is in memory: by its length, else as it comes."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """413 with a problem document."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            await problem_response(self._too_large())(scope, receive, send)
-            return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                # The one exception that FastAPI lets through while it reads a body.
-                raise HTTPException(413, self._too_large().detail)
-            return message
-
-        await self._app(scope, limited, send)
-
-    def _too_large(self) -> ProblemError:
-        return ProblemError(
-            413,
-            "body too large",
-            f"a body has at most {self._max_bytes} bytes",
-            hint="send fewer events or items at a time",
-        )

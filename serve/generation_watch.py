@@ -47,12 +47,14 @@ class GenerationWatch:
         replica_id: str,
         interval_s: float,
         now_ms: Callable[[], int],
+        open_generation: Callable[[Path, str, str], LoadedGeneration] = LoadedGeneration.open,
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
         self._replica_id = replica_id
         self._interval_s = interval_s
         self._now_ms = now_ms
+        self._open_generation = open_generation
         self._loaded: dict[str, LoadedGeneration] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
@@ -103,12 +105,13 @@ class GenerationWatch:
             wanted.add(pointer.generation_id)
             if pointer.previous is not None:
                 wanted.add(pointer.previous)
+        sealed = {g.generation_id: g.manifest_digest or "" for g in known}
         gone = {g.generation_id for g in known if g.state in ("pruned", "failed")}
         if self._looks % RETRY_REFUSED_AFTER == 0:
             self._refused.clear()
         self._looks += 1
         for generation_id in sorted(wanted - gone - self._loaded.keys() - self._refused.keys()):
-            self._load(generation_id)
+            self._load(generation_id, sealed.get(generation_id, ""))
         for generation in self._loaded.values():
             generation.catch_up(self._engine)
         live = pointer.generation_id if pointer else None
@@ -129,9 +132,9 @@ class GenerationWatch:
             except Exception:  # a bug of ours; without this thread no later generation is loaded
                 log.exception("a look at the registry failed")
 
-    def _load(self, generation_id: str) -> None:
+    def _load(self, generation_id: str, sealed_digest: str) -> None:
         try:
-            generation = LoadedGeneration.open(self._artifact_root, generation_id)
+            generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
             generation.catch_up(self._engine)
             generation.warm()
         except (ShardsError, EncoderError, OSError) as error:

@@ -16,8 +16,15 @@ from sqlalchemy import Engine
 from ray_jobs.encoders.fold import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.shards.delta import Delta, DeltaChange
+from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.items import Item, ItemTable, attributes_json, read_items
-from ray_jobs.shards.manifest import Manifest, open_manifest, verify
+from ray_jobs.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    manifest_digest,
+    open_manifest,
+    verify,
+)
 from ray_jobs.shards.reader import ShardSet
 from ray_jobs.shards.search import search
 from ray_jobs.shards.texts import TextVectors
@@ -66,8 +73,15 @@ class LoadedGeneration:
         self._view = CatalogView(manifest.catalog_seq, delta, items, 0)
 
     @classmethod
-    def open(cls, artifact_root: Path, generation_id: str) -> "LoadedGeneration":
+    def open(
+        cls, artifact_root: Path, generation_id: str, sealed_digest: str | None = None
+    ) -> "LoadedGeneration":
         """Verify every digest, then map the files.
+
+        Args:
+            sealed_digest: of the manifest, as the registry has it. The files are checked against
+                the manifest, so whoever can write them must not be able to write it anew. None:
+                not looked at, by a tool that made the generation itself.
 
         Raises:
             ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
@@ -75,6 +89,11 @@ class LoadedGeneration:
         """
         directory = artifact_root / "generations" / generation_id
         manifest = open_manifest(directory)
+        digest = manifest_digest(directory)
+        if sealed_digest is not None and digest != sealed_digest:
+            raise CorruptArtifact(
+                directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
+            )
         verify(directory, manifest)  # faiss loads a flipped byte in silence
         return cls(
             manifest,

@@ -4,7 +4,8 @@ Every error of the API leaves through `problem_response`, so clients can rely on
 `{"type", "title", "status", "detail", "errors": [{"field", "value", "accepted"}], "hint"}`.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from starlette.exceptions import HTTPException
 from sql.errors import StoreError
 from sql.event import EventKind
 from sql.ids import BadInput
+
+log = logging.getLogger(__name__)
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
@@ -40,6 +43,7 @@ class ProblemError(Exception):
     errors: Sequence[FieldError] = field(default_factory=tuple)
     hint: str | None = None
     retry_after_s: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def not_found(noun: str, identifier: str, hint: str | None = None) -> ProblemError:
@@ -89,7 +93,7 @@ def problem_response(problem: ProblemError) -> Response:
     }
     if problem.hint:
         body["hint"] = problem.hint
-    headers = {}
+    headers = dict(problem.headers)
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(problem.retry_after_s)
     return Response(
@@ -154,7 +158,14 @@ async def _on_http(_: Request, error: Exception) -> Response:
     errors = [FieldError("body", None, "JSON in UTF-8")] if http.status_code == 400 else []
     hint = "see /docs for the routes" if http.status_code in (404, 405) else None
     return problem_response(
-        ProblemError(http.status_code, str(http.detail).lower(), str(http.detail), errors, hint)
+        ProblemError(
+            http.status_code,
+            str(http.detail).lower(),
+            str(http.detail),
+            errors,
+            hint,
+            headers=http.headers or {},  # Allow, where the method is another
+        )
     )
 
 
@@ -180,7 +191,11 @@ async def _on_bug(_: Request, error: Exception) -> Response:
 
 
 async def _on_store(_: Request, error: Exception) -> Response:
-    """The database refused or is gone: nothing was acknowledged, the client may try again."""
+    """The database refused or is gone: nothing was acknowledged, the client may try again.
+
+    Where the database is, is for our log, not for whoever asks.
+    """
+    log.error("the store did not answer: %s", error)
     return problem_response(
-        unavailable("the store did not answer", str(error), getattr(error, "hint", "") or "")
+        unavailable("the store did not answer", type(error).__name__, getattr(error, "hint", ""))
     )

@@ -66,9 +66,10 @@ def _scored_alone(
     query_D: NDArray[np.float32],
     ordinals: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cosine 0 for an item that has no vector yet: an editor's pin shows it all the same, but none
-    that is deleted or withdrawn."""
+    """Cosine 0 for an available item that has no vector yet: an editor's pin shows it all the same.
+    One that is withdrawn it does not."""
     items = view.items.get_many(ordinals)
-    live = ordinals[np.array([item is not None and item.available for item in items], np.bool_)]
+    available = [item is not None and item.available for item in items]
+    live = ordinals[np.array(available, np.bool_)]
     _, vectors_ND = live_vectors_of(shards, view.delta, live)
     return vectors_ND @ query_D, live

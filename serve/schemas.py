@@ -334,6 +334,25 @@ class ErasureAnswer(BaseModel):
     request_id: str
 
 
+class ProblemField(BaseModel):
+    """One field that was refused."""
+
+    field: str
+    value: str | int | float | bool | None
+    accepted: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ProblemField]
+    hint: str | None = None
+
+
 class LiveAnswer(BaseModel):
     """The live pointer and who moved it last."""
 
@@ -391,4 +410,7 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    keys: Literal["none", "required"] = Field(
+        description="`none`: no API key was ever made, everything is answered, on this machine only"
+    )
     parity: ParityAnswer | None = Field(None, description="of the live generation")

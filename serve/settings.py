@@ -1,5 +1,7 @@
 """Settings of the day: what a replica is told once, when it starts."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -42,3 +44,35 @@ class ServeSettings(BaseSettings):
 
     max_body_bytes: int = Field(2_000_000, ge=1_000)
     """Largest request body accepted; beyond it, 413."""
+
+    max_held_body_bytes: int = Field(64_000_000, ge=1_000)
+    """Bytes of bodies in one replica's memory at a time; beyond it, 503 with Retry-After."""
+
+    body_timeout_s: float = Field(10.0, gt=0)
+    """How long a body may take to arrive; then 408."""
+
+    max_concurrent_requests: int = Field(256, ge=1, le=10_000)
+    """Requests that run in one replica at a time; beyond it, 503 with Retry-After."""
+
+    require_keys: Literal["auto", "always"] = "auto"
+    """`auto`: while no API key was ever made, everything is answered, but only on the loopback.
+    `always`: without a key nothing is, from the start."""
+
+    http_host: str | None = None
+    """Where HTTP listens. `moonlark serve` says 127.0.0.1; not said counts as beyond it, and a
+    server that can be reached from there does not start without keys."""
+
+    keys_interval_s: float = Field(1.0, gt=0, le=4)
+    """How often a replica reads the API keys: a revoked one is refused that much later."""
+
+    keys_grace_s: float = Field(300.0, ge=5)
+    """How long known keys go on while the database is away; then 503 with Retry-After."""
+
+    key_requests_per_minute: int = Field(60_000, ge=1)
+    """Requests of a key that has no rate of its own, per replica; beyond it, 429."""
+
+    user_events_per_minute: int = Field(3_000, ge=500)
+    """Events of one user, per replica; beyond it, 429. (10,000 a day is the store's bound.)"""
+
+    tracked_users: int = Field(100_000, ge=1_000)
+    """Users whose rate a replica remembers (about 200 bytes each)."""

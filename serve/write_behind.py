@@ -7,7 +7,9 @@ what a crash takes is at most `FLUSH_INTERVAL_S` of them.
 
 import logging
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,8 +27,11 @@ FLUSH_ROWS = 500
 class WriteBehind:
     """A thread that writes what was handed to it. Thread-safe."""
 
-    def __init__(self, engine: Engine, max_queue: int) -> None:
+    def __init__(
+        self, engine: Engine, max_queue: int, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._engine = engine
+        self._sleep = sleep
         self._max_queue = max_queue
         self._exposures: deque[Exposure] = deque()
         self._sessions: dict[tuple[str, int], SessionRow] = {}
@@ -82,9 +87,9 @@ class WriteBehind:
         try:
             if exposures:
                 write_exposures(self._engine, exposures)
-            for generation_id in {generation for generation, _ in sessions}:
+            for generation_id in sorted({generation for generation, _ in sessions}):
                 rows = [r for (g, _), r in sessions.items() if g == generation_id]
-                write_sessions(self._engine, generation_id, rows)
+                write_sessions(self._engine, generation_id, rows, sleep=self._sleep)
         except (SQLAlchemyError, StoreError) as error:
             self.dropped += len(exposures) + len(sessions)
             log.warning("dropped %d rows: %s", len(exposures) + len(sessions), error)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from sql.errors import UnsafeDatabase
 from sql.schema import check_schema, migrate
@@ -35,7 +36,11 @@ def open_engine(database_url: str) -> Engine:
     Raises `UnsafeDatabase` where a committed write might be lost, `StoreUnavailable` where the
     database does not answer, `ValueError` for a URL that is neither SQLite nor Postgres.
     """
-    url = make_url(database_url)
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):  # neither may be shown: the password is somewhere in it
+        accepted = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        raise ValueError(f"database_url: cannot be read, accepted: {accepted}") from None
     if url.drivername in _POSTGRES_SCHEMES:
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite":

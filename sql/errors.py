@@ -10,6 +10,8 @@
     |-- ErasureKeyLost        the ledger of erasures is there, its key is not
     |-- FlipLost              another process moved the live pointer first
     |-- HoldSet               a person must clear the hold before anything is published
+    |-- KeyNameTaken          an API key of that name is in force
+    |-- UnknownKey            no API key of that name is in force
     `-- TooManyPolicies       pins, boosts and seen rules are at their limit
 
 Each carries its coordinates as attributes and a `hint` with the operator's next command. A caller's
@@ -122,6 +124,27 @@ class HoldSet(StoreError):
             who,
             why,
         )
+
+
+class KeyNameTaken(StoreError):
+    """An API key called `name` is in force."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"an API key {name!r} is in force",
+            hint=f"Take another name, or `moonlark keys revoke {name}` first.",
+        )
+        self.name = name
+
+
+class UnknownKey(StoreError):
+    """No API key called `name` is in force."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no API key {name!r} is in force", hint="`moonlark keys list` shows them."
+        )
+        self.name = name
 
 
 class TooManyPolicies(StoreError):

@@ -4,6 +4,7 @@ BEGIN is always explicit: the sqlite3 module would otherwise begin a transaction
 first write, and a "snapshot" of two reads would be two snapshots.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from sql.errors import StoreBusy, StoreUnavailable
 BEGIN_OPTION = "moonlark_begin"
 """Execution option: the statement with which a SQLite transaction begins (see `engine`)."""
 
+_SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
 _BUSY_SQLSTATES = {"40P01", "40001", "55P03"}  # deadlock, serialisation, lock timeout
 
 
@@ -47,8 +49,10 @@ def read_snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def shown(engine: Engine) -> str:
-    """The URL without its password, for errors and logs."""
-    return engine.url.render_as_string(hide_password=True)
+    """The URL without what is secret of it, for errors and logs: also `?password=` has a place."""
+    url = engine.url
+    secret = {name: "***" for name in url.query if _SECRET.search(name)}
+    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ class Entry(NamedTuple):
 
     module: str
     help: str
+    attribute: str = "command"
+    """A function, or a `typer.Typer` for a group of commands."""
 
 
 def load(path: str) -> Any:
@@ -36,10 +38,13 @@ class LazyCommand(TyperCommand):
 
     def resolve(self) -> Any:
         """The real command, its module imported."""
+        found = load(f"{self._entry.module}:{self._entry.attribute}")
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
         single = typer.Typer(
             add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
         )
-        single.command(name=self.name)(load(f"{self._entry.module}:command"))
+        single.command(name=self.name)(found)
         return typer.main.get_command(single)
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:

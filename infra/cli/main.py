@@ -1,7 +1,8 @@
 """`moonlark`: the commands, in the order in which a newcomer needs them.
 
-A command is a function `command` in `infra.cli.<module>`; its module is imported when the command
-runs, so that `moonlark status` does not wait four seconds for torch and Ray.
+A command is a function `command` in `infra.cli.<module>`, or a group `app` there; its module is
+imported when the command runs, so that `moonlark status` does not wait four seconds for torch and
+Ray.
 """
 
 from typing import Annotated
@@ -25,12 +26,14 @@ COMMANDS = {
     "seen": Entry("infra.cli.seen", "Set what counts as seen in a category."),
     "unset": Entry("infra.cli.unset", "Take back a pin, a boost or a seen setting."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
+    "keys": Entry("infra.cli.keys", "Make, list and revoke API keys.", attribute="app"),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),
     "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
     "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
     "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
+    "simulate": Entry("infra.cli.simulate", "Put the promises to the test, without a cluster."),
 }
 
 

@@ -15,6 +15,7 @@ from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
 from sql.engine import read_snapshot
 from sql.generations import read_live
+from sql.keys import read_keys
 
 APP = "serve.app:build"
 
@@ -38,6 +39,7 @@ def command(
     """
     with read_snapshot(open_store().engine) as conn:
         live = read_live(conn)
+        has_keys, _ = read_keys(conn)
     cluster = LocalRay(
         state_dir or CliSettings().state_dir,
         http_port=port,
@@ -53,6 +55,10 @@ def command(
         cluster.stop()
         raise
     typer.echo(f"moonlark answers at {url} (API: {url}/docs)")
+    if not has_keys:
+        typer.echo(
+            "there is no API key: whoever is on this machine may ask it (moonlark keys make)"
+        )
     if live is None:
         typer.echo("nothing is live yet: moonlark night")
     if detach:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,8 @@ from infra.client.retry import (
 CONNECT_TIMEOUT_S = 3.0
 """A host that drops packets must leave time for another try."""
 
+_SENDABLE = re.compile(r"[\x21-\x7e]{1,200}")
+
 NOT_RUNNING_HINT = "is moonlark running there? `moonlark serve` starts it, `moonlark status` looks"
 VERSIONS_HINT = "client and server differ in version, or the URL is not moonlark's"
 
@@ -47,7 +50,14 @@ class Transport:
     ) -> None:
         url = httpx.URL(base_url)
         if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"base_url: {base_url!r}, accepted: http://HOST:PORT or https://HOST")
+            raise ValueError(
+                f"base_url: {_shown(url)!r}, accepted: http://HOST:PORT or https://HOST"
+            )
+        if url.userinfo:  # it would be in every error; and it is not how moonlark knows its callers
+            raise ValueError("base_url: has a user or password, accepted: none; see api_key")
+        if api_key is not None and not _SENDABLE.fullmatch(api_key):
+            # httpx would say so with the key in its message.
+            raise ValueError("api_key: accepted: 1 to 200 visible ASCII characters, no line ends")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s: {timeout_s}, accepted: more than 0")
         self.base_url = base_url.rstrip("/")
@@ -193,6 +203,10 @@ def _json_object(response: httpx.Response) -> dict[str, Any] | None:
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def _shown(url: httpx.URL) -> str:
+    return str(url.copy_with(userinfo=b"***")) if url.userinfo else str(url)
 
 
 def _is_loopback(host: str) -> bool:

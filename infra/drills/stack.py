@@ -26,6 +26,8 @@ from sql.events import EventKind, NewEvent, append
 APP = "infra.drills.app:build"
 PROJECT = Path(__file__).parents[2]
 APPEND_AT_ONCE = 2_000
+DEPLOY_TIMEOUT_S = 300.0
+"""A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
 
 
@@ -81,7 +83,7 @@ def drill_stack(
             now_ms=now_ms,
         )
         with cluster:
-            deploy(cluster, APP, env=environment)
+            deploy(cluster, APP, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night)
     finally:
         night.shutdown(cancel_futures=True)

@@ -132,6 +132,8 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         # listen on all interfaces. With this switch (made for macOS, read by services.py
         # get_node_ip_address on every system) the node is 127.0.0.1 and they stay on it.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # serve_driver starts Serve there; a server of which this is not said asks for API keys.
+        "MOONLARK_HTTP_HOST": LOOPBACK,
         "MOONLARK_RAY_JOBS_URL": f"http://{LOOPBACK}:{ports.dashboard}",
         # Both together or neither: throughput mode under the Python proxy has a race (ANCHORS).
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

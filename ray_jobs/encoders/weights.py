@@ -72,20 +72,31 @@ def save_weights(path: Path, fitted: Fitted) -> str:
         ValueError: the ordinals do not fit the model or do not ascend.
         WeightsError: the model holds a NaN or an infinity.
     """
+    return write_weights(
+        path, fitted.model.config, _tensors_of(fitted.model), np.asarray(fitted.residual_ordinals)
+    )
+
+
+def write_weights(
+    path: Path,
+    config: UserLSTMConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    residual_ordinals_R: NDArray[np.int64],
+) -> str:
+    """`save_weights` of tensors by name (see the module), without torch."""
+    ordinals_R = np.ascontiguousarray(residual_ordinals_R, np.int64)
+    if len(ordinals_R) != config.residual_count or bool(np.any(np.diff(ordinals_R) <= 0)):
+        raise ValueError(f"need {config.residual_count} ascending ordinals, got {len(ordinals_R)}")
     # Contiguous: safetensors writes the memory of a strided view as it lies, in silence.
-    model, ordinals = fitted.model, np.ascontiguousarray(fitted.residual_ordinals, np.int64)
-    if len(ordinals) != model.config.residual_count or bool(np.any(np.diff(ordinals) <= 0)):
-        raise ValueError(
-            f"need {model.config.residual_count} ascending ordinals, got {len(ordinals)}"
-        )
-    tensors = _tensors_of(model) | {"residual_ordinals": ordinals}
-    for name, tensor in tensors.items():
+    stored: Tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    stored["residual_ordinals"] = ordinals_R
+    for name, tensor in stored.items():
         if not bool(np.isfinite(tensor).all()):
             raise WeightsError(path, f"{name} is not finite: the training diverged")
-    config = model.config.model_dump_json()
-    digest = _digest(config, tensors)
-    header = _Header(format=FORMAT, config=model.config, digest=digest)
-    _write_atomically(path, safetensors_bytes(tensors, {METADATA_KEY: header.model_dump_json()}))
+    _check_shapes(path, config, stored)
+    digest = _digest(config.model_dump_json(), stored)
+    header = _Header(format=FORMAT, config=config, digest=digest)
+    _write_atomically(path, safetensors_bytes(stored, {METADATA_KEY: header.model_dump_json()}))
     return digest
 
 
@@ -93,9 +104,11 @@ def load_weights(path: Path) -> UserEncoder:
     """The user encoder in `path`.
 
     Raises:
-        WeightsError: no such file, another format, unknown or missing tensors, another shape or
-            type than the config says, or a digest that does not match.
+        WeightsError: no such plain file, another format, unknown or missing tensors, another shape
+            or type than the config says, or a digest that does not match.
     """
+    if path.is_symlink() or not path.is_file():  # a FIFO would be waited for
+        raise WeightsError(path, "absent, or not a plain file")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -201,7 +214,7 @@ def _expected_shapes(config: UserLSTMConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_shapes(path: Path, config: UserLSTMConfig, tensors: Tensors) -> None:
+def _check_shapes(path: Path, config: UserLSTMConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
     expected = _expected_shapes(config)
     if set(tensors) != set(expected):
         difference = sorted(set(tensors) ^ set(expected))

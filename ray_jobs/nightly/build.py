@@ -6,6 +6,8 @@ applied here, so new weights cost no embedding.
 Run: python -m ray_jobs.nightly.build --generation ID
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,24 @@ from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
 SEED = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One shard to be written: its place, vectors (N, D), ordinals (N,), and how."""
+
+    path: Path
+    vectors_ND: NDArray[np.float32]
+    ordinals_N: NDArray[np.int64]
+    family: Family
+    coarse: Path | None
+
+
 def build(night: Night) -> Report:
     """Write items.parquet, the shards and, for IVF, coarse.faiss."""
+    return build_with(night, _on_the_cluster)
+
+
+def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> Report:
+    """`build`, the shards written by `write`, which returns each one's number of items."""
     night.workspace.require_report("train")
     workspace = night.workspace
     directory = workspace.directory
@@ -47,7 +65,7 @@ def build(night: Night) -> Report:
     (directory / "shards").mkdir(exist_ok=True)
     shard_N = shard_of(ordinals_N, shard_count)
     tasks = [
-        build_shard.remote(
+        ShardTask(
             directory / shard_name(number),
             vectors_ND[shard_N == number],
             ordinals_N[shard_N == number],
@@ -56,7 +74,7 @@ def build(night: Night) -> Report:
         )
         for number in range(shard_count)
     ]
-    sizes = ray.get(tasks)
+    sizes = write(tasks)
     return {
         "items": len(ordinals_N),
         "dim": int(vectors_ND.shape[1]),
@@ -78,17 +96,17 @@ def item_vectors(workspace: Workspace) -> tuple[NDArray[np.int64], NDArray[np.fl
     return ordinals_N, encoder.item_vectors(np.asarray(texts.vectors[rows_N]), ordinals_N)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def build_shard(
-    path: Path,
-    vectors_ND: NDArray[np.float32],
-    ordinals_N: NDArray[np.int64],
-    family: Family,
-    coarse: Path | None,
-) -> int:
+def build_shard(task: ShardTask) -> int:
     """Write one shard; returns its number of items."""
-    write_shard(path, vectors_ND, ordinals_N, family, coarse)
-    return len(ordinals_N)
+    write_shard(task.path, task.vectors_ND, task.ordinals_N, task.family, task.coarse)
+    return len(task.ordinals_N)
+
+
+def _on_the_cluster(tasks: list[ShardTask]) -> list[int]:
+    """A Ray task a shard."""
+    remote = ray.remote(num_cpus=1, max_retries=3)(build_shard)
+    sizes: list[int] = ray.get([remote.remote(task) for task in tasks])
+    return sizes
 
 
 def _write_items(workspace: Workspace) -> None:

@@ -52,15 +52,21 @@ TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
 
 def export(night: Night) -> Report:
     """Write items, events and the texts they name; register the generation as building."""
-    night.workspace.make()
     created_at_ms = night.now_ms()
-    generations.register(
+    registered = generations.register(
         night.engine,
         night.generation_id,
         encoder_id=NOT_YET_KNOWN,
         catalog_seq=0,
         created_at_ms=created_at_ms,
     )
+    if registered.state != "building":
+        # Its work files are gone, its files may be in use: made again, they would change under it.
+        raise NothingToDo(
+            f"generation {night.generation_id} is {registered.state} already",
+            hint="moonlark night, without --generation, makes another one",
+        )
+    night.workspace.make()
     with read_snapshot(night.engine) as conn:
         catalog_seq = catalog.catalog_seq(conn)
         items, digests = _export_items(conn, night.workspace.work)

@@ -7,7 +7,7 @@ seconds (ANCHORS: 3.6 s against 13 ms).
 Run: python -m ray_jobs.nightly.fold --generation ID
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,19 +20,31 @@ from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import Workspace
 from sql.sessions import SessionRow, write_sessions
 
+UserRange = tuple[int, int]
+"""First and last user_key, both included."""
+
 IN_FLIGHT = 16
 """Ranges whose sessions may be in memory at once."""
 
 
 def fold(night: Night) -> Report:
     """Write a session for every user of the export."""
+    return fold_with(night, _on_the_cluster)
+
+
+def fold_with(
+    night: Night, folded: Callable[[Workspace, list[UserRange]], Iterable[SessionRow]]
+) -> Report:
+    """`fold`, the sessions of the ranges made by `folded`."""
     night.workspace.require_report("train")
     ranges = _user_ranges(night.workspace, night.settings.fold_users)
-    written = write_sessions(night.engine, night.generation_id, _folded(night, ranges))
+    written = write_sessions(
+        night.engine, night.generation_id, folded(night.workspace, ranges), sleep=night.sleep
+    )
     return {"sessions": written, "ranges": len(ranges)}
 
 
-def _user_ranges(workspace: Workspace, users_per_range: int) -> list[tuple[int, int]]:
+def _user_ranges(workspace: Workspace, users_per_range: int) -> list[UserRange]:
     keys = np.unique(pq.read_table(workspace.events, columns=["user_key"])["user_key"].to_numpy())
     chunks = [
         keys[first : first + users_per_range] for first in range(0, len(keys), users_per_range)
@@ -40,16 +52,16 @@ def _user_ranges(workspace: Workspace, users_per_range: int) -> list[tuple[int, 
     return [(int(chunk[0]), int(chunk[-1])) for chunk in chunks]
 
 
-def _folded(night: Night, ranges: list[tuple[int, int]]) -> Iterator[SessionRow]:
-    trimmed = _trimmed(night.workspace)
+def _on_the_cluster(workspace: Workspace, ranges: list[UserRange]) -> Iterator[SessionRow]:
+    """A Ray task a range, IN_FLIGHT at a time."""
+    remote = ray.remote(num_cpus=1, max_retries=3)(fold_range)
     waiting = list(reversed(ranges))
-    running: list[ray.ObjectRef[list[tuple[int, int, bytes]]]] = []
+    running: list[ray.ObjectRef[list[SessionRow]]] = []
     while waiting or running:
         while waiting and len(running) < IN_FLIGHT:
-            running.append(fold_range.remote(night.workspace, waiting.pop()))
+            running.append(remote.remote(workspace, waiting.pop()))
         (done,), running = ray.wait(running, num_returns=1)
-        for user_key, user_seq, state in ray.get(done):
-            yield SessionRow(user_key, user_seq, state, trimmed.get(user_key, 0))
+        yield from ray.get(done)
 
 
 def _trimmed(workspace: Workspace) -> dict[int, int]:
@@ -57,14 +69,14 @@ def _trimmed(workspace: Workspace) -> dict[int, int]:
     return dict(zip(table["user_key"].to_pylist(), table["trimmed_seq"].to_pylist(), strict=True))
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def fold_range(workspace: Workspace, user_keys: tuple[int, int]) -> list[tuple[int, int, bytes]]:
-    """(user_key, user_seq, session bytes) of the users of a range, both ends included."""
+def fold_range(workspace: Workspace, user_keys: UserRange) -> list[SessionRow]:
+    """Sessions of the users of a range, both ends included."""
     encoder = load_weights(workspace.directory / "weights.safetensors")
     users = list(open_histories(workspace, user_keys).users())
     sessions = fold_many(encoder, [events for _, events in users])
+    trimmed = _trimmed(workspace)
     return [
-        (user_key, session.user_seq, session.to_bytes())
+        SessionRow(user_key, session.user_seq, session.to_bytes(), trimmed.get(user_key, 0))
         for (user_key, _), session in zip(users, sessions, strict=True)
     ]
 

@@ -32,5 +32,5 @@ def prune(night: Night) -> list[str]:
     before_ms = night.now_ms() - int(night.settings.keep_work_days * 86_400_000)
     gone += discard_old_work(night.engine, night.workspace.root, before_ms=before_ms)
     if gone:
-        sessions.prune_sessions(night.engine, keep_generations=sorted(kept))
+        sessions.prune_sessions(night.engine, keep_generations=sorted(kept), sleep=night.sleep)
     return gone

@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 
@@ -32,27 +33,49 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def rollback(engine: Engine, to: str | None, *, who: str, why: str) -> LivePointer:
+def rollback(
+    engine: Engine,
+    to: str | None,
+    *,
+    who: str,
+    why: str,
+    settings: NightSettings | None = None,
+    now_ms: Callable[[], int] = now_ms,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> LivePointer:
     """Make `to` (by default the generation before the live one) live again, with `hold`.
 
+    A second call is no toggle: without `to` it goes no further than the rollback that stands. The
+    same `why` is a retry, and gets the pointer as it is.
+
     Raises:
-        NothingToDo: there is no earlier generation.
+        NothingToDo: there is no earlier generation, or it was rolled back already.
         StageFailed: no replica can answer from it.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
     with read_snapshot(engine) as conn:
         live = generations.read_live(conn)
+    if to is None and live is not None and live.hold:
+        if live.why == why:
+            return live
+        raise NothingToDo(
+            f"{live.who} rolled back to {live.generation_id} already: {live.why}",
+            hint="moonlark rollback --to ID goes elsewhere, moonlark generations lists them",
+        )
     target = to or (live.previous if live else None)
     if target is None:
         raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
     pointer, _, _ = stage_and_flip(
         engine,
         target,
-        settings=NightSettings(),
+        settings=settings or NightSettings(),
         who=who,
         why=why,
         hold=True,
         now_ms=now_ms,
+        monotonic=monotonic,
+        sleep=sleep,
         expected_flip=live.flip if live else None,
     )
     return pointer

@@ -1,18 +1,34 @@
 """A generation is sealed: the digest of every file, in the manifest and in the registry."""
 
 from ray_jobs.nightly.step import Night
-from ray_jobs.shards.manifest import Manifest, manifest_digest, write_manifest
+from ray_jobs.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    manifest_digest,
+    open_manifest,
+    write_manifest,
+)
 from sql import generations
 from sql.engine import read_snapshot
 
 
 def write_generation_manifest(night: Night) -> Manifest:
-    """Digest every file and write MANIFEST.json: the folder is whole from here on."""
+    """Digest every file and write MANIFEST.json: the folder is whole from here on.
+
+    Once: a step that is tried again keeps the digests of what the night made, so that a byte which
+    changed since then is found, and not digested anew.
+
+    Raises:
+        ray_jobs.shards.errors.ShardsError: a manifest is there, and the files are not as it says.
+    """
+    directory = night.workspace.directory
+    if (directory / MANIFEST_NAME).exists():
+        return open_manifest(directory)
     exported = night.workspace.require_report("export")
     embedded = night.workspace.require_report("embed")
     built = night.workspace.require_report("build")
     return write_manifest(
-        night.workspace.directory,
+        directory,
         generation_id=night.generation_id,
         encoder_id=embedded["encoder_id"],
         text_dim=embedded["text_dim"],

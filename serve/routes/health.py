@@ -27,7 +27,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(day: Annotated[Day, Depends(day_of)]) -> dict[str, str]:
-    """The replica holds the live generation and reaches the database, or 503."""
+    """The replica holds the live generation and reaches the database, or 503.
+
+    Open to anybody, so it names nothing.
+    """
 
     def live() -> generations.LivePointer | None:
         with read_snapshot(day.engine) as conn:
@@ -39,10 +42,10 @@ async def readyz(day: Annotated[Day, Depends(day_of)]) -> dict[str, str]:
     if pointer.generation_id not in day.watch.loaded:
         raise unavailable(
             "not ready",
-            f"generation {pointer.generation_id} is not loaded here",
+            "the live generation is not loaded here",
             "look at `refused` in /v1/status",
         )
-    return {"status": "ready", "generation": pointer.generation_id}
+    return {"status": "ready"}
 
 
 @router.get("/v1/status")
@@ -88,6 +91,7 @@ def _status(day: Day) -> StatusAnswer:
             for replica in replicas
         ],
         write_behind_dropped=day.write_behind.dropped,
+        keys="none" if day.keys.is_open else "required",
         parity=None if parity is None else _parity(parity),
     )
 

@@ -17,7 +17,7 @@ from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, run_step
 from ray_jobs.nightly.verify import check_files, verify
-from ray_jobs.nightly.workspace import StageFailed, VerifyFailed, Workspace
+from ray_jobs.nightly.workspace import NothingToDo, StageFailed, VerifyFailed, Workspace
 from ray_jobs.shards.manifest import (
     MANIFEST_NAME,
     manifest_digest,
@@ -240,6 +240,10 @@ def test_a_hold_keeps_the_night_from_publishing_and_the_report_says_whose_it_is(
     for generation in ("g1", "g2"):
         flip(night, generation)
     rollback(night.engine, None, who="ann", why="complaints")
+    # Nerves: a second call must not bring the bad one back; the same words are a retry.
+    assert rollback(night.engine, None, who="ann", why="complaints").generation_id == "g1"
+    with pytest.raises(NothingToDo, match="ann rolled back to g1 already: complaints"):
+        rollback(night.engine, None, who="bob", why="it was worse")
     make_generation(night.engine, night.workspace.root, "g3", seed=3, at_ms=NOW_MS + 3)
     third = replace(night, workspace=Workspace(night.workspace.root, "g3"))
     # The gate and the seal of a real night have tests of their own; g3 is sealed already.

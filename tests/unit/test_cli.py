@@ -30,6 +30,7 @@ NAMES = (
     "seen",
     "unset",
     "publish",
+    "keys",
     "rollback",
     "erase",
     "retain",
@@ -201,6 +202,27 @@ def test_recommend_without_a_server_says_how_to_start_one(
     monkeypatch.setenv("MOONLARK_TIMEOUT_S", "0.05")
     result = moonlark("recommend", "u1", "--url", "http://127.0.0.1:9", status=1)
     assert "moonlark serve" in result.output
+
+
+def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(home: Path) -> None:
+    moonlark("init")
+    assert "moonlark keys make" in moonlark("keys", "list").output
+    made = moonlark("keys", "make", "shop", "--scope", "events:write", "--scope", "admin")
+    secret = made.stdout.strip()
+    assert secret.startswith("ml_")
+    listed = moonlark("keys", "list").output
+    assert "shop" in listed
+    assert "admin, events:write" in listed
+    assert secret not in listed + made.stderr
+    assert (
+        "moonlark keys revoke shop"
+        in moonlark("keys", "make", "shop", "--scope", "admin", status=1).output
+    )
+    assert "revoked: shop" in moonlark("keys", "revoke", "shop").output
+    assert "moonlark keys list" in moonlark("keys", "revoke", "shop", status=1).output
+    accepted = moonlark("keys", "make", "b", "--scope", "write", status=1).output
+    assert "events:write, recommend:read, items:write, admin" in accepted
+    assert secret.encode() not in (home / ".moonlark" / "moonlark.db").read_bytes()
 
 
 def test_down_without_a_cluster_says_so() -> None:

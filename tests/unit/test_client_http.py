@@ -147,6 +147,22 @@ def test_the_key_is_shown_nowhere(moonlark: Moonlark) -> None:
 
 
 @pytest.mark.parametrize(
+    "api_key", ["secret\n", "se cret", "secr\u00e9t", "\x00secret", "", "x" * 201]
+)
+def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(api_key: str) -> None:
+    with pytest.raises(ValueError, match="api_key") as caught:
+        Moonlark("http://127.0.0.1:9", api_key=api_key)
+    assert not api_key or api_key not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://u:secret@127.0.0.1:9", "ftp://u:secret@127.0.0.1"])
+def test_a_password_in_the_url_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        Moonlark(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("item_id", "segment"),
     [("a/b", "a%2Fb"), ("..", "%2E%2E"), ("ü ?#%", "%C3%BC%20%3F%23%25"), ("1.5", "1.5")],
 )

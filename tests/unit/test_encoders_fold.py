@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import KINDS, SEEN_BITS, UNDO, Pooling, UserLSTMConfig
 from ray_jobs.encoders.fold import FoldEvent, effective, event_time, fold, fold_many, user_vector
+from ray_jobs.encoders.reference import Reference
 from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.user_lstm import NO_RESIDUAL, UNKNOWN_TEXT, EventBatch, UserLSTM
-from ray_jobs.encoders.weights import encoder_of
+from ray_jobs.encoders.weights import encoder_of, save_weights
 
 TEXT_DIM, TEXTS = 12, 9
 RESIDUAL_ORDINALS = np.array([3, 5, 40], np.int64)
@@ -145,6 +146,58 @@ def test_one_event_at_a_time_equals_all_at_once(pooling: Pooling, events: list[F
         base, tail = (None, so_far) if reaches_back else (session, [event])
         session = Session.from_bytes(fold(encoder, base, tail).to_bytes())
         same(session, fold(encoder, None, so_far))
+
+
+def is_valid_base(events: list[FoldEvent], base_seq: int) -> bool:
+    """The rule: no event after the base undoes one in it."""
+    return all(
+        event.undoes_seq is None or event.user_seq <= base_seq or event.undoes_seq > base_seq
+        for event in events
+    )
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events=logs())
+def test_wherever_a_session_is_valid_its_tail_leads_to_what_forward_says(
+    pooling: Pooling, events: list[FoldEvent]
+) -> None:
+    """Every base with every tail: those that the rule allows agree, the others are refused."""
+    pair = TWINS[pooling]
+    counting = effective(events)
+    whole = fold(pair.encoder, None, events)
+    expected = forward(pair, counting)[-1] if counting else None
+    for cut in range(1, len(events)):
+        base = fold(pair.encoder, None, events[:cut])
+        if not is_valid_base(events, cut):
+            with pytest.raises(ValueError, match="inside the base"):
+                fold(pair.encoder, base, events[cut:])
+            continue
+        joined = fold(pair.encoder, Session.from_bytes(base.to_bytes()), events[cut:])
+        same(joined, whole)
+        vector = user_vector(pair.encoder, joined)
+        if expected is None:
+            assert vector is None
+        else:
+            assert vector is not None
+            np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@settings(max_examples=15, deadline=None)
+@given(events=logs())
+def test_the_reference_is_forward_of_the_weights_that_were_saved(
+    tmp_path_factory: pytest.TempPathFactory, pooling: Pooling, events: list[FoldEvent]
+) -> None:
+    pair = TWINS[pooling]
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(path, _Fitted(pair.model, RESIDUAL_ORDINALS))
+    vector, counting = Reference.load(path).user_vector(events), effective(events)
+    if not counting:
+        assert vector is None
+        return
+    assert vector is not None
+    np.testing.assert_allclose(vector, forward(pair, counting)[-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -45,6 +45,7 @@ def test_the_columns_say_what_the_fold_says(tmp_path: Path, rows: list[Row]) -> 
         undoes_E=np.array(undoes, np.int64),
         values_E=np.full(size, np.nan),
         occurred_E=np.zeros(size, np.int64),
+        received_E=np.zeros(size, np.int64),
         rows_E=np.full(size, NONE, np.int64),
         texts=TextVectors.open(tmp_path),
         event_vectors=EventVectors(np.zeros((0, 2), np.int64), np.zeros((0, 4), np.float32)),

@@ -146,6 +146,12 @@ def _write_weights(directory: Path, seed: int) -> None:
     save_weights(directory / "weights.safetensors", FitResult(model, nothing, (), 0))
 
 
+@pytest.fixture(autouse=True)
+def _on_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `moonlark serve` says it: without keys, everything is answered."""
+    monkeypatch.setenv("MOONLARK_HTTP_HOST", "127.0.0.1")
+
+
 @pytest.fixture
 def serve_settings() -> ServeSettings:
     """A module may define its own."""

@@ -234,3 +234,25 @@ def test_a_list_is_as_long_as_what_may_be_shown(stack: Stack) -> None:
         assert here.delete(f"/v1/items/i{number}").status_code == 200
     left = there.get("/v1/users/u/recommendations", params={"k": 20, "exclude_seen": False})
     assert sorted(ids(left)) == ["i0", "i1", "i2", "i3", "i4", "rare0", "rare1", "rare2"]
+
+
+def test_neither_a_pin_nor_a_boost_brings_a_withdrawn_or_a_left_item_back(stack: Stack) -> None:
+    here, there = stack.replicas
+    post(here, kind="click", item_id="i1", event_id="a")
+    for name, policy in (
+        ("pin", {"kind": "pin", "item_id": "i4", "position": 1}),
+        ("boost", {"kind": "boost", "item_id": "i4", "weight": 0.5}),
+    ):
+        answer = here.put(f"/v1/policies/{name}", json=policy)
+        assert answer.status_code == 200, answer.text
+    asked = {"k": 500, "as_of": AS_OF}
+    shown = [f"/v1/users/{user}/recommendations" for user in ("u", "nobody")]
+    assert [ids(there.get(url, params=asked))[0] for url in shown] == ["i4", "i4"]
+    put(here, "i4", available=False)
+    assert all("i4" not in ids(there.get(url, params=asked)) for url in shown)
+    put(here, "i4")
+    assert [ids(there.get(url, params=asked))[0] for url in shown] == ["i4", "i4"]
+    post(here, kind="hide", item_id="i4", event_id="b")
+    here.delete("/v1/items/i4")
+    put(here, "i4")
+    assert "i4" not in ids(there.get(shown[0], params=asked))

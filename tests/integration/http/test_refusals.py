@@ -130,7 +130,7 @@ def test_a_bad_body_is_refused_by_field_and_nothing_is_stored(stack: Stack) -> N
     before = stack.replicas[0].get("/v1/status").json()
     for url, body, field in POSTS:
         answer = stack.replicas[0].post(url, content=body, headers=JSON)
-        assert_refused(answer, field, 400 if body.startswith("[[") else 422)
+        assert_refused(answer, field)
     for body, field in PUTS:
         assert_refused(stack.replicas[0].put("/v1/items/x", content=body, headers=JSON), field)
         many = '{"items":[{"item_id":"x",' + body[1:]

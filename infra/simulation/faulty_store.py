@@ -1,0 +1,73 @@
+"""The database of a simulation: real SQLite, where the baton changes hands and what can go wrong.
+
+The baton is given away before a transaction begins and after it committed, never within one:
+SQLite has one writer, and the shipped code holds its lock from BEGIN IMMEDIATE on.
+
+    begin refused     nothing happened
+    commit refused    nothing is stored
+    answer lost       stored, and the caller is told that the database is gone
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+
+from infra.simulation.scheduler import Scheduler
+
+
+@dataclass
+class Faults:
+    """How likely each fault is, from 0 to 1; all 0 is a database in health."""
+
+    begin_refused: float = 0.0
+    commit_refused: float = 0.0
+    answer_lost: float = 0.0
+
+    def heal(self) -> None:
+        self.begin_refused = self.commit_refused = self.answer_lost = 0.0
+
+
+@contextmanager
+def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[None]:
+    """Hook the scheduler and the faults into an engine of `sql.engine.open_engine`."""
+    rng, do_commit = scheduler.rng, engine.dialect.do_commit
+
+    def before_execute(_: Connection, __: Any, statement: str, *___: Any) -> None:
+        # Not the event "begin": SQLAlchemy would run this listener after BEGIN was executed.
+        if not statement.startswith("BEGIN"):
+            return
+        scheduler.pause()
+        if rng.random() < faults.begin_refused:
+            scheduler.note("begin refused")
+            raise OperationalError(statement, None, _busy())
+        if statement == "BEGIN IMMEDIATE":
+            scheduler.note("write")
+
+    def commit(connection: Any) -> None:
+        if rng.random() < faults.commit_refused:
+            scheduler.note("commit refused")
+            raise sqlite3.OperationalError("disk I/O error")
+        do_commit(connection)
+        scheduler.pause()
+        if rng.random() < faults.answer_lost:
+            scheduler.note("answer lost")
+            raise sqlite3.OperationalError("disk I/O error")
+
+    event.listen(engine, "before_cursor_execute", before_execute)
+    engine.dialect.do_commit = commit  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", before_execute)
+        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+
+
+def _busy() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorname = "SQLITE_BUSY"
+    return error

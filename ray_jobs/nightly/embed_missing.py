@@ -1,0 +1,150 @@
+"""What of step 2 needs neither BERT nor Ray: which texts have no vector yet, and where all go.
+
+`embed` is the step; it brings BERT and the cluster.
+"""
+
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.item_text import clean
+from ray_jobs.nightly import canary
+from ray_jobs.nightly.canary import TextEncoder
+from ray_jobs.nightly.event_vectors import write_event_vectors
+from ray_jobs.nightly.step import Night, Report
+from ray_jobs.nightly.workspace import generation_directory
+from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.manifest import open_manifest, verify
+from ray_jobs.shards.texts import (
+    DIGESTS_NAME,
+    VECTORS_NAME,
+    TextVectors,
+    write_text_vectors,
+)
+from sql import catalog, events, generations
+from sql.engine import read_snapshot
+
+log = logging.getLogger("moonlark.night")
+
+Vectors = dict[str, NDArray[np.float32]]
+
+CHUNK = 10_000
+
+
+def embed_with(
+    night: Night, encoder: TextEncoder, embedded: Callable[[list[str]], Vectors]
+) -> Report:
+    """Write texts.digests.npy and texts.vectors.npy; `embedded` embeds the texts of digests."""
+    exported = night.workspace.require_report("export")
+    generations.register(
+        night.engine,
+        night.generation_id,
+        encoder_id=encoder.encoder_id,
+        catalog_seq=exported["catalog_seq"],
+        event_count=exported["events"],
+        user_count=exported["users"],
+        created_at_ms=exported["created_at_ms"],
+    )
+    digests = _column(night, "text_digest")
+    known = _reused(night, encoder.encoder_id, digests)
+    missing = sorted(set(digests) - known.keys())
+    reused = sorted(known)
+    known.update(embedded(missing))
+    vectors_ND = (
+        np.stack([known[d] for d in digests]) if digests else np.zeros((0, encoder.dim), np.float32)
+    )
+    write_text_vectors(night.workspace.directory, digests, vectors_ND)
+    event_texts = _embed_event_texts(night, encoder)
+    return {
+        "encoder_id": encoder.encoder_id,
+        "text_dim": encoder.dim,
+        "texts": len(digests),
+        "embedded": len(missing),
+        "reused": len(digests) - len(missing),
+        "event_texts_embedded": event_texts,
+        **_canaries(night, encoder, reused, missing, known),
+    }
+
+
+def _column(night: Night, name: str) -> list[str]:
+    column: list[str] = pq.read_table(night.workspace.texts, columns=[name])[name].to_pylist()
+    return column
+
+
+def _reused(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
+    with read_snapshot(night.engine) as conn:
+        earlier = [
+            g
+            for g in generations.list_generations(conn)
+            if g.encoder_id == encoder_id and g.generation_id != night.generation_id
+        ]
+        reused = catalog.read_item_vectors(conn, encoder_id, digests)
+    newest_first = sorted(earlier, key=lambda g: g.created_at_ms, reverse=True)
+    for generation in newest_first:
+        directory = generation_directory(night.workspace.root, generation.generation_id)
+        try:
+            # A wrong byte copied from here would get a right digest in the new generation.
+            verify(directory, open_manifest(directory), names=(DIGESTS_NAME, VECTORS_NAME))
+            stored = TextVectors.open(directory).get(digests)
+        except ShardsError as error:
+            log.warning("no vectors are taken from %s: %s", generation.generation_id, error)
+            continue
+        reused.update({d: v for d, v in stored.items() if d not in reused})
+        break
+    return reused
+
+
+def _canaries(
+    night: Night, encoder: TextEncoder, reused: list[str], new: list[str], vectors: Vectors
+) -> Report:
+    """Some texts embedded again, reused ones first: what the gate looks at."""
+    seed = zlib.crc32(night.generation_id.encode())
+    chosen = [reused[row] for row in canary.choose(len(reused), seed)]
+    chosen += [new[row] for row in canary.choose(len(new), seed, canary.CANARIES - len(chosen))]
+    table = pq.read_table(night.workspace.texts)
+    table = table.filter(pc.is_in(table["text_digest"], value_set=pa.array(chosen)))
+    columns = (table[name].to_pylist() for name in ("text_digest", "text"))
+    texts: Mapping[str, str] = dict(zip(*columns, strict=True))
+    return {
+        "canary_texts": len(texts),
+        "canary_min_cosine": canary.min_cosine(encoder, texts, vectors),
+    }
+
+
+def _embed_event_texts(night: Night, encoder: TextEncoder) -> int:
+    """Vectors of searches and comments: as the day stored them; embedded where it could not.
+
+    What is embedded here is stored too, so that a later fold reads the very same vector.
+    """
+    with read_snapshot(night.engine) as conn:
+        stored = dict(events.iterate_text_vectors(conn, encoder.encoder_id))
+    vectors = {}
+    absent: list[tuple[tuple[int, int], str]] = []
+    for batch in _text_events(night):
+        keys = zip(batch["user_key"].to_pylist(), batch["user_seq"].to_pylist(), strict=True)
+        for key, text in zip(keys, batch["text"].to_pylist(), strict=True):
+            if key in stored:
+                vectors[key] = stored[key]
+            else:
+                absent.append((key, clean(text)))
+    embedded_ND = encoder.encode([text for _, text in absent])
+    for (key, _), vector in zip(absent, embedded_ND, strict=True):
+        events.write_text_vector(night.engine, *key, encoder.encoder_id, vector)
+        vectors[key] = vector
+    write_event_vectors(night.workspace.work, vectors, encoder.dim)
+    return len(absent)
+
+
+def _text_events(night: Night) -> Iterator[pa.RecordBatch]:
+    columns = ["user_key", "user_seq", "text", "kind"]
+    for batch in pq.ParquetFile(night.workspace.events).iter_batches(CHUNK, columns=columns):
+        is_text = pc.is_in(batch["kind"], value_set=pa.array(sorted(events.TEXT_KINDS)))
+        texts = batch.filter(is_text)
+        if texts.num_rows:
+            yield texts

@@ -1,0 +1,109 @@
+"""What stands before every route: key, rate, body, and a bound on how many run at once.
+
+In this order, so that a stranger costs a digest and no memory. It wraps the routes themselves, not
+the app: which scope is needed is known from the route that was found, not guessed from the path.
+"""
+
+import math
+
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.bodies import Bodies, check_json
+from serve.day import Day
+from serve.problems import ProblemError, problem_response, unavailable
+from serve.rates import Rates
+from serve.scopes import scope_needed
+from serve.settings import ServeSettings
+from sql.keys import MAX_KEYS
+
+
+class Guard:
+    """The bounds of one replica, shared by its routes."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._rates = Rates(MAX_KEYS)
+        self._bodies = Bodies(
+            settings.max_body_bytes, settings.max_held_body_bytes, settings.body_timeout_s
+        )
+        self._running = 0
+
+    def protect(self, route: Route) -> None:
+        """Stand before `route`, from now on."""
+        needed = scope_needed(route)
+        has_body = isinstance(route, APIRoute) and route.body_field is not None
+        if needed is not None:
+            route.app = _Guarded(self, route.app, needed, has_body)
+
+    async def admit(self, scope: Scope, needed: str) -> None:
+        """Raises `ProblemError`: 401, 403, 429 or 503."""
+        day: Day = scope["app"].state.day
+        key = await day.keys.check(scope["headers"], needed)
+        if key is None:
+            return
+        per_minute = key.requests_per_minute or self._settings.key_requests_per_minute
+        refused = self._rates.take({key.key_sha256: 1}, per_minute)
+        if refused is not None:
+            raise ProblemError(
+                429,
+                "too many requests",
+                f"the key {key.name!r} may send {per_minute} requests a minute to one replica",
+                hint="wait as long as Retry-After says",
+                retry_after_s=math.ceil(refused[1]),
+            )
+
+    async def run(
+        self, app: ASGIApp, has_body: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Read the body, then run the route, if not too many run already."""
+        body = await self._bodies.read(scope, receive) if has_body else b""
+        try:
+            if body:
+                check_json(scope["headers"], body)
+            if self._running >= self._settings.max_concurrent_requests:
+                raise unavailable(
+                    "too many requests at once",
+                    f"this replica answers {self._running} already",
+                    "send the same again: a retry is harmless",
+                )
+            self._running += 1
+            try:
+                await app(scope, _replayed(body, receive) if has_body else receive, send)
+            finally:
+                self._running -= 1
+        finally:
+            self._bodies.let_go(body)
+
+
+class _Guarded:
+    """A route behind the guard."""
+
+    def __init__(self, guard: Guard, app: ASGIApp, needed: str, has_body: bool) -> None:
+        self._guard = guard
+        self._app = app
+        self._needed = needed
+        self._has_body = has_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._guard.admit(scope, self._needed)
+            await self._guard.run(self._app, self._has_body, scope, receive, send)
+        except ProblemError as problem:
+            # Those of the route itself were answered below: what comes here is the guard's.
+            await problem_response(problem)(scope, receive, send)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive`, beginning with the body that was read already."""
+    is_given = False
+
+    async def replay() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
