@@ -45,7 +45,7 @@ check: setup
 
 # Two processes: Ray keeps the authentication mode of its first import, and only the second has a token.
 test: data
-	$(BIN)/python -m pytest -q tests/unit tests/contract tests/integration/http tests/e2e
+	$(BIN)/python -m pytest -q tests/unit tests/contract tests/simulation tests/integration/http tests/e2e
 	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http
 
 clean:

@@ -4,12 +4,14 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import openapi, problems
 from serve.day import Day
 from serve.guard import Guard
+from serve.path_ids import WholeSegments
+from serve.query_names import refuse_unknown_query
 from serve.routes import (
     erasures,
     events,
@@ -50,21 +52,14 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
     )
     problems.install(api)
-    for module in (
-        recommendations,
-        trending,
-        events,
-        items,
-        policies,
-        users,
-        erasures,
-        health,
-    ):
-        api.include_router(module.router)
+    for module in (recommendations, trending, events, items, policies, users, erasures):
+        api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
+    api.include_router(health.router)  # what probes ask: whatever they append does no harm
     openapi.install(api)
     guard = Guard(settings)
     for route in routes_of(api):
         guard.protect(route)
+    api.add_middleware(WholeSegments)
     api.add_middleware(RequestId)
     return api
 

@@ -34,6 +34,7 @@ from sql.engine import read_snapshot
 log = logging.getLogger(__name__)
 
 CHANGES_PER_READ = 1_000
+MAX_SEQ = 2**63 - 1
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -124,18 +125,31 @@ class LoadedGeneration:
         if at_least is not None and self._view.catalog_seq >= at_least:
             return self._view
         with self._lock:
-            while True:
-                with read_snapshot(engine) as conn:
-                    changes = catalog.read_changes(conn, self._view.catalog_seq, CHANGES_PER_READ)
-                    digests = [c.text_digest for c in changes if c.text_digest is not None]
-                    vectors = self._vectors_of(digests)
-                    absent = [digest for digest in digests if digest not in vectors]
-                    if absent:
-                        vectors.update(catalog.read_item_vectors(conn, self.encoder_id, absent))
-                if changes:
-                    self._view = self._applied(changes, vectors)
-                if len(changes) < CHANGES_PER_READ:
-                    return self._view
+            while self._step(engine, MAX_SEQ):
+                pass
+            return self._view
+
+    def catch_up_to(self, engine: Engine, catalog_seq: int) -> CatalogView:
+        """Apply the catalog log up to `catalog_seq` and no further: the catalog as it was then."""
+        with self._lock:
+            while self._view.catalog_seq < catalog_seq and self._step(engine, catalog_seq):
+                pass
+            return self._view
+
+    def _step(self, engine: Engine, until: int) -> bool:
+        """Apply the next changes, none above `until`. False: there are no more."""
+        with read_snapshot(engine) as conn:
+            changes = catalog.read_changes(conn, self._view.catalog_seq, CHANGES_PER_READ)
+            more = len(changes) == CHANGES_PER_READ
+            changes = [change for change in changes if change.change_seq <= until]
+            digests = [c.text_digest for c in changes if c.text_digest is not None]
+            vectors = self._vectors_of(digests)
+            absent = [digest for digest in digests if digest not in vectors]
+            if absent:
+                vectors.update(catalog.read_item_vectors(conn, self.encoder_id, absent))
+        if changes:
+            self._view = self._applied(changes, vectors)
+        return more
 
     def text_vectors(self, engine: Engine, digests: list[str]) -> Vectors:
         """BERT vectors by digest: of the generation, else as stored when the item was put."""

@@ -104,8 +104,10 @@ def problem_response(problem: ProblemError) -> Response:
     )
 
 
+_TAGS = ("batch", "single", "many", "inline")
+"""Names that `schemas` gives to the forms of one body."""
 _KINDS = (*EventKind, "pin", "boost", "seen")
-_NOT_IN_BODIES = frozenset({"body", "query", "path", "batch", "single", *_KINDS})
+_NOT_IN_BODIES = frozenset({"body", "query", "path", *_TAGS, *_KINDS})
 
 
 def field_path(location: Sequence[str | int]) -> str:
@@ -142,7 +144,7 @@ async def _on_validation(_: Request, error: Exception) -> Response:
 
 def _field_error(error: Any) -> FieldError:
     """One error of pydantic's in the words of the API."""
-    location = [part for part in error["loc"] if part not in ("batch", "single")]
+    location = [part for part in error["loc"] if part not in _TAGS]
     context = error.get("ctx", {})
     if error["type"] == "json_invalid":
         return FieldError("body", None, f"JSON: {context.get('error')}, at {location[-1]}")

@@ -13,7 +13,10 @@ from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
+from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
+from serve.anonymous import InlineLog
+from serve.explain import Past, explanations, past_of, read_past
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
 from serve.retrieval import candidates_by_vector
@@ -22,7 +25,7 @@ from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
 from sql import catalog
 from sql.engine import read_snapshot
-from sql.exposures import Exposure
+from sql.exposures import Exposure, ShownItem
 
 PERSONAL_WEIGHT = 0.3
 """Share of the user's taste in a personalised search; the text decides, the taste orders ties."""
@@ -38,10 +41,17 @@ class ListQuery:
     k: int = 20
     offset: int = 0
     category: str | None = None
-    attributes: Mapping[str, str | bool | int | float] = field(default_factory=dict)
+    attributes: Mapping[str, Wanted] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     exclude_seen: bool = True
     as_of_ms: int | None = None
+    explain: bool = False
+
+
+Basis = Literal["session", "popularity", "item", "text"]
+
+BASE_PARTS: Mapping[Basis, str] = {"session": "cosine", "popularity": "popularity"}
+"""Of users' lists: the part of the score that the others are added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,11 @@ class ItemList:
     """A list and what it was made from."""
 
     state: UserState
-    basis: Literal["session", "popularity", "item", "text"]
+    basis: Basis
     items: list[dict[str, Any]]
     as_of_ms: int
+    ranked: Candidates
+    """The rows of `items`: ordinals, scores and their parts."""
     policy_seq: int = 0
     """Every change of a policy up to this one is reflected."""
 
@@ -96,23 +108,40 @@ class Recommender:
         self._now_ms = now_ms
         self._policies = policies
 
-    def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
+    def recommend(self, user_id: str, query: ListQuery) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
-        state = self._states.read(user_id)
+        answer = self._list(self._states.read(user_id), query)
+        if query.explain:
+            explain(answer, read_past(self._engine, answer.state))
+        return answer
+
+    def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
+        """Record what is shown: a user's list, once it is the one that is sent."""
+        self._write_behind.expose(_exposure(answer, query, request_id))
+
+    def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
+        """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:
+        that would keep what these events led to."""
+        answer = self._list(self._states.of_events(log.events, log.text_vectors), query)
+        if query.explain:
+            generation = answer.state.generation
+            texts = log.text_vectors.get(generation.encoder_id, {})
+            explain(answer, past_of(self._engine, generation, log.events, texts))
+        return answer
+
+    def _list(self, state: UserState, query: ListQuery) -> ItemList:
         as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
         policies = self._policies.at(state.policy_seq, state.catalog_seq)
         vector_D = state.vector
         allowed = self._allowed(state, query, policies, as_of_ms, filtered=vector_D is None)
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
-        basis: Literal["session", "popularity"] = "popularity" if vector_D is None else "session"
+        basis: Basis = "popularity" if vector_D is None else "session"
         if vector_D is None:
             found = self._popular(state, as_of_ms)
         else:
             found = self._nearest(state, vector_D, query, allowed)
-        ranked = rerank_page(self._weighed(state, found, allowed, as_of_ms), query, allowed)
-        answer = ItemList(state, basis, shown(state, ranked), as_of_ms, policies.policy_seq)
-        self._write_behind.expose(_exposure(answer, query, request_id, as_of_ms))
-        return answer
+        ranked = rerank_page(self._weighed(state, basis, found, allowed, as_of_ms), query, allowed)
+        return listed(state, basis, ranked, as_of_ms, policies.policy_seq)
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
         """Items nearest to an item's vector, without itself. The item may be withdrawn.
@@ -138,7 +167,7 @@ class Recommender:
         itself = np.array([item.ordinal], np.int64)
         allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
         ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
-        return ItemList(state, "item", shown(state, ranked), as_of_ms)
+        return listed(state, "item", ranked, as_of_ms)
 
     def trending(self, query: ListQuery, hours: int) -> TrendingList:
         """What was acted on in these hours, the most unusual first (`ray_jobs.ranking.trend`)."""
@@ -173,7 +202,7 @@ class Recommender:
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
-        return ItemList(state, "text", shown(state, ranked), as_of_ms)
+        return listed(state, "text", ranked, as_of_ms)
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
@@ -258,12 +287,18 @@ class Recommender:
         return Candidates(self._trending.scores(items, as_of_ms), everything)
 
     def _weighed(
-        self, state: UserState, found: Candidates, allowed: _Allowed, as_of_ms: int
+        self,
+        state: UserState,
+        basis: Basis,
+        found: Candidates,
+        allowed: _Allowed,
+        as_of_ms: int,
     ) -> Candidates:
         """The parts of each score, added up."""
-        weight = state.generation.manifest.prior_weight if state.vector is not None else 0.0
+        weight = state.generation.manifest.prior_weight if basis == "session" else 0.0
         return weighed(
             found,
+            name=BASE_PARTS[basis],
             boosts=None if allowed.boosts is None else allowed.boosts.totals_S,
             prior=self._trending.scores(state.view.items, as_of_ms) if weight else None,
             prior_weight=weight,
@@ -282,6 +317,24 @@ def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candi
     )
 
 
+def listed(
+    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
+) -> ItemList:
+    """Candidates as an answer."""
+    items = shown(state, ranked)
+    if len(items) < len(ranked):
+        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
+        ranked = ranked.take(np.array(there, np.bool_))
+    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
+
+
+def explain(answer: ItemList, past: Past) -> None:
+    """Add to each item of `answer` why it is there."""
+    told = explanations(answer.state, answer.ranked, past)
+    for item, explanation in zip(answer.items, told, strict=True):
+        item["explanation"] = explanation
+
+
 def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     """Candidates as they appear in an answer."""
     items = state.view.items.get_many(ranked.ordinals)
@@ -297,16 +350,29 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-def _exposure(answer: ItemList, query: ListQuery, request_id: str, as_of_ms: int) -> Exposure:
-    state = answer.state
+def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
+    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
         generation_id=state.generation.generation_id,
         user_seq=state.user_seq,
         catalog_seq=state.catalog_seq,
-        at_ms=as_of_ms,
-        items=[(item["item_id"], item["score"]) for item in answer.items],
+        at_ms=answer.as_of_ms,
+        items=[
+            ShownItem(
+                item["item_id"],
+                item["score"],
+                int(ranked.ordinals[row]),
+                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+                {
+                    name: float(part[row])
+                    for name, part in ranked.parts.items()
+                    if part[row] or name == base
+                },
+            )
+            for row, item in enumerate(answer.items)
+        ],
         degraded=state.degraded,
         params={
             "k": query.k,

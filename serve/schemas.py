@@ -14,8 +14,10 @@ from pydantic import (
 )
 
 from sql.ids import is_storable
+from sql.item import MAX_VERSION
 
 MAX_EVENTS = 500
+MAX_INLINE_EVENTS = 200
 MAX_ITEMS = 500
 MAX_USERS = 100
 MAX_K = 500
@@ -66,8 +68,7 @@ class StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Event(StrictBody):
-    user_id: Identifier
+class _InlineEvent(StrictBody):
     event_id: Identifier | None = Field(
         None, description="Yours, unique per user: a retry with the same id is harmless."
     )
@@ -80,41 +81,77 @@ class _Event(StrictBody):
     )
 
 
-class ItemEvent(_Event):
-    """The user did something with an item."""
+class InlineItem(_InlineEvent):
+    """Someone did something with an item."""
 
     kind: Literal["view", "click", "favourite", "purchase", "dislike", "hide"]
     item_id: Identifier
 
 
-class RatingEvent(_Event):
-    """The user rated an item; rating it again replaces the first rating."""
+class InlineRating(_InlineEvent):
+    """Someone rated an item; rating it again replaces the first rating."""
 
     kind: Literal["rating"]
     item_id: Identifier
     value: float = Field(ge=0, le=5, allow_inf_nan=False)
 
 
-class SearchEvent(_Event):
-    """The user searched: the text moves the user vector."""
+class InlineSearch(_InlineEvent):
+    """Someone searched: the text moves the user vector."""
 
     kind: Literal["search"]
     text: Text
 
 
-class CommentEvent(_Event):
-    """The user wrote about an item: the text moves the user vector."""
+class InlineComment(_InlineEvent):
+    """Someone wrote about an item: the text moves the user vector."""
 
     kind: Literal["comment"]
     item_id: Identifier | None = None
     text: Text
 
 
-class UndoEvent(_Event):
-    """Takes back exactly one event of the same user."""
+class InlineUndo(_InlineEvent):
+    """Takes back exactly one event of the same log."""
 
     kind: Literal["undo"]
     undoes: Identifier = Field(description="event_id of the event to take back")
+
+
+InlineEvent = Annotated[
+    InlineItem | InlineRating | InlineSearch | InlineComment | InlineUndo,
+    Field(discriminator="kind"),
+]
+
+
+class ItemEvent(InlineItem):
+    """The user did something with an item."""
+
+    user_id: Identifier
+
+
+class RatingEvent(InlineRating):
+    """The user rated an item; rating it again replaces the first rating."""
+
+    user_id: Identifier
+
+
+class SearchEvent(InlineSearch):
+    """The user searched: the text moves the user vector."""
+
+    user_id: Identifier
+
+
+class CommentEvent(InlineComment):
+    """The user wrote about an item: the text moves the user vector."""
+
+    user_id: Identifier
+
+
+class UndoEvent(InlineUndo):
+    """Takes back exactly one event of the same user."""
+
+    user_id: Identifier
 
 
 Event = Annotated[
@@ -155,10 +192,7 @@ class EventsAnswer(BaseModel):
     request_id: str
 
 
-class RecommendBody(StrictBody):
-    """Lists for many users at once, all with the same filters."""
-
-    users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
+class _Filters(StrictBody):
     k: int = Field(20, ge=1, le=MAX_K)
     offset: int = Field(0, ge=0, le=MAX_OFFSET)
     category: str | None = Field(None, max_length=200)
@@ -166,6 +200,56 @@ class RecommendBody(StrictBody):
     exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_EXCLUDE)
     exclude_seen: bool = True
     as_of: Moment | None = None
+    explain: bool = Field(False, description="say of each item why it is there")
+
+
+class RecommendUsersBody(_Filters):
+    """Lists for many users at once, all with the same filters."""
+
+    users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
+
+
+class RecommendEventsBody(_Filters):
+    """A list for someone who is not stored: from up to 200 events, oldest first, of which nothing
+    is kept."""
+
+    events: list[InlineEvent] = Field(min_length=1, max_length=MAX_INLINE_EVENTS)
+
+
+def _users_or_events(body: Any) -> str:
+    is_inline = isinstance(body, RecommendEventsBody) or (
+        isinstance(body, dict) and "events" in body and "users" not in body
+    )
+    return "inline" if is_inline else "many"
+
+
+RecommendBody = Annotated[
+    Annotated[RecommendUsersBody, Tag("many")] | Annotated[RecommendEventsBody, Tag("inline")],
+    Discriminator(_users_or_events),
+]
+
+
+class NearEvent(BaseModel):
+    """A past event that counts, and how near it is to the item."""
+
+    event_id: str
+    user_seq: int
+    kind: str
+    item_id: str | None = None
+    text: str | None = None
+    cosine: float
+
+
+class Explanation(BaseModel):
+    """Why an item is where it is."""
+
+    parts: dict[str, float] = Field(description="what the score is made of, by name")
+    source: Literal["base", "delta", "catalog"] = Field(
+        description="made by the night, changed since, or in no index (it is only popular)"
+    )
+    nearest_events: list[NearEvent] = Field(
+        description="up to 3 of the last 200 events that count, nearest first"
+    )
 
 
 class ScoredItem(BaseModel):
@@ -175,12 +259,13 @@ class ScoredItem(BaseModel):
     score: float
     title: str
     category: str | None
+    explanation: Explanation | None = Field(None, description="only where it was asked for")
 
 
 class RecommendationAnswer(BaseModel):
     """A list, and exactly what it reflects."""
 
-    user_id: str
+    user_id: str | None = Field(description="null for events that came with the request")
     items: list[ScoredItem]
     basis: Literal["session", "popularity"] = Field(
         description="`popularity` for users without events"
@@ -195,7 +280,7 @@ class RecommendationAnswer(BaseModel):
 
 
 class RecommendManyAnswer(BaseModel):
-    """One answer a user, in the order asked."""
+    """One answer a user, in the order asked; one for events that came with the request."""
 
     results: list[RecommendationAnswer]
     request_id: str
@@ -213,7 +298,10 @@ class ItemBodyIn(StrictBody):
         True, description="false withdraws it: in no list, until it is put with true again"
     )
     version: int | None = Field(
-        None, ge=0, description="yours; one lower than stored, or equal with another body, is 409"
+        None,
+        ge=0,
+        le=MAX_VERSION,
+        description="yours; one lower than stored, or equal with another body, is 409",
     )
 
 

@@ -7,8 +7,8 @@ one transaction {live pointer, session, tail of the log, head of the catalog log
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from sql.sessions import SessionRow
 from sql.snapshot import Snapshot, read_recommendation
 
 log = logging.getLogger(__name__)
+
+TextVectors = Mapping[int, NDArray[np.float32]]
+"""`user_seq` of a search or comment -> its BERT vector (text_dim,)."""
 
 MAX_HISTORY = 100_000
 """Events folded from nothing for one answer (some 2 s); past it, `user_behind`."""
@@ -138,6 +141,27 @@ class UserStates:
             unembedded=tuple(unembedded),
         )
 
+    def of_events(
+        self, events: Sequence[StoredEvent], text_vectors: Mapping[str, TextVectors]
+    ) -> UserState:
+        """The state of someone who is not stored: `events`, a whole log, folded from nothing.
+
+        `text_vectors`: encoder id -> `user_seq` -> vector.
+        """
+        nobody = self.read(None)
+        generation = nobody.generation
+        unembedded: list[StoredEvent] = []
+        vectors = text_vectors.get(generation.encoder_id, {})
+        folded = self._fold_events(generation, events, vectors, unembedded)
+        session = fold(generation.encoder, None, folded)
+        marks = ("text_not_embedded",) if unembedded else ()
+        return replace(
+            nobody,
+            session=session,
+            user_seq=session.user_seq,
+            degraded=(*nobody.degraded, *marks),
+        )
+
     def _session(
         self,
         generation: LoadedGeneration,
@@ -204,7 +228,7 @@ class UserStates:
         self,
         generation: LoadedGeneration,
         tail: Sequence[StoredEvent],
-        text_vectors: dict[int, NDArray[np.float32]],
+        text_vectors: TextVectors,
         unembedded: list[StoredEvent],
     ) -> list[FoldEvent]:
         digests = [event.text_digest for event in tail if event.text_digest is not None]

@@ -16,13 +16,12 @@ from sqlalchemy import Connection, Engine, Select, insert, select, update
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.ids import BadInput, check_id, is_storable
-from sql.item import DeleteOutcome, DeleteResult, ItemPut, PutOutcome, PutResult
+from sql.item import MAX_VERSION, DeleteOutcome, DeleteResult, ItemPut, PutOutcome, PutResult
 from sql.tables import catalog_head, catalog_log, item_vectors, items, texts
 from sql.transactions import write
 from sql.vectors import to_bytes
 
 MAX_PUTS = 10_000
-MAX_VERSION = 2**62
 MAX_FORMER_ORDINALS = 100
 """Of an id that is deleted and put again more often, the oldest are forgotten."""
 

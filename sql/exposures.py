@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, bindparam, select
 
@@ -16,9 +17,20 @@ from sql.transactions import write
 MAX_EXPOSURES = 10_000
 
 
+class ShownItem(NamedTuple):
+    """An item as it was shown. `parts`: what its score was made of, by name. `ordinal` None: stored
+    before 0.2, which kept neither."""
+
+    item_id: str
+    score: float
+    ordinal: int | None = None
+    parts: Mapping[str, float] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One answer. `items`: (item_id, score) in the order shown. `params`: what was asked (JSON)."""
+    """One answer. `items` in the order shown. `params`: what was asked, and what the list was
+    ordered by (`basis`): JSON."""
 
     request_id: str
     user_key: int | None
@@ -26,7 +38,7 @@ class Exposure:
     user_seq: int
     catalog_seq: int
     at_ms: int
-    items: Sequence[tuple[str, float]]
+    items: Sequence[ShownItem]
     degraded: Sequence[str] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,7 +88,7 @@ def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
     row = conn.execute(_READ, {"request_id": request_id}).first()
     if row is None:
         return None
-    items = [(item_id, score) for item_id, score in json.loads(row[6])]
+    items = [ShownItem(*item) for item in json.loads(row[6])]
     return Exposure(
         request_id=row[0],
         user_key=row[1],
@@ -98,7 +110,9 @@ def _row(exposure: Exposure) -> dict[str, Any]:
         "user_seq": exposure.user_seq,
         "catalog_seq": exposure.catalog_seq,
         "at_ms": exposure.at_ms,
-        "items": json.dumps([[item_id, float(score)] for item_id, score in exposure.items]),
+        "items": json.dumps(
+            [[i.item_id, float(i.score), i.ordinal, dict(i.parts)] for i in exposure.items]
+        ),
         "degraded": json.dumps(list(exposure.degraded)),
         "params": json.dumps(dict(exposure.params), sort_keys=True),
     }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, bindparam, select, tuple_
+from sqlalchemy import Connection, Engine, Select, bindparam, exists, select, tuple_
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.event import EventKind, StoredEvent
@@ -68,6 +68,17 @@ def find_user(conn: Connection, user_id: str) -> UserRow | None:
     return UserRow(*row) if row else None
 
 
+_FIND_USER_BY_KEY = select(users.c.user_id, users.c.user_key, users.c.last_user_seq).where(
+    users.c.user_key == bindparam("user_key")
+)
+
+
+def find_user_by_key(conn: Connection, user_key: int) -> UserRow | None:
+    """The user of that key, None where they were erased."""
+    row = conn.execute(_FIND_USER_BY_KEY, {"user_key": user_key}).first()
+    return UserRow(*row) if row else None
+
+
 _TAIL = (
     select(*EVENT_COLUMNS)
     .where(events.c.user_key == bindparam("user_key"), events.c.user_seq > bindparam("after_seq"))
@@ -82,6 +93,35 @@ def read_tail(conn: Connection, user_key: int, after_seq: int, limit: int) -> li
         raise BadInput("limit", limit, f"1 to {MAX_TAIL}")
     parameters = {"user_key": user_key, "after_seq": after_seq, "at_most": limit}
     return [to_event(row) for row in conn.execute(_TAIL, parameters)]
+
+
+_later = events.alias("later")
+_EFFECTIVE = (
+    select(*EVENT_COLUMNS)
+    .where(
+        events.c.user_key == bindparam("user_key"),
+        events.c.user_seq <= bindparam("until_seq"),
+        events.c.kind != EventKind.UNDO.value,
+        ~exists().where(
+            _later.c.user_key == events.c.user_key,
+            _later.c.undoes_seq == events.c.user_seq,
+            _later.c.user_seq <= bindparam("until_seq"),
+        ),
+    )
+    .order_by(events.c.user_seq.desc())
+    .limit(bindparam("at_most"))
+)
+
+
+def read_effective(
+    conn: Connection, user_key: int, until_seq: int, limit: int
+) -> list[StoredEvent]:
+    """The last `limit` events that counted at `until_seq` (neither undone nor superseded by then),
+    in log order."""
+    if not 0 < limit <= MAX_TAIL:
+        raise BadInput("limit", limit, f"1 to {MAX_TAIL}")
+    parameters = {"user_key": user_key, "until_seq": until_seq, "at_most": limit}
+    return [to_event(row) for row in conn.execute(_EFFECTIVE, parameters)][::-1]
 
 
 def iterate_log(

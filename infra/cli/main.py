@@ -18,6 +18,7 @@ COMMANDS = {
     "serve": Entry("infra.cli.serve", "Answer over HTTP, on this machine."),
     "down": Entry("infra.cli.down", "Stop what serve --detach started."),
     "recommend": Entry("infra.cli.recommend", "Show a user's list."),
+    "explain": Entry("infra.cli.explain", "Rebuild a past answer and show why it was so."),
     "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
     "generations": Entry("infra.cli.generations", "List what the nights made."),
     "policies": Entry("infra.cli.policies", "List the pins, boosts and seen settings."),

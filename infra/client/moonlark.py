@@ -23,6 +23,7 @@ from serve.policy_schemas import (
 )
 from serve.schemas import (
     MAX_EVENTS,
+    MAX_INLINE_EVENTS,
     MAX_ITEMS,
     AttributeValue,
     ErasureAnswer,
@@ -122,12 +123,19 @@ class Moonlark:
         exclude_seen: bool = True,
         offset: int = 0,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> RecommendationAnswer:
-        """The user's list, best first. `as_of` pins what changes with time alone (activity)."""
+        """The user's list, best first. `as_of` pins what changes with time alone (activity).
+
+        An attribute given as a text that looks like a number matches both; `'"1995"'`, in quotes,
+        is the text alone. `explain`: each item says why it is there.
+        """
         query = [("k", str(k)), ("offset", str(offset)), ("exclude_seen", _text(exclude_seen))]
         query += _filters(category, attributes, exclude)
         if as_of is not None:
             query.append(("as_of", _rfc3339("as_of", as_of)))
+        if explain:
+            query.append(("explain", "true"))
         path = f"/v1/users/{quote_id(user_id)}/recommendations"
         return self._call(RecommendationAnswer, "GET", path, query=query)
 
@@ -142,6 +150,7 @@ class Moonlark:
         exclude_seen: bool = True,
         offset: int = 0,
         as_of: datetime | None = None,
+        explain: bool = False,
     ) -> RecommendManyAnswer:
         """As `recommend`, for up to 100 users, in the order given."""
         body = {
@@ -153,8 +162,45 @@ class Moonlark:
             "exclude_seen": exclude_seen,
             "offset": offset,
             "as_of": as_of,
+            "explain": explain,
         }
         return self._call(RecommendManyAnswer, "POST", "/v1/recommendations", body=body)
+
+    def recommend_for_events(
+        self,
+        events: Sequence[Mapping[str, Any]],
+        *,
+        k: int = 20,
+        category: str | None = None,
+        attributes: Attributes | None = None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool = True,
+        offset: int = 0,
+        as_of: datetime | None = None,
+        explain: bool = False,
+        keep_unknown_items: bool = False,
+    ) -> RecommendationAnswer:
+        """The list of someone who is not stored: from 1 to 200 events, oldest first, as in
+        `post_events` without `user_id`. Nothing of them is kept."""
+        if not 1 <= len(events) <= MAX_INLINE_EVENTS:
+            raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_INLINE_EVENTS}")
+        body = {
+            "events": [_without_none(event) for event in events],
+            "k": k,
+            "category": category,
+            "attributes": dict(attributes or {}),
+            "exclude": list(exclude),
+            "exclude_seen": exclude_seen,
+            "offset": offset,
+            "as_of": as_of,
+            "explain": explain,
+        }
+        query = [("on_unknown_item", "keep")] if keep_unknown_items else []
+        path = "/v1/recommendations"
+        answer = self._call(RecommendManyAnswer, "POST", path, query=query, body=body)
+        if len(answer.results) != 1:
+            raise self._unexpected("POST", path, f"{len(answer.results)} lists for one")
+        return answer.results[0]
 
     # Items
 

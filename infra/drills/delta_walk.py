@@ -175,7 +175,8 @@ class Walk:
         """Recall and restarts of this walk into the figures."""
         searched, rebuilt, total = (int(n) for n in self.hits)
         gap = (searched - rebuilt) / max(1, total)
-        self.figures.recall_gap = min(gap, self.figures.recall_gap or 0.0)
+        known = self.figures.recall_gap
+        self.figures.recall_gap = gap if known is None else min(gap, known)
         self.figures.more[f"{phase}_recall@{RECALL_K}"] = round(searched / max(1, total), 5)
         self.figures.more[f"{phase}_recall@{RECALL_K}_rebuilt"] = round(rebuilt / max(1, total), 5)
         self.figures.more[f"{phase}_recall_gap_worst_checkpoint"] = round(min(self.gaps), 5)

@@ -122,10 +122,11 @@ class Replica:
 
     def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
         """As the route does: once more if texts waited for BERT."""
-        answer = self.recommender.recommend(user_id, query, request_id)
+        answer = self.recommender.recommend(user_id, query)
         if answer.state.unembedded and self.world.bert_is_up:
             self._embed_late(answer.state.unembedded)
-            answer = self.recommender.recommend(user_id, query, request_id)
+            answer = self.recommender.recommend(user_id, query)
+        self.recommender.expose(answer, query, request_id)
         return answer
 
     def put_item(

@@ -26,6 +26,16 @@ MAX_SOCKET_PATH = 97
 SETUP_HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 """Ray's own name for it; a job's `worker_process_setup_hook` would take its place."""
 SETUP_HOOK = "infra.stack.loopback.bind_grpc_to_loopback"
+HEADERS_TIMEOUT_S = 10
+SERVE_HEADERS = (
+    "x-request-id",
+    "x-session-id",
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
+)
+"""Read by Serve 2.60 from any client (ray/serve/_private/constants.py)."""
 WRAPPER_NAME = "haproxy-loopback"
 TEMP_PREFIX = "mlk-"
 
@@ -99,12 +109,19 @@ def make_temp_dir() -> Path:
 
 
 def _write_haproxy_wrapper(folder: Path) -> None:
-    """A script in front of HAProxy that puts every listener on the loopback.
+    """A script in front of HAProxy that puts every listener on the loopback, and bounds strangers.
 
     Serve's template binds the statistics page and the metrics on all interfaces and has no
     setting for it (haproxy_templates.py: `bind :PORT`, `bind *:PORT`), so the file is rewritten
     before each start. `exec` keeps the pid, by which Serve recognises its HAProxy.
+
+    Headers of Serve's own are taken away: one that is not UTF-8 is a 500 before our code is asked
+    (replica.py, `_direct_ingress_asgi`), and nobody outside shall set Serve's timeouts. A client
+    may take HEADERS_TIMEOUT_S for its headers; Serve's template says an hour.
     """
+    lines = [f"timeout http-request {HEADERS_TIMEOUT_S}s"]
+    lines += [f"http-request del-header {name}" for name in SERVE_HEADERS]
+    added = "\\n".join(f"    {line}" for line in lines)
     wrapper = folder / WRAPPER_NAME
     wrapper.write_text(
         "#!/bin/sh\n"
@@ -112,7 +129,8 @@ def _write_haproxy_wrapper(folder: Path) -> None:
         'previous=\nfor argument in "$@"; do\n'
         '  if [ "$previous" = -f ]; then config=$argument; fi\n'
         "  previous=$argument\ndone\n"
-        f"sed -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:/\\1{LOOPBACK}:/' \"$config\" "
+        f"sed -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:/\\1{LOOPBACK}:/' "
+        f"-e 's/^frontend http_frontend$/&\\n{added}/' \"$config\" "
         '> "$config.loopback" && mv "$config.loopback" "$config" || exit 1\n'
         f'exec "{get_haproxy_binary()}" "$@"\n',
         encoding="utf-8",

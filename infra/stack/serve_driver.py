@@ -15,6 +15,8 @@ from ray import serve as ray_serve
 from infra.stack.ports import LOOPBACK
 
 RAY_SERVE_NAMESPACE = "serve"
+NO_ACCESS_LOG = {"enable_access_log": False}
+"""Paths name users, and an erasure does not reach logs."""
 
 
 def _load_app(import_path: str, args: dict[str, Any]) -> ray_serve.Application:
@@ -57,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Without a host, HAProxy mode binds proxies and replicas to all interfaces.
         ray_serve.start(
             http_options={"host": LOOPBACK, "port": options.http_port},
-            logging_config={"enable_access_log": False},  # paths name users
+            logging_config=NO_ACCESS_LOG,
         )
-        ray_serve.run(app, name=options.name, route_prefix="/")
+        ray_serve.run(app, name=options.name, route_prefix="/", logging_config=NO_ACCESS_LOG)
 
 
 if __name__ == "__main__":

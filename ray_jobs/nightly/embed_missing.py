@@ -52,7 +52,7 @@ def embed_with(
         created_at_ms=exported["created_at_ms"],
     )
     digests = _column(night, "text_digest")
-    known = _reused(night, encoder.encoder_id, digests)
+    known = reused_vectors(night, encoder.encoder_id, digests)
     missing = sorted(set(digests) - known.keys())
     reused = sorted(known)
     known.update(embedded(missing))
@@ -77,7 +77,8 @@ def _column(night: Night, name: str) -> list[str]:
     return column
 
 
-def _reused(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
+def reused_vectors(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
+    """Vectors of those digests that the day stored or the newest sound generation has."""
     with read_snapshot(night.engine) as conn:
         earlier = [
             g

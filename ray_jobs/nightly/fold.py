@@ -64,7 +64,8 @@ def _on_the_cluster(workspace: Workspace, ranges: list[UserRange]) -> Iterator[S
         yield from ray.get(done)
 
 
-def _trimmed(workspace: Workspace) -> dict[int, int]:
+def trimmed_of(workspace: Workspace) -> dict[int, int]:
+    """user_key -> trimmed_seq, as of the export."""
     table = pq.read_table(workspace.trimmed)
     return dict(zip(table["user_key"].to_pylist(), table["trimmed_seq"].to_pylist(), strict=True))
 
@@ -74,7 +75,7 @@ def fold_range(workspace: Workspace, user_keys: UserRange) -> list[SessionRow]:
     encoder = load_weights(workspace.directory / "weights.safetensors")
     users = list(open_histories(workspace, user_keys).users())
     sessions = fold_many(encoder, [events for _, events in users])
-    trimmed = _trimmed(workspace)
+    trimmed = trimmed_of(workspace)
     return [
         SessionRow(user_key, session.user_seq, session.to_bytes(), trimmed.get(user_key, 0))
         for (user_key, _), session in zip(users, sessions, strict=True)

@@ -1,6 +1,6 @@
 """Orders candidates into the list that is shown: eligibility, the parts of the score, pins, a page.
 
-    score = cosine + boost + prior        (`parts` keeps each; `weighed` adds them up)
+    score = cosine (or popularity) + boost + prior    (`parts` keeps each; `weighed` adds them up)
 
 Seen, excluded and ineligible items are dropped by retrieval already; they are dropped here again
 because this is the last gate before a user, and the only one that candidates of another source
@@ -35,19 +35,18 @@ class Pin:
 def weighed(
     found: Candidates,
     *,
+    name: str = "cosine",
     boosts: NDArray[np.float32] | None = None,
     prior: NDArray[np.float32] | None = None,
     prior_weight: float = 0.0,
 ) -> Candidates:
-    """`found` with its score as the part "cosine", and "boost" and "prior" added to it.
+    """`found` with its score as the part `name`, and "boost" and "prior" added to it.
 
-    `boosts` (`boosts.total_boosts`) and `prior` are by ordinal, zero beyond their end. In lists
-    that are not by cosine (popularity) the part has that name all the same: it is what the others
-    are added to.
+    `boosts` (`boosts.total_boosts`) and `prior` are by ordinal, zero beyond their end.
     """
     boost_N = _at(boosts, found.ordinals)
     prior_N = np.float32(prior_weight) * _at(prior, found.ordinals)
-    parts = {"cosine": found.scores, "boost": boost_N, "prior": prior_N}
+    parts = {name: found.scores, "boost": boost_N, "prior": prior_N}
     return Candidates(found.scores + boost_N + prior_N, found.ordinals, parts)
 
 

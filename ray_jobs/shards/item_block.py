@@ -21,6 +21,8 @@ from ray_jobs.shards.merge import Ordinals
 
 Scalar = str | bool | int | float
 AttributeValue = Scalar | list[str]
+Wanted = Scalar | tuple[Scalar, ...]
+"""What a filter asks of an attribute: a value, or any of several."""
 
 # Attribute names whose index is kept: names come from requests, so the cache needs an end.
 MAX_INDEXED_ATTRIBUTES = 64
@@ -65,13 +67,13 @@ class Item:
         parsed: dict[str, AttributeValue] = orjson.loads(self.attributes_json)
         return parsed
 
-    def matches(self, category: str | None, attributes: Mapping[str, Scalar]) -> bool:
+    def matches(self, category: str | None, attributes: Mapping[str, Wanted]) -> bool:
         """Whether it is available, of the category asked for (any when None), and every attribute
         matches."""
         if not self.available or (category is not None and self.category != category):
             return False
         return all(
-            value_key(wanted) in value_keys(self.attributes.get(name))
+            not wanted_keys(wanted).isdisjoint(value_keys(self.attributes.get(name)))
             for name, wanted in attributes.items()
         )
 
@@ -86,6 +88,11 @@ def value_key(value: Scalar) -> tuple[str, Scalar]:
     if isinstance(value, bool):
         return "bool", value
     return ("string", value) if isinstance(value, str) else ("number", value)
+
+
+def wanted_keys(wanted: Wanted) -> set[tuple[str, Scalar]]:
+    """The values of which an attribute must have one."""
+    return {value_key(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
 
 
 def value_keys(value: object) -> set[tuple[str, Scalar]]:
@@ -161,16 +168,17 @@ class ItemBlock:
         fields["former_ordinals"] = tuple(fields["former_ordinals"] or ())
         return Item(**fields)
 
-    def matching(self, category: str | None, attributes: Mapping[str, Scalar]) -> NDArray[np.bool_]:
+    def matching(self, category: str | None, attributes: Mapping[str, Wanted]) -> NDArray[np.bool_]:
         """Rows that are available and match: (N,)."""
         matched = self._available.copy()
         if category is not None:
             matched &= self._in_category(category)
         for name, wanted in attributes.items():
-            rows = self._index_of(name).get(value_key(wanted))
-            hit = np.zeros(len(self), dtype=np.bool_)
-            if rows is not None:
-                hit[rows] = True
+            index, hit = self._index_of(name), np.zeros(len(self), dtype=np.bool_)
+            for key in wanted_keys(wanted):
+                rows = index.get(key)
+                if rows is not None:
+                    hit[rows] = True
             matched &= hit
         return matched
 

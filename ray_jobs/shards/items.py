@@ -26,6 +26,7 @@ from ray_jobs.shards.item_block import (
     Item,
     ItemBlock,
     Scalar,
+    Wanted,
     attributes_json,
     newest_rows,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Item",
     "ItemTable",
     "Scalar",
+    "Wanted",
     "attributes_json",
     "read_items",
     "write_items",
@@ -94,10 +96,11 @@ class ItemTable:
         return max([*ends, *(ordinal + 1 for ordinal in self.head)], default=0)
 
     def matching(
-        self, category: str | None = None, attributes: Mapping[str, Scalar] | None = None
+        self, category: str | None = None, attributes: Mapping[str, Wanted] | None = None
     ) -> NDArray[np.bool_]:
         """A mask over ordinals, (ordinal_span,): available items of that category (any when None)
-        whose attributes equal each value asked for, or have it as a member where they are lists.
+        whose attributes equal each value asked for (one of them where it is a tuple), or have it as
+        a member where they are lists.
 
         1 equals 1.0; true, 1 and "1" differ. This is `search`'s `eligible`.
         """

@@ -5,15 +5,16 @@ from typing import cast
 
 from fastapi import Request
 
+from ray_jobs.shards.items import Wanted
 from serve.day import Day
 from serve.problems import FieldError, ProblemError
-from serve.schemas import AttributeValue, typed_value
+from serve.schemas import typed_value
 
 MAX_FILTERS = 10
 
 
-def day_of(request: Request) -> Day:
-    """The running replica (a FastAPI dependency)."""
+async def day_of(request: Request) -> Day:
+    """The running replica (a FastAPI dependency; `async`, or each request would hop threads)."""
     return cast(Day, request.app.state.day)
 
 
@@ -32,19 +33,29 @@ def from_ms(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
-def parse_attributes(pairs: list[str]) -> dict[str, AttributeValue]:
-    """`["genres:Comedy", "year:1995"]` -> `{"genres": "Comedy", "year": 1995}`.
+def parse_attributes(pairs: list[str]) -> dict[str, Wanted]:
+    """`["genres:Comedy", "year:1995"]` -> `{"genres": "Comedy", "year": (1995, "1995")}`.
+
+    A query has no types, so what looks like a number or a truth value matches the text as well;
+    in quotes, `year:"1995"`, it is the text alone.
 
     Raises:
-        ProblemError: 422 for a pair without a colon, or too many.
+        ProblemError: 422 for a pair without a colon, a name that repeats, or too many.
     """
-    attributes: dict[str, AttributeValue] = {}
+    attributes: dict[str, Wanted] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
-        if not colon or not name or len(pairs) > MAX_FILTERS:
-            accepted = f"name:value, at most {MAX_FILTERS} of them"
+        if not colon or not name or name in attributes or len(pairs) > MAX_FILTERS:
+            accepted = f"name:value, each name once, at most {MAX_FILTERS} of them"
             raise ProblemError(
                 422, "invalid filter", "refused", [FieldError("attribute", pair, accepted)]
             )
-        attributes[name] = typed_value(value)
+        attributes[name] = _wanted(value)
     return attributes
+
+
+def _wanted(value: str) -> Wanted:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return value[1:-1]
+    typed = typed_value(value)
+    return typed if isinstance(typed, str) else (typed, value)

@@ -3,12 +3,13 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 
 from serve.day import Day
+from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms, request_id_of
-from serve.schemas import ErasureAnswer, Identifier
+from serve.schemas import ErasureAnswer
 from sql.engine import read_snapshot
 from sql.erasure_receipts import Receipt, read_receipt
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1/erasures", tags=["users"])
 @router.get("/{erasure_id}")
 async def get_erasure(
     request: Request,
-    erasure_id: Annotated[Identifier, Path()],
+    erasure_id: PathId,
     day: Annotated[Day, Depends(day_of)],
 ) -> ErasureAnswer:
     """How far an erasure is: `completed_at` is set when every stored copy was rewritten."""

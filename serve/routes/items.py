@@ -4,20 +4,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from ray_jobs.encoders.item_text import compose, text_digest
 from serve.day import Day
 from serve.online_encoder import EncoderUnavailable
+from serve.path_ids import PathId
 from serve.problems import FieldError, ProblemError, not_found, unavailable
 from serve.routes.context import day_of, from_ms, request_id_of, to_ms
 from serve.schemas import (
-    Identifier,
     ItemAnswer,
     ItemBodyIn,
-    ItemBodyWithId,
     ItemChangeAnswer,
     ItemsAnswer,
     ItemsBody,
@@ -29,9 +28,7 @@ router = APIRouter(prefix="/v1/items", tags=["items"])
 
 
 @router.get("/{item_id}")
-async def get_item(
-    item_id: Annotated[Identifier, Path()], day: Annotated[Day, Depends(day_of)]
-) -> ItemAnswer:
+async def get_item(item_id: PathId, day: Annotated[Day, Depends(day_of)]) -> ItemAnswer:
     """The item as it is now."""
 
     def read() -> catalog.Item | None:
@@ -57,13 +54,13 @@ async def get_item(
 
 @router.put("/{item_id}")
 async def put_item(
-    item_id: Annotated[Identifier, Path()],
+    item_id: PathId,
     body: ItemBodyIn,
     day: Annotated[Day, Depends(day_of)],
 ) -> ItemChangeAnswer:
     """Create, replace or (with `available` false) withdraw an item. With `version`, a late retry
     neither overwrites nor revives."""
-    (result,) = await _put(day, [(item_id, body)])
+    (result,) = await _put(day, [(item_id, body, _stored_body(body))])
     if result.outcome == "stale_version":
         raise _stale("version", body.version, result.version)
     return _change(result)
@@ -75,7 +72,13 @@ async def put_items(
 ) -> ItemsAnswer:
     """Create or replace up to 500 items. One that is stale refuses none of the others: 409 names
     it, and says that the rest is stored."""
-    results = await _put(day, [(item.item_id, item) for item in body.items])
+    results = await _put(
+        day,
+        [
+            (item.item_id, item, _stored_body(item, ("items", index)))
+            for index, item in enumerate(body.items)
+        ],
+    )
     stale = [
         FieldError(f"items[{index}].version", body.items[index].version, _above(result.version))
         for index, result in enumerate(results)
@@ -96,7 +99,7 @@ async def put_items(
 
 @router.delete("/{item_id}")
 async def delete_item(
-    item_id: Annotated[Identifier, Path()],
+    item_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     version: Annotated[int | None, Query(ge=0)] = None,
 ) -> ItemChangeAnswer:
@@ -117,10 +120,10 @@ async def delete_item(
 
 
 async def _put(
-    day: Day, items: Sequence[tuple[str, ItemBodyIn | ItemBodyWithId]]
+    day: Day, items: Sequence[tuple[str, ItemBodyIn, catalog.ItemBody]]
 ) -> list[catalog.PutResult]:
     """Text to BERT to the catalog log: the vector is there when the change is acknowledged."""
-    texts = [compose(body.title, body.text, body.category) for _, body in items]
+    texts = [compose(body.title, body.text, body.category) for _, body, _ in items]
     try:
         encoder_id, vectors = await day.encoder.embed(texts)
     except EncoderUnavailable as error:
@@ -140,19 +143,22 @@ async def _put(
     puts = [
         catalog.ItemPut(
             item_id=item_id,
-            body=_stored_body(body),
+            body=stored,
             bert_text=text,
             text_digest=text_digest(text),
             version=body.version,
             vectors={encoder_id: vector},
         )
-        for (item_id, body), text, vector in zip(items, texts, vectors, strict=True)
+        for (item_id, body, stored), text, vector in zip(items, texts, vectors, strict=True)
     ]
     return await asyncio.to_thread(catalog.put_items, day.engine, puts, at_ms=day.now_ms())
 
 
-def _stored_body(body: ItemBodyIn) -> catalog.ItemBody:
-    """The body as the store keeps it, whose bounds are narrower than those of JSON."""
+def _stored_body(body: ItemBodyIn, where: tuple[str | int, ...] = ()) -> catalog.ItemBody:
+    """The body as the store keeps it, whose bounds are narrower than those of JSON.
+
+    `where` it stands in the request, so that a refusal names `items[3].title`.
+    """
     try:
         return catalog.ItemBody(
             title=body.title,
@@ -163,7 +169,8 @@ def _stored_body(body: ItemBodyIn) -> catalog.ItemBody:
             available=body.available,
         )
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+        located = [{**found, "loc": (*where, *found["loc"])} for found in error.errors()]
+        raise RequestValidationError(located) from error
 
 
 def _change(result: catalog.PutResult) -> ItemChangeAnswer:

@@ -4,11 +4,12 @@ import asyncio
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from serve.day import Day
+from serve.path_ids import PathId
 from serve.policy_schemas import (
     BoostBody,
     PinBody,
@@ -20,15 +21,12 @@ from serve.policy_schemas import (
 )
 from serve.problems import ProblemError, not_found
 from serve.routes.context import day_of, from_ms, to_ms
-from serve.schemas import Identifier
 from sql import policies as store
 from sql.engine import read_snapshot
 from sql.errors import TooManyPolicies
 from sql.policy import POLICY, BoostPolicy, PinPolicy, Policy, SeenPolicy
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"])
-
-PolicyId = Annotated[Identifier, Path()]
 
 
 @router.get("")
@@ -44,7 +42,7 @@ async def list_policies(day: Annotated[Day, Depends(day_of)]) -> PoliciesAnswer:
 
 
 @router.get("/{policy_id}")
-async def get_policy(policy_id: PolicyId, day: Annotated[Day, Depends(day_of)]) -> PolicyAnswer:
+async def get_policy(policy_id: PathId, day: Annotated[Day, Depends(day_of)]) -> PolicyAnswer:
     """One of them."""
 
     def read() -> Policy | None:
@@ -59,7 +57,7 @@ async def get_policy(policy_id: PolicyId, day: Annotated[Day, Depends(day_of)]) 
 
 @router.put("/{policy_id}")
 async def put_policy(
-    policy_id: PolicyId, body: PolicyIn, day: Annotated[Day, Depends(day_of)]
+    policy_id: PathId, body: PolicyIn, day: Annotated[Day, Depends(day_of)]
 ) -> PolicyChangeAnswer:
     """Create or replace a policy. The same again changes nothing."""
     policy = _stored(body)
@@ -76,7 +74,7 @@ async def put_policy(
 
 @router.delete("/{policy_id}")
 async def delete_policy(
-    policy_id: PolicyId, day: Annotated[Day, Depends(day_of)]
+    policy_id: PathId, day: Annotated[Day, Depends(day_of)]
 ) -> PolicyChangeAnswer:
     """The policy is in force for no list any more, from now on."""
     policy_seq = await asyncio.to_thread(store.delete_policy, day.engine, policy_id)

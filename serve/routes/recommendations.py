@@ -3,18 +3,21 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ray_jobs.encoders.item_text import clean
+from serve.anonymous import NOBODY, inline_log
 from serve.day import Day
 from serve.late_texts import embed_late
 from serve.online_encoder import EncoderUnavailable
+from serve.path_ids import PathId
 from serve.problems import unavailable
 from serve.recommend import ItemList, ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
+from serve.routes.new_events import new_events, refusal
 from serve.schemas import (
     MAX_EXCLUDE,
     MAX_K,
@@ -23,11 +26,13 @@ from serve.schemas import (
     Moment,
     RecommendationAnswer,
     RecommendBody,
+    RecommendEventsBody,
     RecommendManyAnswer,
     SearchAnswer,
     SearchBody,
     SimilarAnswer,
 )
+from sql.events import Rejected
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])
 
@@ -35,13 +40,14 @@ K = Annotated[int, Query(ge=1, le=MAX_K, description="length of the list")]
 Category = Annotated[str | None, Query(max_length=200)]
 Attribute = Annotated[list[str], Query(description="name:value, repeated", max_length=10)]
 Exclude = Annotated[list[Identifier], Query(description="item ids", max_length=MAX_EXCLUDE)]
+Explain = Annotated[bool, Query(description="say of each item why it is there")]
 
 
 @router.get("/users/{user_id}/recommendations", response_model=RecommendationAnswer)
 async def recommend(
     request: Request,
     day: Annotated[Day, Depends(day_of)],
-    user_id: Annotated[Identifier, Path()],
+    user_id: PathId,
     k: K = 20,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     category: Category = None,
@@ -49,6 +55,7 @@ async def recommend(
     exclude: Exclude = [],  # noqa: B006
     exclude_seen: bool = True,
     as_of: Moment | None = None,
+    explain: Explain = False,
 ) -> Response:
     """The user's list. Reflects every event and item change that was acknowledged before."""
     query = ListQuery(
@@ -59,17 +66,26 @@ async def recommend(
         exclude=tuple(exclude),
         exclude_seen=exclude_seen,
         as_of_ms=None if as_of is None else to_ms(as_of),
+        explain=explain,
     )
     request_id = request_id_of(request)
-    answer = await _made(day, lambda: day.recommender.recommend(user_id, query, request_id))
+    answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
+    day.recommender.expose(answer, query, request_id)
     return _json(_recommendation(user_id, answer, request_id))
 
 
 @router.post("/recommendations", response_model=RecommendManyAnswer)
 async def recommend_many(
-    request: Request, body: RecommendBody, day: Annotated[Day, Depends(day_of)]
+    request: Request,
+    body: RecommendBody,
+    day: Annotated[Day, Depends(day_of)],
+    on_unknown_item: Annotated[Literal["refuse", "keep"], Query()] = "refuse",
 ) -> Response:
-    """Lists for up to 100 users at once, one answer a user, in the order asked."""
+    """Lists for up to 100 users at once, one answer a user, in the order asked.
+
+    With `events` instead of `users`: the list that a user with just these events would get, of
+    which nothing is stored. `on_unknown_item` is about these events, as in POST /v1/events.
+    """
     query = ListQuery(
         k=body.k,
         offset=body.offset,
@@ -78,16 +94,23 @@ async def recommend_many(
         exclude=tuple(body.exclude),
         exclude_seen=body.exclude_seen,
         as_of_ms=None if body.as_of is None else to_ms(body.as_of),
+        explain=body.explain,
     )
-
+    if isinstance(body, RecommendEventsBody):
+        answer = await _for_events(day, body, query, keep=on_unknown_item == "keep")
+        request_id = request_id_of(request)
+        results = [_recommendation(None, answer, request_id)]
+        return _json({"results": results, "request_id": request_id})
     results = []
     for user_id in body.users:
         request_id = uuid.uuid4().hex  # a list has an id of its own: it is what was shown
 
-        def make(user_id: str = user_id, request_id: str = request_id) -> ItemList:
-            return day.recommender.recommend(user_id, query, request_id)
+        def make(user_id: str = user_id) -> ItemList:
+            return day.recommender.recommend(user_id, query)
 
-        results.append(_recommendation(user_id, await _made(day, make), request_id))
+        answer = await _made(day, make)
+        day.recommender.expose(answer, query, request_id)
+        results.append(_recommendation(user_id, answer, request_id))
     return _json({"results": results, "request_id": request_id_of(request)})
 
 
@@ -95,7 +118,7 @@ async def recommend_many(
 async def similar(
     request: Request,
     day: Annotated[Day, Depends(day_of)],
-    item_id: Annotated[Identifier, Path()],
+    item_id: PathId,
     k: K = 20,
     category: Category = None,
     attribute: Attribute = [],  # noqa: B006
@@ -151,6 +174,23 @@ async def search(
     )
 
 
+async def _for_events(
+    day: Day, body: RecommendEventsBody, query: ListQuery, *, keep: bool
+) -> ItemList:
+    new, received_ms = await new_events(day, [(NOBODY, event) for event in body.events])
+
+    def make() -> ItemList | Rejected:
+        log = inline_log(day.engine, new, received_at_ms=received_ms, keep_unknown_items=keep)
+        if isinstance(log, Rejected):
+            return log
+        return day.recommender.recommend_for_events(log, query)
+
+    made = await asyncio.to_thread(make)
+    if isinstance(made, Rejected):
+        raise refusal(made, received_ms, single=False)
+    return made
+
+
 async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     """The list; made again if it had to wait for texts that can be embedded now."""
     answer = await asyncio.to_thread(make)
@@ -159,7 +199,7 @@ async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     return answer
 
 
-def _recommendation(user_id: str, answer: ItemList, request_id: str) -> dict[str, Any]:
+def _recommendation(user_id: str | None, answer: ItemList, request_id: str) -> dict[str, Any]:
     return {
         "user_id": user_id,
         "items": answer.items,

@@ -4,13 +4,14 @@ import asyncio
 from collections import Counter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
+from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms
 from serve.routes.erasures import to_answer
-from serve.schemas import ErasureAnswer, Identifier, UserAnswer, UserEventsAnswer
+from serve.schemas import ErasureAnswer, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
 from sql.erasure import Receipt, erase_user
@@ -18,14 +19,13 @@ from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
-UserId = Annotated[Identifier, Path()]
 MAX_PAGE = 1_000
 MAX_SEQ = 2**63 - 1
 
 
 @router.get("/{user_id}")
 async def get_user(
-    user_id: UserId,
+    user_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     vector: Annotated[bool, Query(description="with the user vector")] = False,
 ) -> UserAnswer:
@@ -54,7 +54,7 @@ async def get_user(
 
 @router.get("/{user_id}/events")
 async def get_user_events(
-    user_id: UserId,
+    user_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="user_seq to go on after")] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
@@ -71,7 +71,7 @@ async def get_user_events(
 
 @router.delete("/{user_id}")
 async def delete_user(
-    request: Request, user_id: UserId, day: Annotated[Day, Depends(day_of)]
+    request: Request, user_id: PathId, day: Annotated[Day, Depends(day_of)]
 ) -> ErasureAnswer:
     """Erase the user: log, sessions, vectors and exposures are gone when this answers.
 

@@ -23,6 +23,7 @@ from sql.events import (
     find_user,
     iterate_log,
     iterate_text_vectors,
+    read_effective,
     read_tail,
     read_text_vectors,
     write_text_vector,
@@ -197,6 +198,21 @@ def test_rating_after_its_undo_supersedes_nothing_and_the_old_one_stays_gone(
     post(engine, [rating("d", 3.0)])
     assert [e.undoes_seq for e in log(engine)] == [None, 1, 2, None]
     assert [e.event_id for e in effective(log(engine))] == ["d"]
+
+
+def test_what_counted_at_any_moment_can_be_read_back(engine: Engine) -> None:
+    post(
+        engine,
+        [view("a"), rating("b", 1.0), rating("c", 2.0), undo("d", "a"), view("e"), undo("f", "c")],
+    )
+    history = log(engine)
+    user_key = history[0].user_key
+    with read_snapshot(engine) as conn:
+        for until in range(1, len(history) + 1):
+            for limit in (1, 2, 100):
+                counted = effective(history[:until])[-limit:]
+                assert read_effective(conn, user_key, until, limit) == counted
+        assert read_effective(conn, user_key + 1, 6, 10) == []
 
 
 def test_undo_of_a_superseded_rating_does_nothing_more(engine: Engine) -> None:

@@ -2,17 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from ray_jobs.encoders.item_text import text_digest
+from ray_jobs.nightly.embed_missing import reused_vectors
+from ray_jobs.nightly.export import export
 from ray_jobs.nightly.publish import publish
+from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
-from ray_jobs.nightly.workspace import Workspace
+from ray_jobs.nightly.workspace import NothingToDo, Workspace
+from ray_jobs.shards.errors import CorruptArtifact
+from ray_jobs.shards.manifest import verify, write_manifest
+from ray_jobs.shards.texts import VECTORS_NAME, write_text_vectors
 from sql import generations
 from sql.engine import read_snapshot
 from sql.settings import StoreSettings
 from tests.contract.store_builder import ENCODER, NOW_MS
+from tests.unit.shards_builder import write_generation
 
 
 @pytest.fixture
@@ -68,3 +77,52 @@ def test_a_failure_that_the_registry_cannot_take_does_not_hide_its_reason(night:
     with pytest.raises(RuntimeError, match="disk"):
         run_step(night, "evaluate", broken)
     assert state(night) == ("published", None)
+
+
+def test_a_finished_generation_is_not_made_again_under_its_replicas(night: Night) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    generations.flip(
+        night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
+    )
+    night.workspace.discard_work()  # as publish does
+    with pytest.raises(NothingToDo, match="published already"):
+        run_step(night, "export", export)
+    assert state(night) == ("published", None)
+    assert not night.workspace.events.exists()
+
+
+def a_generation(directory: Path, vector: list[float]) -> str:
+    """One item's generation on disk; returns the digest of its text."""
+    digest, ordinals = text_digest("a text"), np.array([1], np.int64)
+    written = write_generation(directory, np.eye(1, 4, dtype=np.float32), ordinals)
+    write_text_vectors(directory, [digest], np.array([vector], np.float32))
+    fields = written.model_dump(exclude={"format_version", "metric", "files"})
+    write_manifest(directory, **fields)
+    return digest
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_retry_finds_a_damaged_file_and_does_not_digest_it_anew(night: Night) -> None:
+    directory = night.workspace.directory
+    a_generation(directory, [1.0, 0.0])
+    flip_a_bit(directory / "weights.safetensors")
+    with pytest.raises(CorruptArtifact, match="weights"):
+        verify(directory, write_generation_manifest(night))
+
+
+def test_no_vector_is_taken_from_a_generation_whose_bytes_are_wrong(
+    night: Night, tmp_path: Path
+) -> None:
+    before = tmp_path / "generations" / "g0"
+    digest = a_generation(before, [0.5, 0.25])
+    generations.register(
+        night.engine, "g0", encoder_id=ENCODER, catalog_seq=0, created_at_ms=NOW_MS - 1
+    )
+    assert list(reused_vectors(night, ENCODER, [digest])[digest]) == [0.5, 0.25]
+    flip_a_bit(before / VECTORS_NAME)
+    assert reused_vectors(night, ENCODER, [digest]) == {}

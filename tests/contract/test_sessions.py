@@ -3,12 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from sql.engine import read_snapshot
-from sql.exposures import Exposure, read_exposure, write_exposures
+from sql.exposures import Exposure, ShownItem, read_exposure, write_exposures
 from sql.ids import BadInput
 from sql.sessions import SessionRow, prune_sessions, read_session, write_sessions
+from sql.tables import exposures
+from sql.transactions import write
 from tests.contract.store_builder import (
     NOW_MS,
     key_of,
@@ -36,9 +38,8 @@ def session(engine: Engine, user_key: int, generation_id: str = "g1") -> Session
 
 
 def exposure(request_id: str, user_key: int | None) -> Exposure:
-    return Exposure(
-        request_id, user_key, "g1", 1, 2, NOW_MS, [("i1", 0.1), ("i2", -1.0)], ("d",), {"k": 10}
-    )
+    items = [ShownItem("i1", 0.1, 7, {"cosine": 0.05, "boost": 0.05}), ShownItem("i2", -1.0)]
+    return Exposure(request_id, user_key, "g1", 1, 2, NOW_MS, items, ("d",), {"k": 10})
 
 
 # -- sessions -------------------------------------------------------------------------------------
@@ -113,3 +114,13 @@ def test_exposures_are_stored_once(engine: Engine) -> None:
         assert read_exposure(conn, "r2") == shown[0]
         assert read_exposure(conn, "r1") == shown[1]
         assert read_exposure(conn, "r9") is None
+
+
+def test_an_exposure_of_0_1_which_kept_no_parts_is_still_read(engine: Engine) -> None:
+    write_exposures(engine, [exposure("old", None)])
+    with write(engine) as conn:
+        conn.execute(update(exposures).values(items='[["i1", 0.5]]'))
+    with read_snapshot(engine) as conn:
+        stored = read_exposure(conn, "old")
+    assert stored is not None
+    assert stored.items == [ShownItem("i1", 0.5, None, {})]

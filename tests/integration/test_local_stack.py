@@ -19,9 +19,11 @@ from infra.stack.airflow_env import AirflowEnvironment
 from infra.stack.errors import PortTaken, StackNotRunning, StackRunning, StackStartFailed
 from infra.stack.ports import is_free
 from infra.stack.ray_cluster import LocalRay
+from infra.stack.ray_environment import SERVE_HEADERS
 
 PROJECT_ROOT = Path(__file__).parents[2]
 LOOPBACK_ADDRESSES = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+CANARY = b"canary-in-a-path"
 STOP_LIMIT_S = 10.0
 
 
@@ -49,9 +51,22 @@ def get(url: str, token: str | None = None) -> bytes:
 
 
 def test_both_replicas_answer_over_http_after_the_deploying_process_ended(stack: LocalRay) -> None:
-    answers = [json.loads(get(f"{stack.http_url}/who")) for _ in range(50)]
+    answers = [json.loads(get(f"{stack.http_url}/who?user={CANARY.decode()}")) for _ in range(50)]
     assert len({answer["pid"] for answer in answers}) == 2
     assert {answer["word"] for answer in answers} == {"lark"}
+
+
+def test_the_proxy_hands_the_raw_path_on_so_that_an_id_may_hold_a_slash(stack: LocalRay) -> None:
+    seen = json.loads(get(f"{stack.http_url}/seen/a%2Fb/c%252Fd/e%20f/similar"))
+    assert seen["raw_path"] == "/seen/a%2Fb/c%252Fd/e%20f/similar"
+    assert seen["rest"] == "a/b/c%2Fd/e f/similar"  # decoded it cannot be told apart
+
+
+def test_headers_of_serves_own_are_no_business_of_a_client(stack: LocalRay) -> None:
+    for name in SERVE_HEADERS:
+        request = urllib.request.Request(f"{stack.http_url}/who", headers={name: "\xff\xfe"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200, name
 
 
 def test_nothing_listens_beyond_the_loopback(stack: LocalRay) -> None:
@@ -117,7 +132,11 @@ def test_another_process_stops_it_and_nothing_is_left(stack: LocalRay) -> None:
     assert not any(processes.is_same(p.pid, p.create_time()) for p in before if p.is_running())
     assert is_free(state.ports.http)
     assert not state.temp_dir.exists()
-    assert (state_dir / "ray" / "logs" / "serve").is_dir(), "the logs are kept"
+    logs = state_dir / "ray" / "logs"
+    assert (logs / "serve").is_dir(), "the logs are kept"
+    # An erasure does not reach logs, so they must not name users, as paths do.
+    told = [path for path in logs.rglob("*") if path.is_file() and CANARY in path.read_bytes()]
+    assert told == []
     with pytest.raises(StackNotRunning):
         LocalRay.attach(state_dir)
     stack.stop()  # harmless

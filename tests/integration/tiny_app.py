@@ -2,7 +2,7 @@
 
 import os
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from ray import serve as ray_serve
 
 api = FastAPI()
@@ -14,6 +14,11 @@ class Tiny:
     @api.get("/who")
     def who(self) -> dict[str, str | int | None]:
         return {"pid": os.getpid(), "word": os.environ.get("TINY_WORD")}
+
+    @api.get("/seen/{rest:path}")
+    def seen(self, request: Request, rest: str) -> dict[str, str]:
+        """The path as it arrives behind the proxy."""
+        return {"raw_path": request.scope["raw_path"].decode("ascii"), "rest": rest}
 
 
 app = Tiny.bind()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json
@@ -25,12 +27,13 @@ def digests(hash_seed: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=200,
+        timeout=600,
     )
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+@pytest.mark.timeout(1_200)
 def test_the_same_seed_is_the_same_history_in_another_process() -> None:
     first, second = digests("1"), digests("2")
     assert first == second

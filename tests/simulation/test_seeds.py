@@ -2,11 +2,14 @@
 
 import os
 
+import pytest
+
 from infra.simulation.run import run_seeds
 
 SEEDS = 200
 
 
+@pytest.mark.timeout(1_800)  # a minute, on a core of its own
 def test_every_promise_holds_in_every_history() -> None:
     outcomes = list(run_seeds(range(SEEDS), jobs=os.cpu_count() or 1))
     failed = [outcome for outcome in outcomes if outcome.error is not None]

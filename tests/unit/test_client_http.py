@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from infra.client import Moonlark, NotFound, RetryPolicy, Unreachable
+from infra.client import Moonlark, NotFound, RetryPolicy, UnexpectedAnswer, Unreachable
 
 FAST = RetryPolicy(first_wait_s=0.001, longest_wait_s=0.01)
 ITEM = {"item_id": "i1", "score": 1.0, "title": "One", "category": None}
@@ -233,6 +233,31 @@ def test_the_other_nouns_go_where_the_api_has_them(api: Api, moonlark: Moonlark)
     assert sent["DELETE", "/v1/items/i1"] == ([("version", "7")], None)
     assert sent["POST", "/v1/search"][1]["user_id"] == "u1"
     assert sent["POST", "/v1/recommendations"][1]["users"] == ["u1"]
+
+
+def test_events_of_nobody_are_sent_without_a_user_and_their_one_list_is_explained(
+    api: Api, moonlark: Moonlark
+) -> None:
+    near = {"event_id": "a", "user_seq": 1, "kind": "search", "text": "noir", "cosine": 0.5}
+    why = {"parts": {"cosine": 1.0}, "source": "base", "nearest_events": [near]}
+    one = RECOMMENDATION | {"user_id": None, "items": [ITEM | {"explanation": why}]}
+    answer = {"results": [one], "request_id": "r"}
+    api.answers["POST", "/v1/recommendations"] = [answer, {"results": [], "request_id": "r"}]
+    events = [{"kind": "search", "text": "noir", "surface": None}]
+    shown = moonlark.recommend_for_events(events, k=3, explain=True, keep_unknown_items=True)
+    assert shown.user_id is None
+    assert shown.items[0].explanation is not None
+    assert shown.items[0].explanation.nearest_events[0].text == "noir"
+    _, _, query, body, _ = api.seen[0]
+    assert query == [("on_unknown_item", "keep")]
+    assert body["events"] == [{"kind": "search", "text": "noir"}]
+    assert (body["k"], body["explain"]) == (3, True)
+    assert "users" not in body
+    with pytest.raises(UnexpectedAnswer, match="0 lists for one"):
+        moonlark.recommend_for_events(events)
+    for bad in ([], events * 201):
+        with pytest.raises(ValueError, match="1 to 200"):
+            moonlark.recommend_for_events(bad)
 
 
 def test_ready_is_false_and_calls_fail_where_nobody_listens() -> None:

@@ -81,9 +81,18 @@ def test_an_unknown_kind_is_said_as_a_kind(body: Any, field: str, value: Any) ->
 
 
 def test_attribute_filters_are_typed() -> None:
-    asked = ["a:1", "b:1.5", "c:true", "d:x:y", "e:", "f:1e999", "g:nan"]
-    typed = {"a": 1, "b": 1.5, "c": True, "d": "x:y", "e": "", "f": "1e999", "g": "nan"}
-    assert parse_attributes(asked) == typed
-    for bad in (["x"], [":1"], ["a:1"] * 11):
+    asked = ["a:1", "b:1.5", "c:true", "d:x:y", "e:", "f:1e999", "g:nan", 'h:"1"', 'i:"']
+    assert parse_attributes(asked) == {
+        "a": (1, "1"),
+        "b": (1.5, "1.5"),
+        "c": (True, "true"),
+        "d": "x:y",
+        "e": "",
+        "f": "1e999",
+        "g": "nan",
+        "h": "1",
+        "i": '"',
+    }
+    for bad in (["x"], [":1"], ["a:1", "a:2"], [f"a{n}:1" for n in range(11)]):
         with pytest.raises(ProblemError):
             parse_attributes(bad)

@@ -170,7 +170,8 @@ def stack(tmp_path: Path, serve_settings: ServeSettings) -> Iterator[Stack]:
         category = WORDS[number % 4]
         text = compose(title, "", category)
         body = catalog.ItemBody(title=title, category=category, attributes={"n": number % 5})
-        puts.append(catalog.ItemPut(f"i{number}", body, text, text_digest(text), None, {}))
+        vectors = {ENCODER_ID: words_vector(text)}
+        puts.append(catalog.ItemPut(f"i{number}", body, text, text_digest(text), None, vectors))
     catalog.put_items(engine, puts, at_ms=1)
     made.publish("g1", seed=1)
     made.flip("g1")

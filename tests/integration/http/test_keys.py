@@ -3,12 +3,15 @@
 The matrix is made from the routes of the app, so a new route is covered by itself.
 """
 
+import asyncio
 import itertools
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from httpx import Response
 from serve.day import Day
 from serve.gateway import build_api
 from serve.keyring import NoKeys
+from serve.online_encoder import EmbedTexts
 from serve.scopes import NEEDED, UnguardedRoute, operations, routes_of, scope_needed
 from serve.settings import ServeSettings
 from sql.engine import read_snapshot
@@ -189,12 +193,14 @@ def test_always_means_also_on_the_loopback(stack: Stack, tmp_path: Path, host: s
             day_of(client).keys.check_exposure()
 
 
-def another(stack: Stack, tmp_path: Path, settings: ServeSettings) -> TestClient:
+def another(
+    stack: Stack, tmp_path: Path, settings: ServeSettings, embed: EmbedTexts | None = None
+) -> TestClient:
     from sql.settings import StoreSettings
 
     url = stack.engine.url.render_as_string(hide_password=False)
     store = StoreSettings(database_url=url, artifact_root=tmp_path)
-    return TestClient(build_api(settings, lambda: Day.start(store, settings, stack.embed)))
+    return TestClient(build_api(settings, lambda: Day.start(store, settings, embed or stack.embed)))
 
 
 def test_a_key_that_is_revoked_is_refused_by_every_replica_within_5_seconds(stack: Stack) -> None:
@@ -287,6 +293,44 @@ def test_a_key_has_a_rate_and_a_user_has_one(stack: Stack) -> None:
     assert posts[-1].json()["errors"][0]["value"] == "u"
     other = client.post("/v1/events", json={**EVENT, "user_id": "v"}, headers=bearer(fast))
     assert other.status_code == 200
+
+
+def test_the_limit_of_a_day_says_when_the_day_is_over(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sql.event_rules.MAX_EVENTS_PER_USER_DAY", 1)
+    client = stack.replicas[0]
+    assert client.post("/v1/events", json=EVENT).status_code == 200
+    over = client.post("/v1/events", json=EVENT)
+    assert over.status_code == 429
+    left_s = 86_400 - time.time() % 86_400
+    assert abs(int(over.headers["retry-after"]) - left_s) % 86_400 < 60
+
+
+def test_more_requests_at_once_than_allowed_are_503_and_come_back(
+    stack: Stack, tmp_path: Path
+) -> None:
+    settings = ServeSettings(http_host="127.0.0.1", max_concurrent_requests=1)
+    ready, go_on = threading.Event(), threading.Event()
+
+    async def embed(texts: list[str]) -> Any:
+        ready.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await stack.embed(texts)
+
+    with another(stack, tmp_path, settings, embed) as client:
+        search = {"text": "space"}
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(client.post, "/v1/search", json=search)
+            assert ready.wait(20)
+            refused = client.get("/v1/status")
+            open_one = client.get("/healthz")
+            go_on.set()
+            assert first.result(20).status_code == 200
+        assert (refused.status_code, open_one.status_code) == (503, 200)
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get("/v1/status").status_code == 200
 
 
 def test_a_route_without_an_entry_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from httpx import Response
 
-from tests.integration.http.conftest import Stack
+from tests.integration.http.conftest import ITEMS, Stack
 
 JSON = {"content-type": "application/json"}
 LIST = "/v1/users/u/recommendations"
@@ -133,10 +133,9 @@ def test_a_bad_body_is_refused_by_field_and_nothing_is_stored(stack: Stack) -> N
         assert_refused(answer, field)
     for body, field in PUTS:
         assert_refused(stack.replicas[0].put("/v1/items/x", content=body, headers=JSON), field)
-        many = '{"items":[{"item_id":"x",' + body[1:]
-        if body != "{}":
-            answer = stack.replicas[0].put("/v1/items", content=many + "]}", headers=JSON)
-            assert answer.status_code == 422, answer.text
+        many = '{"items":[{"item_id":"w","title":"w"},{"item_id":"x"' + "," * (body != "{}")
+        answer = stack.replicas[0].put("/v1/items", content=many + body[1:] + "]}", headers=JSON)
+        assert_refused(answer, f"items[1].{field}")
     after = stack.replicas[0].get("/v1/status").json()
     assert (after["events"], after["users"]) == (before["events"], before["users"]) == (0, 0)
     assert after["catalog_seq"] == before["catalog_seq"]
@@ -202,6 +201,53 @@ def test_a_batch_is_stored_whole_or_not_at_all(stack: Stack) -> None:
         events = stored.json()["events"]
         assert [event["user_seq"] for event in events] == [1, 2, 3]
         assert {event["duplicate"] for event in events} == {bool(number)}
-    kept = stack.replicas[0].post("/v1/events?on_unknown_item=keep", json=bad)
-    assert kept.json()["events"][0]["user_seq"] == 4
-    assert stack.replicas[1].get(LIST).json()["user_seq"] == 4
+
+
+def test_unknown_items_are_kept_on_request_and_count_as_events_of_no_known_item(
+    stack: Stack,
+) -> None:
+    known = {"user_id": "u", "kind": "click", "item_id": "i1", "event_id": "a"}
+    unknown = {"user_id": "u", "kind": "click", "item_id": "none", "event_id": "b"}
+    assert stack.replicas[0].post("/v1/events", json=known).status_code == 200
+    before = stack.replicas[1].get(LIST, params={"k": ITEMS}).json()
+    assert_refused(stack.replicas[0].post("/v1/events", json=unknown), "item_id")
+    kept = stack.replicas[0].post("/v1/events?on_unknown_item=keep", json={"events": [unknown]})
+    assert kept.json()["events"][0]["user_seq"] == 2
+    after = stack.replicas[1].get(LIST, params={"k": ITEMS}).json()
+    assert (after["user_seq"], after["degraded"]) == (2, [])
+    assert {i["item_id"] for i in after["items"]} == {i["item_id"] for i in before["items"]}
+    assert after["items"] != before["items"]  # the learned unknown vector was fed
+    events = stack.replicas[1].get("/v1/users/u/events").json()["events"]
+    assert events[1]["item_id"] == "none"
+    again = stack.replicas[1].post("/v1/events?on_unknown_item=keep", json=unknown).json()
+    assert again["events"][0] == kept.json()["events"][0] | {"duplicate": True}
+    odd = stack.replicas[0].post("/v1/events?on_unknown_item=maybe", json=unknown)
+    assert_refused(odd, "on_unknown_item")
+    undo = {"user_id": "u", "kind": "undo", "undoes": "b"}
+    assert stack.replicas[1].post("/v1/events", json=undo).status_code == 200
+    assert stack.replicas[0].get(LIST, params={"k": ITEMS}).json()["items"] == before["items"]
+
+
+def test_comments_count_with_and_without_an_item(stack: Stack) -> None:
+    def comment(user: str, replica: int, **fields: str) -> Response:
+        body = {"user_id": user, "kind": "comment", "text": "space battle", **fields}
+        return stack.replicas[replica].post("/v1/events", json=body)
+
+    assert comment("with", 0, item_id="i1").status_code == 200
+    assert comment("without", 0).status_code == 200
+    assert_refused(comment("with", 0, item_id="none"), "item_id")
+    lists = {
+        user: stack.replicas[1].get(f"/v1/users/{user}/recommendations?k={ITEMS}").json()
+        for user in ("with", "without")
+    }
+    for answer in lists.values():
+        assert (answer["basis"], answer["user_seq"], answer["degraded"]) == ("session", 1, [])
+        assert "i1" in {item["item_id"] for item in answer["items"]}  # a comment is no sight
+    # The text is the input; the weights of this test have no residual for the item.
+    assert lists["with"]["items"] == lists["without"]["items"]
+    stored = stack.replicas[1].get("/v1/users/with/events").json()["events"][0]
+    assert (stored["item_id"], stored["text"]) == ("i1", "space battle")
+    assert "item_id" not in stack.replicas[1].get("/v1/users/without/events").json()["events"][0]
+    assert comment("with", 1, text="garden rose").json()["events"][0]["user_seq"] == 2
+    moved = stack.replicas[0].get(f"/v1/users/with/recommendations?k={ITEMS}").json()
+    assert moved["items"] != lists["with"]["items"]

@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
+from ray_jobs.encoders.fold import FoldEvent, event_time, fold, user_vector
+from ray_jobs.nightly.export import export
+from ray_jobs.nightly.fold import trimmed_of
+from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.step import Night, run_step
+from ray_jobs.nightly.workspace import Workspace
 from serve.day import Day
 from sql.engine import read_snapshot
 from sql.events import StoredEvent, find_user, read_tail
 from sql.retention import Trim, trim_events
+from sql.settings import StoreSettings
 from tests.integration.http.conftest import ITEMS, Stack, words_vector
 
 USER = "u"
@@ -59,6 +65,7 @@ def folded(stack: Stack) -> np.ndarray[Any, np.dtype[np.float32]]:
             else None,
             value=event.value,
             undoes_seq=event.undoes_seq,
+            at_ms=event_time(event.occurred_at_ms, event.received_at_ms),
         )
         for event in events
     ]
@@ -102,3 +109,15 @@ def test_a_user_of_whom_nothing_is_left_is_answered_as_of_the_whole_log(stack: S
     assert (answer["user_seq"], answer["basis"], answer["degraded"]) == (last, "popularity", [])
     assert post(stack, kind="click", item_id="i2") == last + 1
     assert (shown(stack, 1)["user_seq"], shown(stack, 1)["basis"]) == (last + 1, "session")
+
+
+def test_the_night_knows_what_was_gone_when_it_folded(stack: Stack) -> None:
+    post(stack, kind="click", item_id="i1")
+    young = post(stack, kind="click", item_id="i2")
+    horizon_ms = next(e.received_at_ms for e in log_of(stack) if e.user_seq == young)
+    assert trim_events(stack.engine, horizon_ms, trim=Trim(pause_s=0)) == 1
+    store = StoreSettings(database_url=str(stack.engine.url), artifact_root=stack.root)
+    night = Night(stack.engine, store, NightSettings(), Workspace(stack.root, "night-1"))
+    run_step(night, "export", export)
+    (event,) = log_of(stack)
+    assert trimmed_of(night.workspace) == {event.user_key: 1}
