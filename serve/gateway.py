@@ -11,6 +11,7 @@ from serve import openapi, problems
 from serve.day import Day
 from serve.guard import Guard
 from serve.path_ids import WholeSegments
+from serve.problems import REQUEST_ID
 from serve.query_names import refuse_unknown_query
 from serve.routes import (
     erasures,
@@ -26,8 +27,6 @@ from serve.scopes import routes_of
 from serve.settings import ServeSettings
 
 API_VERSION = "1"
-REQUEST_ID = "moonlark-request-id"
-"""On every answer of ours. One without it comes from a proxy, and may be tried again."""
 
 
 def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> FastAPI:

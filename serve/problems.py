@@ -20,6 +20,9 @@ from sql.ids import BadInput
 
 log = logging.getLogger(__name__)
 
+REQUEST_ID = "moonlark-request-id"
+"""On every answer of ours. One without it comes from a proxy, and may be tried again."""
+
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
 
@@ -134,12 +137,11 @@ async def _on_problem(_: Request, error: Exception) -> Response:
     return problem_response(cast(ProblemError, error))
 
 
-async def _on_validation(_: Request, error: Exception) -> Response:
+async def _on_validation(request: Request, error: Exception) -> Response:
     errors = [_field_error(e) for e in cast(RequestValidationError, error).errors()[:50]]
     names = ", ".join(e.field for e in errors[:5])
-    return problem_response(
-        ProblemError(422, "invalid request", f"refused, nothing was stored: {names}", errors)
-    )
+    refused = "refused" if request.method == "GET" else "refused, nothing was stored"
+    return problem_response(ProblemError(422, "invalid request", f"{refused}: {names}", errors))
 
 
 def _field_error(error: Any) -> FieldError:
@@ -152,6 +154,8 @@ def _field_error(error: Any) -> FieldError:
         name = str(context["discriminator"]).strip("'")
         accepted = context.get("expected_tags", "one of " + ", ".join(EventKind))
         return FieldError(field_path([*location, name]), context.get("tag"), accepted)
+    if error["type"] == "missing":  # pydantic's input is all that stands around it
+        return FieldError(field_path(location), None, error["msg"])
     return FieldError(field_path(location), error.get("input"), error["msg"])
 
 
@@ -183,11 +187,19 @@ async def _on_bad_input(_: Request, error: Exception) -> Response:
     )
 
 
-async def _on_bug(_: Request, error: Exception) -> Response:
-    """Ours. The server logs the traceback; the client learns no more than that."""
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """Ours. The server logs the traceback; the client learns no more than that.
+
+    Starlette answers it outside of all middleware, so the id is put on here: an answer without one
+    passes for a proxy's, and clients try again.
+    """
     return problem_response(
         ProblemError(
-            500, "internal error", type(error).__name__, hint="the log of the replica has it"
+            500,
+            "internal error",
+            type(error).__name__,
+            hint="the log of the replica has it",
+            headers={REQUEST_ID: getattr(request.state, "request_id", "unknown")},
         )
     )
 

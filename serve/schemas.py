@@ -13,6 +13,7 @@ from pydantic import (
     Tag,
 )
 
+from ray_jobs.ranking.candidates import MAX_CANDIDATES
 from sql.ids import is_storable
 from sql.item import MAX_VERSION
 
@@ -21,7 +22,7 @@ MAX_INLINE_EVENTS = 200
 MAX_ITEMS = 500
 MAX_USERS = 100
 MAX_K = 500
-MAX_OFFSET = 10_000
+MAX_OFFSET = MAX_CANDIDATES - MAX_K
 MAX_EXCLUDE = 1_000
 MAX_TEXT = 5_000
 

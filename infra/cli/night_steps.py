@@ -18,10 +18,17 @@ from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import fold
 from ray_jobs.nightly.parity import parity
 from ray_jobs.nightly.publish import publish
-from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
+from ray_jobs.nightly.step import (
+    NICENESS,
+    Night,
+    Report,
+    cluster_cpus,
+    open_night,
+    require_cpus,
+    run_step,
+)
 from ray_jobs.nightly.train import train
 from ray_jobs.nightly.verify import verify
-from ray_jobs.nightly.workspace import NightError
 
 STEPS: dict[str, Callable[[Night], Report]] = {
     "export": export,
@@ -46,8 +53,8 @@ def run_night(generation: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    _require_cpu()
     night = open_night(generation)
+    require_cpus(night.settings.train_workers, cluster_cpus)
     typer.echo(f"generation {generation}")
     done = False
     try:
@@ -59,16 +66,6 @@ def run_night(generation: str) -> None:
             typer.echo(f"to go on: moonlark night --generation {generation}", err=True)
         ray.shutdown()
     typer.echo("next: moonlark serve")
-
-
-def _require_cpu() -> None:
-    """A task that asks for a CPU waits for ever where serving has taken them all."""
-    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-    if free < 1:
-        raise NightError(
-            f"the Ray cluster has {free:g} CPUs free, the night needs 1",
-            hint="moonlark down, then moonlark serve --cpus MORE",
-        )
 
 
 def _run(night: Night, name: str, step: Callable[[Night], Report], place: str) -> None:

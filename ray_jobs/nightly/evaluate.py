@@ -23,7 +23,7 @@ from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import item_vectors
 from ray_jobs.nightly.histories import open_histories
-from ray_jobs.nightly.holdout import held_out
+from ray_jobs.nightly.holdout import can_hold_out, held_out
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import generation_directory, write_json
 from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
@@ -33,6 +33,8 @@ from sql import generations
 from sql.engine import read_snapshot
 
 MAX_QUESTIONS = 5_000
+MAX_QUESTIONS_A_USER = 50
+"""One busy user must not decide."""
 SEED = 0
 
 
@@ -61,6 +63,7 @@ def evaluate(night: Night) -> Report:
     report: Report = {
         "questions": len(questions),
         "users": len(np.unique(users)),
+        "can_compare": can_hold_out(open_histories(night.workspace)),
         "finite": bool(np.isfinite(vectors_ND).all()),
         **_summary(candidate_Q),
         "popularity": _summary(_popularity_ranks(night, questions, ordinals_N)),
@@ -92,18 +95,25 @@ def _questions(night: Night, ordinals_N: NDArray[np.int64]) -> list[Question]:
         # What is taken back is left out here, so no event need say any more what it took back.
         counted = [replace(event, undoes_seq=None) for event in effective(events)]
         seen: set[int] = set()
+        asked: list[Question] = []
         for position, event in enumerate(counted):
             row = row_of.get(event.ordinal, -1) if event.ordinal is not None else -1
             is_new = row >= 0 and event.kind in SEEN_KINDS and row not in seen
             if is_new and position and event.user_seq >= first_held_seq:
                 seen_rows = np.array(sorted(seen), np.int64)
-                questions.append(Question(user, counted, position, row, seen_rows))
+                asked.append(Question(user, counted, position, row, seen_rows))
             if row >= 0:
                 seen.add(row)
-    if len(questions) > MAX_QUESTIONS:
-        kept = np.random.default_rng(SEED).choice(len(questions), MAX_QUESTIONS, replace=False)
-        questions = [questions[index] for index in np.sort(kept)]
-    return questions
+        questions += _some(asked, MAX_QUESTIONS_A_USER)
+    return _some(questions, MAX_QUESTIONS)
+
+
+def _some(questions: list[Question], most: int) -> list[Question]:
+    """At most so many, drawn evenly, in their order."""
+    if len(questions) <= most:
+        return questions
+    kept = np.random.default_rng(SEED).choice(len(questions), most, replace=False)
+    return [questions[index] for index in np.sort(kept)]
 
 
 def _ranks(

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.build import item_vectors
+from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
 from ray_jobs.shards.manifest import open_manifest, verify
 from ray_jobs.shards.reader import ShardSet
+from sql.engine import read_snapshot
+from sql.generations import read_live
 
 HINT = "the last good generation stays live; `moonlark generations` shows the reason"
 
@@ -47,6 +50,23 @@ def check_gate(night: Night) -> float:
         raise GateRefused(
             f"index recall@100 {recall:.4f} is below {settings.gate_min_index_recall}", hint=HINT
         )
+    with read_snapshot(night.engine) as conn:
+        live = read_live(conn)
+    check_accuracy(evaluated, settings, something_is_live=live is not None)
+    return recall
+
+
+def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_live: bool) -> None:
+    """Refuses what is worse than what is live, and what could not be compared with it.
+
+    The second night of a new shop, whose log is too small to hold any of it out, is not held up.
+    """
+    questions = evaluated["questions"]
+    if questions < settings.gate_min_questions and something_is_live and evaluated["can_compare"]:
+        raise GateRefused(
+            f"{questions} held-out questions: the candidate cannot be compared with what is live",
+            hint=HINT + "; MOONLARK_GATE_MIN_QUESTIONS=0 publishes it all the same",
+        )
     live = evaluated.get("live")
     # Refuse only what is worse beyond the margin and not by chance (95 % of paired resamples).
     if live is not None and live["difference_high"] < 0:
@@ -54,10 +74,9 @@ def check_gate(night: Night) -> float:
         if lost > settings.gate_margin:
             raise GateRefused(
                 f"NDCG@10 {evaluated['ndcg@10']:.4f} against {live['ndcg@10']:.4f} of the live "
-                f"{live['generation']} on {evaluated['questions']} held-out events",
+                f"{live['generation']} on {questions} held-out events",
                 hint=HINT,
             )
-    return recall
 
 
 def check_canaries(embedded: Report) -> None:

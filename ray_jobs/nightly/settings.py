@@ -36,7 +36,12 @@ class NightSettings(BaseSettings):
     """The last hours of the log are kept from training, for the gate."""
 
     holdout_events: int = Field(500, ge=1)
-    """The holdout is widened until it has this many events (never past a tenth of the log)."""
+    """The holdout is widened until it has this many questions: first sights of an item, of each
+    user the newest 20 (never past a tenth of all)."""
+
+    gate_min_questions: int = Field(1, ge=0)
+    """Held-out questions without which a candidate cannot be compared with what is live, and is
+    refused. 0 publishes it all the same."""
 
     gate_min_index_recall: float = Field(0.95, ge=0, le=1)
     """Recall@100 of the shards against exact search below which a candidate is refused."""

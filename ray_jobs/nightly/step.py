@@ -38,6 +38,11 @@ RESULT_MARK = "MOONLARK_RESULT"
 NICENESS = 10
 """The night yields to the day on a shared machine."""
 
+CPU_WAIT_S = 60.0
+"""How long a step waits for CPUs that others hold; then it fails, and its task may be retried."""
+
+CPU_POLL_S = 5.0
+
 Report = dict[str, Any]
 
 
@@ -107,19 +112,41 @@ def _record_failure(night: Night, reason: str) -> None:
         log.error("%s; the registry did not take it: %s", reason, error)
 
 
-def check_cpus(total: dict[str, float], free: dict[str, float]) -> None:
-    """A task of the night takes a whole CPU; without one, Ray would wait for ever and say nothing.
+def require_cpus(
+    needed: int,
+    resources: Callable[[], tuple[float, float]],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    wait_s: float = CPU_WAIT_S,
+) -> None:
+    """Wait a while until so many CPUs are free; Ray would wait for ever and say nothing.
+
+    Args:
+        resources: CPUs of the cluster, and how many of them are free.
 
     Raises:
-        NoCpus: the cluster has none, busy or not.
+        NoCpus: the cluster has too few, or others keep them.
     """
-    if total.get("CPU", 0.0) < 1:
+    total, free = resources()
+    for _ in range(int(wait_s / CPU_POLL_S)):
+        if total < needed or free >= needed:
+            break
+        log.warning("%g of %g CPUs are free, %d are needed: waiting", free, total, needed)
+        sleep(CPU_POLL_S)
+        total, free = resources()
+    if free < needed:
         raise NoCpus(
-            f"the Ray cluster has {total.get('CPU', 0.0):g} CPUs, a step needs 1",
-            hint="start it with --num-cpus of at least 2: the day takes a part of one",
+            f"{free:g} of the Ray cluster's {total:g} CPUs are free, the step needs {needed}",
+            hint="give the cluster more (the day takes a part of one), or lower "
+            "MOONLARK_TRAIN_WORKERS",
         )
-    if free.get("CPU", 0.0) < 1:
-        log.warning("all CPUs of the Ray cluster are taken: the step waits until one is free")
+
+
+def cluster_cpus() -> tuple[float, float]:
+    """CPUs of the Ray cluster, and how many of them are free."""
+    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    return total, free
 
 
 def main(name: str, step: Callable[[Night], Report], *, needs_ray: bool = False) -> None:
@@ -131,7 +158,7 @@ def main(name: str, step: Callable[[Night], Report], *, needs_ray: bool = False)
     os.nice(NICENESS)
     if needs_ray:
         ray.init(logging_level=logging.WARNING)
-        check_cpus(ray.cluster_resources(), ray.available_resources())  # type: ignore[no-untyped-call]
+        require_cpus(1, cluster_cpus)
     report = run_step(open_night(arguments.generation), name, step)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
     sys.stdout.flush()

@@ -27,7 +27,7 @@ from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.holdout import held_out
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.step import Night, Report, cluster_cpus, main, require_cpus
 from ray_jobs.nightly.workspace import Workspace
 
 log = logging.getLogger("moonlark.night")
@@ -39,6 +39,7 @@ def train(night: Night) -> Report:
     """Write weights.safetensors of the generation."""
     night.workspace.require_report("embed")
     settings = night.settings
+    require_cpus(settings.train_workers, cluster_cpus)  # all at once: Ray Train waits for ever
     trainer = ray.train.torch.TorchTrainer(
         cast(Any, _train_loop),  # typed as returning None; its value is the result's
         train_loop_config={"workspace": night.workspace, "settings": settings},

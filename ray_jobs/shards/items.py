@@ -121,10 +121,13 @@ class ItemTable:
             here = in_sorted(ordinals, block.ordinals)
             rows = np.searchsorted(block.ordinals, ordinals[here])
             index[here] = block.category_index(rows, names)
-        for ordinal, item in self.head.items():
-            place = int(np.searchsorted(ordinals, ordinal))
-            if place < len(ordinals) and ordinals[place] == ordinal:
-                index[place] = -1 if item.category is None else names.get(item.category, -1)
+        changed = sorted_ordinals(self.head.keys())
+        changed = changed[in_sorted(changed, ordinals)]
+        for place, ordinal in zip(
+            np.searchsorted(ordinals, changed), changed.tolist(), strict=True
+        ):
+            category = self.head[ordinal].category
+            index[place] = -1 if category is None else names.get(category, -1)
         return index
 
     def live_ordinals(self) -> Ordinals:

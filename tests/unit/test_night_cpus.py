@@ -1,25 +1,27 @@
-"""A night on a cluster without a whole CPU says so instead of waiting for ever."""
-
-import logging
+"""A night without CPUs says so instead of waiting for ever."""
 
 import pytest
 
-from ray_jobs.nightly.step import check_cpus
+from ray_jobs.nightly.step import CPU_POLL_S, CPU_WAIT_S, require_cpus
 from ray_jobs.nightly.workspace import NoCpus
 
 
-def test_a_cluster_without_a_whole_cpu_is_refused() -> None:
-    with pytest.raises(NoCpus, match=r"0\.5 CPUs"):
-        check_cpus({"CPU": 0.5}, {"CPU": 0.5})
+def test_a_cluster_that_is_too_small_is_refused_at_once() -> None:
+    waited: list[float] = []
+    with pytest.raises(NoCpus, match=r"0\.5 of the Ray cluster's 0\.5 CPUs .* needs 1"):
+        require_cpus(1, lambda: (0.5, 0.5), sleep=waited.append)
+    assert waited == []
 
 
-def test_a_busy_cluster_is_waited_for_but_not_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_cpus({"CPU": 2.0}, {"CPU": 0.3})
-    assert "taken" in caplog.text
+def test_workers_that_do_not_fit_beside_the_day_are_refused_after_a_while() -> None:
+    waited: list[float] = []
+    with pytest.raises(NoCpus, match="MOONLARK_TRAIN_WORKERS"):
+        require_cpus(2, lambda: (2.0, 1.7), sleep=waited.append)
+    assert sum(waited) == pytest.approx(CPU_WAIT_S)
 
 
-def test_a_free_cluster_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_cpus({"CPU": 2.0}, {"CPU": 2.0})
-    assert caplog.text == ""
+def test_cpus_that_come_free_are_taken() -> None:
+    free = iter([0.3, 0.3, 1.7])
+    waited: list[float] = []
+    require_cpus(1, lambda: (2.0, next(free)), sleep=waited.append)
+    assert waited == [CPU_POLL_S] * 2

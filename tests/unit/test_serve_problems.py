@@ -4,13 +4,18 @@ import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
+from starlette.testclient import TestClient
 
+from serve.gateway import RequestId
 from serve.problems import (
+    REQUEST_ID,
     FieldError,
     ProblemError,
     _field_error,
     field_path,
+    install,
     not_found,
     problem_response,
     shorten,
@@ -96,3 +101,25 @@ def test_attribute_filters_are_typed() -> None:
     for bad in (["x"], [":1"], ["a:1", "a:2"], [f"a{n}:1" for n in range(11)]):
         with pytest.raises(ProblemError):
             parse_attributes(bad)
+
+
+def test_a_bug_of_ours_is_told_from_a_proxys_by_its_request_id() -> None:
+    api = FastAPI()
+    install(api)
+    api.add_middleware(RequestId)
+
+    @api.get("/bug")
+    async def bug() -> None:
+        raise KeyError("ours")
+
+    answer = TestClient(api, raise_server_exceptions=False).get("/bug")
+    assert answer.status_code == 500
+    assert len(answer.headers[REQUEST_ID]) == 32
+    assert answer.json()["detail"] == "KeyError"
+
+
+def test_a_missing_field_has_no_value() -> None:
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(EventsBody).validate_python({"kind": "click", "user_id": "u"})
+    errors = [_field_error(error) for error in refused.value.errors()]
+    assert [(error.field, error.value) for error in errors] == [("item_id", None)]

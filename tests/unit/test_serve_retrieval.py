@@ -122,6 +122,27 @@ def test_boosts_give_the_list_of_a_full_sort(catalog: Catalog) -> None:
         assert page.ordinals.tolist() == best(catalog, query_D, totals, eligible, excluded)[:WANTED]
 
 
+def test_items_boosted_by_id_rise_from_below_the_nearest(catalog: Catalog) -> None:
+    boosted = range(100, 200)
+    boosts = catalog.made(*(BoostPolicy(weight=1.0, item_id=f"i{n}") for n in boosted))
+    totals = np.zeros(COUNT + 1)
+    totals[list(boosted)] = 1.0
+    nothing = np.zeros(0, np.int64)
+    for _ in range(10):
+        query_D = grid_vectors(catalog.rng, 1, DIM)[0]
+        found = candidates_by_vector(
+            catalog.shards,
+            catalog.view,
+            query_D,
+            WANTED,
+            eligible=None,
+            excluded=nothing,
+            boosts=boosts,
+        )
+        page = rerank(weighed(found, boosts=boosts.totals_S), k=WANTED)
+        assert page.ordinals.tolist() == best(catalog, query_D, totals, None, set())[:WANTED]
+
+
 def test_a_pinned_item_far_down_is_shown_and_a_deleted_one_is_not(catalog: Catalog) -> None:
     query_D = grid_vectors(catalog.rng, 1, DIM)[0]
     order = best(catalog, query_D, np.zeros(COUNT + 1), None, set())

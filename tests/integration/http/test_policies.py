@@ -94,10 +94,14 @@ def test_a_pin_shows_no_item_that_the_user_may_not_be_shown(stack: Stack) -> Non
     assert "i16" in listed(stack, 1, exclude_seen="false")[:3]
     undo(stack, 0, "d")
     assert listed(stack, 1, exclude="i20", category=WORDS[0])[:2] == ["i12", "i24"]
+    withdrawn = {"title": "space", "category": WORDS[0], "available": False}
+    assert stack.replicas[1].put("/v1/items/i24", json=withdrawn).status_code == 200
+    for params in ({}, {"category": WORDS[0]}):
+        assert "i24" not in listed(stack, 0, **params)
     # An id that was put again is what the editor meant.
     put_again = stack.replicas[1].put("/v1/items/i4", json={"title": "space", "category": "space"})
     assert put_again.status_code == 200
-    assert listed(stack, 0)[0] == "i4"
+    assert [listed(stack, replica)[0] for replica in (0, 1)] == ["i4", "i4"]
 
 
 def test_a_pin_of_a_category_is_in_lists_of_it_alone(stack: Stack) -> None:

@@ -87,7 +87,7 @@ GETS: list[tuple[str, int, str]] = [
             "k=1.5",
             "k=" + "9" * 40,
             "offset=-1",
-            "offset=10001",
+            "offset=9501",
             "exclude=%00",
             "category=" + "c" * 201,
             "attribute=x",
@@ -160,6 +160,8 @@ def test_odd_values_that_are_allowed_do_no_harm(stack: Stack) -> None:
         client.get(f"{LIST}?attribute=n:{'9' * 5000}"),
         client.get(f"{LIST}?attribute=n:NaN&category=%ff"),
         client.get(f"{LIST}?as_of=0002-01-01T00:00:00%2B14:00"),
+        client.get(f"{LIST}?k=500&offset=9500"),
+        client.get(f"{LIST}?k=1&offset=9500"),
         client.get("/v1/items/x"),
         client.get("/v1/items/y/similar"),
     ]
