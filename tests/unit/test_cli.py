@@ -38,6 +38,7 @@ NAMES = (
     "parity",
     "evaluate",
     "drill",
+    "simulate",
 )
 ITEMS_CSV = "movieId,title,genres,year\n1,Toy Story,Animation Comedy,1995\n2,Heat,Drama,1995\n"
 EVENTS_CSV = "userId,movieId,rating,timestamp\nu1,1,5,100\nu1,2,3,50\nu2,9,4,60\nu2,2,7,60\n"
