@@ -220,7 +220,7 @@ class UserStates:
             tail = read_tail(conn, user.user_key, 0, MAX_HISTORY)
             seqs = [event.user_seq for event in tail if event.kind in TEXT_KINDS]
             vectors = read_text_vectors(conn, user.user_key, seqs, generation.encoder_id)
-        if tail and tail[-1].user_seq < user.last_user_seq:
+        if len(tail) == MAX_HISTORY and tail[-1].user_seq < user.last_user_seq:
             degraded.append("user_behind")
         return None, tail, vectors
 

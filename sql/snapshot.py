@@ -209,7 +209,8 @@ def _after(
     if user_seq == user.last_user_seq:
         return [], False
     tail = read_tail(conn, user.user_key, user_seq, max_tail)
-    return tail, bool(tail) and tail[-1].user_seq < user.last_user_seq
+    # Fewer than asked for are all there are, also where retention took the newest numbers.
+    return tail, len(tail) == max_tail and tail[-1].user_seq < user.last_user_seq
 
 
 _UNDONE = select(events.c.undoes_seq).where(

@@ -47,7 +47,7 @@ def check_answer(world: World, asked: Asked, query: ListQuery, answer: ItemList)
         if len(log) != state.user_seq:
             raise Violation(f"user_seq {state.user_seq} of a log of {len(log)}")
         unembedded = frozenset(event.user_seq for event in state.unembedded)
-        user = world.truth.fold(model, log, unembedded)
+        user = world.truth.fold(model, log, state.user.trimmed_seq, unembedded)
         vector_D = world.truth.user_vector(model, user)
         _check_session(state, user, vector_D)
     hidden: set[int] = set() if user is None else set(user.excluded)

@@ -6,6 +6,8 @@ from infra.simulation.nights import NightShift, go_back, publish_some
 from infra.simulation.replica import Replica
 from infra.simulation.world import World
 from ray_jobs.shards.manifest import MANIFEST_NAME
+from sql.errors import StoreError
+from sql.retention import Trim, trim_events
 
 HOUR_MS = 3_600_000
 EVERY_S = 0.5
@@ -31,6 +33,7 @@ class Chaos:
             (self.damage_file, 2),
             (self.roll_back, 3),
             (self.publish_some, 2),
+            (self.retain, 2),
         ]
 
     def start(self) -> None:
@@ -112,6 +115,23 @@ class Chaos:
 
     def publish_some(self) -> None:
         self._world.scheduler.spawn("on-call", lambda: publish_some(self._world))
+
+    def retain(self) -> None:
+        """The retention job, for what is older than a second or so."""
+        world = self._world
+        before_ms = world.now_ms() - self._rng.choice((300, 1_500))
+        texts_only = self._rng.random() < 0.3
+
+        def run() -> None:
+            try:
+                trim = Trim(sleep=world.scheduler.sleep)
+                gone = trim_events(world.engine, before_ms, texts_only=texts_only, trim=trim)
+                world.scheduler.note(f"retention took {gone} events")
+            except StoreError as error:
+                world.scheduler.note(f"retention: {type(error).__name__}")
+
+        world.retained = True
+        world.scheduler.spawn("retention", run)
 
     def heal(self) -> None:
         """Everything works again: files as they were made, clocks right, replicas running."""

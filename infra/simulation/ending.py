@@ -68,9 +68,12 @@ def check_log(world: World) -> None:
         if last_user_seq != len(logs[user_key]):
             raise Violation(f"user {user_key} is at {last_user_seq} of {len(logs[user_key])}")
     for key, log in logs.items():
-        repeated = [i for i, n in Counter(e.event_id for e in log).items() if n > 1]
-        if repeated:
-            raise Violation(f"applied twice to {key}: {repeated}")
+        latest: dict[str, Event] = {}
+        for event in log:
+            before = latest.get(event.event_id)
+            if before is not None and not before.gone_before(event):
+                raise Violation(f"applied twice to {key}: {before}, {event}")
+            latest[event.event_id] = event
     for sent in world.promises.sent.values():
         if sent.acked is not None:
             own = keys.get(sent.event.user_id, [])
@@ -121,11 +124,13 @@ def check_sessions(world: World) -> None:
     truth = world.truth
     if backward := truth.rows("SELECT * FROM shadow_backward"):
         raise Violation(f"sessions written backward: {backward}")
-    stored = truth.rows("SELECT generation_id, user_key, user_seq, state FROM sessions")
-    for generation_id, user_key, user_seq, state in stored:
+    stored = truth.rows(
+        "SELECT generation_id, user_key, user_seq, trimmed_seq, state FROM sessions"
+    )
+    for generation_id, user_key, user_seq, trimmed_seq, state in stored:
         session = Session.from_bytes(state)
         log = truth.log(user_key, user_seq)
-        right = truth.fold(world.models[generation_id], log)
+        right = truth.fold(world.models[generation_id], log, trimmed_seq)
         same = (
             session.user_seq == user_seq == len(log)
             and session.steps == right.steps

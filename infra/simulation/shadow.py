@@ -14,6 +14,9 @@ from sql.tables import catalog_log, events
 EVENT_COLUMNS = tuple(events.c.keys())
 CHANGE_COLUMNS = tuple(catalog_log.c.keys())
 
+ERASED = -1
+"""`trimmed_at` of an event that went with its user, not by retention."""
+
 
 def _copies(table: str, shadow: str, columns: tuple[str, ...]) -> list[str]:
     names, values = ", ".join(columns), ", ".join(f"NEW.{name}" for name in columns)
@@ -26,6 +29,16 @@ def _copies(table: str, shadow: str, columns: tuple[str, ...]) -> list[str]:
 
 STATEMENTS = [
     *_copies("events", "shadow_events", EVENT_COLUMNS),
+    "ALTER TABLE shadow_events ADD COLUMN trimmed_at INTEGER",
+    "ALTER TABLE shadow_events ADD COLUMN trimmed_place INTEGER",
+    "CREATE TRIGGER shadow_events_delete AFTER DELETE ON events BEGIN "
+    f"UPDATE shadow_events SET trimmed_at = {ERASED}, "
+    "trimmed_place = (SELECT max(place) FROM shadow_events) "
+    "WHERE user_key = OLD.user_key AND user_seq = OLD.user_seq; END",
+    # Retention deletes first and raises `trimmed_seq` then, in one transaction.
+    "CREATE TRIGGER shadow_events_trim AFTER UPDATE OF trimmed_seq ON users BEGIN "
+    "UPDATE shadow_events SET trimmed_at = NEW.trimmed_seq "
+    f"WHERE user_key = NEW.user_key AND trimmed_at = {ERASED}; END",
     "CREATE INDEX shadow_events_user ON shadow_events (user_key, user_seq)",
     *_copies("catalog_log", "shadow_changes", CHANGE_COLUMNS),
     "CREATE TABLE shadow_users (user_key INTEGER PRIMARY KEY, user_id TEXT, gone INTEGER)",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from infra.simulation.fake_model import Floats, Model, embed_text
 from infra.simulation.scheduler import Violation
-from infra.simulation.shadow import CHANGE_COLUMNS, EVENT_COLUMNS
+from infra.simulation.shadow import CHANGE_COLUMNS, ERASED
 
 SEEN = {"view", "click", "rating", "favourite", "purchase"}
 EXCLUDED = {"dislike", "hide"}
@@ -39,6 +39,19 @@ class Event(NamedTuple):
     value: float | None
     undoes_seq: int | None
     received_at_ms: int
+    place: int
+    """In the order of commits of all users."""
+    trimmed_at: int | None
+    """The user's `trimmed_seq` from which on it was gone."""
+    trimmed_place: int | None
+
+    def gone_before(self, other: "Event") -> bool:
+        """Whether it was deleted when `other` was appended."""
+        return self.trimmed_place is not None and self.trimmed_place < other.place
+
+    def kept_at(self, trimmed_seq: int) -> bool:
+        """Whether the log holds it for a user at `trimmed_seq`."""
+        return self.trimmed_at in (None, ERASED) or self.trimmed_at > trimmed_seq
 
 
 class Change(NamedTuple):
@@ -92,7 +105,6 @@ class Truth:
 
     def log(self, user_key: int, until: int = 2**62) -> list[Event]:
         """The user's events 1..until, in order of commit; raises where numbers are not gapless."""
-        assert set(Event._fields) <= set(EVENT_COLUMNS)
         found = [
             Event(*row)
             for row in self.rows(
@@ -145,22 +157,25 @@ class Truth:
 
     def effective(self, log: Sequence[Event]) -> list[Event]:
         """The events that count, by what clients said, not by `undoes_seq`, which is checked."""
-        seq_of = {event.event_id: event.user_seq for event in log}
-        rated: dict[str, int] = {}
+        latest: dict[str, Event] = {}
+        rated: dict[str, Event] = {}
         gone: set[int] = set()
         for event in log:
-            takes: int | None = None
+            before: Event | None = None
             if event.kind == "undo":
-                takes = seq_of.get(self.undo_targets[event.event_id], -1)
+                before = latest.get(self.undo_targets[event.event_id])
             elif event.kind == "rating":
                 assert event.item_id is not None
                 before = rated.get(event.item_id)
-                takes = before if before not in gone else None
-                rated[event.item_id] = event.user_seq
+                if before is not None and (before.user_seq in gone or before.gone_before(event)):
+                    before = None
+                rated[event.item_id] = event
+            takes = None if before is None else before.user_seq
             if takes != event.undoes_seq:
                 raise Violation(f"{event} should take back {takes}")
             if takes is not None:
                 gone.add(takes)
+            latest[event.event_id] = event
         return [e for e in log if e.kind != "undo" and e.user_seq not in gone]
 
     def text_vector(self, digest: str) -> Floats:
@@ -169,10 +184,18 @@ class Truth:
         return embed_text(text)
 
     def fold(
-        self, model: Model, log: Sequence[Event], unembedded: frozenset[int] = frozenset()
+        self,
+        model: Model,
+        log: Sequence[Event],
+        trimmed_seq: int,
+        unembedded: frozenset[int] = frozenset(),
     ) -> State:
-        """From nothing over the whole log. `unembedded`: numbers of texts that have no vector."""
-        w, counted = model.tensors, self.effective(log)
+        """From nothing over the whole log, but for what retention took up to `trimmed_seq`.
+
+        `unembedded`: numbers of texts that have no vector.
+        """
+        w = model.tensors
+        counted = [event for event in self.effective(log) if event.kept_at(trimmed_seq)]
         h, c = np.zeros(8, np.float32), np.zeros(8, np.float32)
         sums = np.zeros(8, np.float32)
         average = np.zeros(8, np.float32)

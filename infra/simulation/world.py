@@ -90,6 +90,8 @@ class World:
         self.damaged: dict[str, tuple[Path, bytes]] = {}
         """Generation -> a file of it that was altered, and its right bytes."""
         self.bert_is_up = True
+        self.retained = False
+        """Whether retention ever ran: what it took is no duplicate, and cannot be undone."""
         self.replicas: list[Replica] = []
         self.item_ids: list[str] = []
         self.user_ids: list[str] = []

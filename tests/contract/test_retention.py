@@ -147,6 +147,14 @@ def test_texts_alone_can_go_sooner(engine: Engine) -> None:
     assert trimmed_seq(engine) > 4
 
 
+def test_a_log_whose_newest_events_went_is_read_to_its_end(engine: Engine) -> None:
+    old(engine, view("e1", "i1"), search("e2", "boots"))
+    trim(engine, texts_only=True)
+    found = read(engine)
+    assert [event.event_id for event in found.tail] == ["e1"]
+    assert not found.tail_truncated, "nothing follows: an answer from it is not behind"
+
+
 def test_a_long_log_goes_in_small_transactions(engine: Engine) -> None:
     old(engine, *(view(f"e{n}") for n in range(CHUNK + 10)))
     told: list[int] = []
