@@ -109,7 +109,9 @@ def _page(
         if user is None:
             raise not_found("user", user_id)
         events = read_tail(conn, user.user_key, after, limit)
-        contexts = read_contexts(conn, user.user_key, after, events[-1].user_seq if events else after)
+        contexts = read_contexts(
+            conn, user.user_key, after, events[-1].user_seq if events else after
+        )
         return user, events, contexts
 
 
