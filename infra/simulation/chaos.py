@@ -37,6 +37,7 @@ class Chaos:
         ]
 
     def start(self) -> None:
+        self.calm_store()
         self._world.scheduler.spawn("chaos", self._run, background=True)
 
     def start_replica(self) -> Replica:
@@ -55,13 +56,16 @@ class Chaos:
 
     def shake_store(self) -> None:
         faults = self._world.faults
+        faults.slow = self._rng.choice((0.0, 0.02, 0.1))
         faults.begin_refused = self._rng.choice((0.0, 0.05, 0.3))
         faults.commit_refused = self._rng.choice((0.0, 0.05, 0.2))
         faults.answer_lost = self._rng.choice((0.0, 0.05, 0.2))
         self._world.scheduler.note(f"store: {faults}")
 
     def calm_store(self) -> None:
+        """In health, but never quick for all: so requests overtake each other."""
         self._world.faults.heal()
+        self._world.faults.slow = 0.02
 
     def crash_replica(self) -> None:
         """kill -9, and another one in its place."""
@@ -87,7 +91,17 @@ class Chaos:
         self._world.scheduler.note(f"BERT is {'up' if self._world.bert_is_up else 'away'}")
 
     def night(self) -> None:
+        """A night, and now and then a person who moves the pointer while it stages."""
         self._nights.spawn()
+        if self._rng.random() < 0.4:
+            act = self._rng.choice((go_back, publish_some))
+            after_s = self._rng.uniform(0.0, 0.6)
+
+            def interfere() -> None:
+                self._world.scheduler.sleep(after_s)
+                act(self._world)
+
+            self._world.scheduler.spawn("on-call", interfere)
 
     def damage_file(self) -> None:
         """One bit of one file of a generation flips; whoever has it open keeps the right bytes."""

@@ -287,7 +287,7 @@ class Client:
                 raise Violation(f"{self._name}: {call.error}") from call.error
             known = (ConnectionBroken, StoreError, ProblemError)
             assert call.error is None or isinstance(call.error, known)
-            world.scheduler.sleep(self._rng.uniform(0.001, 0.2))
+            world.scheduler.sleep(self._rng.choice((0.0, self._rng.uniform(0.02, 0.2))))
         return None
 
     def _replica(self) -> Replica:

@@ -6,6 +6,7 @@ SQLite has one writer, and the shipped code holds its lock from BEGIN IMMEDIATE 
     begin refused     nothing happened
     commit refused    nothing is stored
     answer lost       stored, and the caller is told that the database is gone
+    slow              it begins, or answers, some time later: others overtake
 """
 
 import sqlite3
@@ -19,17 +20,20 @@ from sqlalchemy.exc import OperationalError
 
 from infra.simulation.scheduler import Scheduler
 
+DELAYS_S = (0.005, 0.05, 0.5)
+
 
 @dataclass
 class Faults:
     """How likely each fault is, from 0 to 1; all 0 is a database in health."""
 
+    slow: float = 0.0
     begin_refused: float = 0.0
     commit_refused: float = 0.0
     answer_lost: float = 0.0
 
     def heal(self) -> None:
-        self.begin_refused = self.commit_refused = self.answer_lost = 0.0
+        self.slow = self.begin_refused = self.commit_refused = self.answer_lost = 0.0
 
 
 @contextmanager
@@ -37,11 +41,16 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
     """Hook the scheduler and the faults into an engine of `sql.engine.open_engine`."""
     rng, do_commit = scheduler.rng, engine.dialect.do_commit
 
+    def pause() -> None:
+        scheduler.pause()
+        if rng.random() < faults.slow:
+            scheduler.sleep(rng.choice(DELAYS_S))
+
     def before_execute(_: Connection, __: Any, statement: str, *___: Any) -> None:
         # Not the event "begin": SQLAlchemy would run this listener after BEGIN was executed.
         if not statement.startswith("BEGIN"):
             return
-        scheduler.pause()
+        pause()
         if rng.random() < faults.begin_refused:
             scheduler.note("begin refused")
             raise OperationalError(statement, None, _busy())
@@ -53,7 +62,7 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
             scheduler.note("commit refused")
             raise sqlite3.OperationalError("disk I/O error")
         do_commit(connection)
-        scheduler.pause()
+        pause()
         if rng.random() < faults.answer_lost:
             scheduler.note("answer lost")
             raise sqlite3.OperationalError("disk I/O error")

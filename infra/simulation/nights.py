@@ -205,8 +205,12 @@ def publish_some(world: World) -> None:
     try:
         with read_snapshot(world.engine) as conn:
             known = generations.list_generations(conn)
+            live = generations.read_live(conn)
         kept = sorted(
-            g.generation_id for g in known if g.state in ("sealed", "staged", "published")
+            g.generation_id
+            for g in known
+            if g.state in ("sealed", "staged", "published")
+            and (live is None or g.generation_id != live.generation_id)
         )
         if not kept:
             return
