@@ -43,10 +43,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes: Ray keeps the authentication mode of its first import, and only the second has a token.
+# Three processes: Ray keeps the authentication mode of its first import, and the tests differ in it.
+RAY_TOKEN_TESTS := tests/integration/test_ray_job.py tests/integration/test_local_stack.py
 test: data
 	$(BIN)/python -m pytest -q tests/unit tests/contract tests/simulation tests/integration/http tests/e2e
-	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http
+	$(BIN)/python -m pytest -q $(RAY_TOKEN_TESTS)
+	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http \
+		$(addprefix --ignore=,$(RAY_TOKEN_TESTS))
 
 clean:
 	rm -rf .moonlark build *.egg-info

@@ -25,6 +25,9 @@ KEYED = (401, 403, 429, 503)
 WITH_BODY = (408, 413, 415, 422)
 ALSO = {
     "POST /v1/events": (409, 410),
+    "POST /v1/recommendations": (409,),
+    "GET /v1/items/{item_id}/similar": (409,),
+    "GET /v1/policies": (422,),
     "PUT /v1/items": (409,),
     "PUT /v1/items/{item_id}": (409,),
     "DELETE /v1/items/{item_id}": (409,),

@@ -79,6 +79,18 @@ def find_user_by_key(conn: Connection, user_key: int) -> UserRow | None:
     return UserRow(*row) if row else None
 
 
+def read_contexts(
+    conn: Connection, user_key: int, first_seq: int, last_seq: int
+) -> dict[int, tuple[str | None, str | None]]:
+    """user_seq -> (surface, request_id): what the fold does not read and a user's export shows."""
+    rows = conn.execute(
+        select(events.c.user_seq, events.c.surface, events.c.request_id).where(
+            events.c.user_key == user_key, events.c.user_seq.between(first_seq, last_seq)
+        )
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
 _TAIL = (
     select(*EVENT_COLUMNS)
     .where(events.c.user_key == bindparam("user_key"), events.c.user_seq > bindparam("after_seq"))

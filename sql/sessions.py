@@ -6,12 +6,12 @@ from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, bindparam, delete, select, tuple_
+from sqlalchemy import Connection, Engine, Select, bindparam, delete, select
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.ids import BadInput, check_id
 from sql.tables import sessions, users
-from sql.transactions import write
+from sql.transactions import read_snapshot, write
 
 MAX_CHUNK = 10_000
 MAX_STATE_BYTES = 4 * 2**20
@@ -81,19 +81,34 @@ def prune_sessions(
     """Delete the sessions of all generations but those, paced as above; return how many."""
     if not 0 < chunk <= MAX_CHUNK:
         raise BadInput("chunk", chunk, f"1 to {MAX_CHUNK}")
-    key = tuple_(sessions.c.generation_id, sessions.c.user_key)
+    with read_snapshot(engine) as conn:
+        kept = sessions.c.generation_id.not_in(sorted(keep_generations))
+        gone = conn.execute(select(sessions.c.generation_id).where(kept).distinct()).scalars().all()
     # In key order, so that two prunes at once do not wait for each other in a circle.
+    return sum(_prune_generation(engine, one, chunk, pause_s, sleep) for one in sorted(gone))
+
+
+def _prune_generation(
+    engine: Engine,
+    generation_id: str,
+    chunk: int,
+    pause_s: float,
+    sleep: Callable[[float], None],
+) -> int:
+    """One generation at a time: a chunk is then a range of the key, whatever else is stored. To
+    find it among all would read every kept session under the writer's lock, for each chunk."""
+    of_it = sessions.c.generation_id == generation_id
     some = (
-        select(sessions.c.generation_id, sessions.c.user_key)
-        .where(sessions.c.generation_id.not_in(sorted(keep_generations)))
-        .order_by(sessions.c.generation_id, sessions.c.user_key)
+        select(sessions.c.user_key)
+        .where(of_it)
+        .order_by(sessions.c.user_key)
         .limit(chunk)
         .with_for_update()
     )
     deleted = 0
     while True:
         with write(engine) as conn:
-            n = conn.execute(delete(sessions).where(key.in_(some))).rowcount
+            n = conn.execute(delete(sessions).where(of_it, sessions.c.user_key.in_(some))).rowcount
         deleted += n
         if n == 0:
             return deleted

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.settings import CliSettings
-from infra.stack.errors import StackError
+from infra.stack.errors import StackError, StackNotRunning
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import undeploy
 
@@ -22,7 +22,13 @@ def command(
     Requests that are under way are answered first; then every process of the local cluster ends.
     Nothing that was acknowledged is lost.
     """
-    stop(LocalRay.attach(state_dir or CliSettings().state_dir))
+    folder = state_dir or CliSettings().state_dir
+    try:
+        cluster = LocalRay.attach(folder)
+    except StackNotRunning:
+        typer.echo(f"nothing runs in {folder}")
+        return
+    stop(cluster)
     typer.echo("stopped")
 
 

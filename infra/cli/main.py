@@ -34,7 +34,10 @@ COMMANDS = {
     "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
     "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
-    "simulate": Entry("infra.cli.simulate", "Put the promises to the test, without a cluster."),
+    "simulate": Entry(
+        "infra.cli.simulate",
+        "Run the shipped code through histories of faults.",
+    ),
 }
 
 

@@ -31,7 +31,9 @@ def command(
         bool, typer.Option("--verbose", "-v", help="Print every step; for one seed.")
     ] = False,
 ) -> None:
-    """Run the shipped code through many histories of faults, and check every answer.
+    """Run the shipped code through histories of faults.
+
+    Many of them, seeded, and every answer is checked.
 
     Crashes, lost acknowledgements, wrong clocks, flipped bits, nights that fail, rollbacks,
     erasures. One seed is one history: `--first S --seeds 1 --verbose` shows it again.

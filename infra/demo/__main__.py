@@ -86,7 +86,7 @@ def _fresh_store() -> None:
 
 
 def _step(place: str, what: str, do: Callable[[], object]) -> None:
-    console.print(f"\n[bold]{place} {what}[/bold]")
+    console.print(f"\n{place} {what}", style="bold")
     started_s = time.monotonic()
     do()
     console.print(f"    {time.monotonic() - started_s:.1f} s")
@@ -123,6 +123,9 @@ def _go_on(cluster: LocalRay, keep: bool) -> None:
         f"Ray         {cluster.jobs_url} (token in {cluster.token_path})",
         f"a list      curl '{cluster.http_url}/v1/users/196/recommendations?k=5'",
         "or          .venv/bin/moonlark recommend 196",
+        "on call     the demo has a store of its own; for moonlark status, generations, rollback:",
+        *(f"            export {name}={value}" for name, value in absolute_environment().items()),
+        f"            export MOONLARK_STATE_DIR={DEMO.resolve()}",
         "stop it     make down",
     ):
         typer.echo(line)

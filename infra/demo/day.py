@@ -45,7 +45,11 @@ def live_a_day(client: Moonlark) -> None:
     search = {"kind": "search", "user_id": USER, "text": "space battles and starships"}
     _timed(f"search: {search['text']!r}", lambda: client.post_events([search]))
     found = _timed("the list after the search", lambda: client.recommend(USER, k=K))
+    assert found.user_seq == undone.user_seq + 1, "the answer reflects the search"
     _show(found.items)
+    text = "space battles and starships"
+    near = _timed("what fits the text, for this user", lambda: client.search(text, user_id=USER))
+    _show(near.items[:K])
     _timed(f"a new item: {NEW_ITEM['title']}", lambda: client.put_item("demo-new", NEW_ITEM))
     shelf: Mapping[str, str | int] = {"genres": "Sci-Fi", "year": 1998}
     new = _timed(
@@ -54,8 +58,8 @@ def live_a_day(client: Moonlark) -> None:
     )
     _show(new.items)
     assert any(item.item_id == "demo-new" for item in new.items), "a new item is recommended"
-    near = _timed("what is like the new item", lambda: client.similar("demo-new", k=K))
-    _show(near.items)
+    alike = _timed("what is like the new item", lambda: client.similar("demo-new", k=K))
+    _show(alike.items)
     _timed("the new item is deleted", lambda: client.delete_item("demo-new"))
     gone = client.recommend(USER, k=20, attributes=shelf)
     assert all(item.item_id != "demo-new" for item in gone.items), "deleted is deleted"

@@ -27,7 +27,7 @@ async def _embed(texts: list[str]) -> tuple[str, NDArray[np.float32]]:
 
 def walk_over_http(walk: Walk, database_url: str, ops: int) -> None:
     """Put, delete and ask what is alike; every list must hold live items once, and enough."""
-    settings = ServeSettings()
+    settings = ServeSettings(http_host="127.0.0.1")  # in this process: no key is needed
     store = StoreSettings(database_url=database_url, artifact_root=Path(walk.root))
     api = build_api(settings, lambda: Day.start(store, settings, _embed))
     with TestClient(api) as client:

@@ -204,7 +204,7 @@ class LocalRay:
         if processes.is_same(old.head_pid, old.head_created_s):
             raise StackRunning(
                 f"{self._folder.parent}: Ray already runs here (pid {old.head_pid})",
-                hint="make down",
+                hint=f"moonlark down --state-dir {self._folder.parent}",
             )
         self._state = old
         self.stop()

@@ -7,6 +7,7 @@ EncoderError
 └── SessionError      the bytes of a session that are damaged or of another encoder's size
 """
 
+import sys
 from pathlib import Path
 
 
@@ -24,7 +25,8 @@ class ModelNotFound(EncoderError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"no BERT model in {path}",
-            hint="run `python -m infra.datasets`, or name a folder in MOONLARK_BERT_MODEL",
+            hint=f"run `{sys.executable} -m infra.datasets`, or name a folder in "
+            "MOONLARK_BERT_MODEL",
         )
         self.path = path
 

@@ -15,7 +15,7 @@ from serve.schemas import ErasureAnswer, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
 from sql.erasure import Receipt, erase_user
-from sql.events import StoredEvent, UserRow, effective, find_user, read_tail
+from sql.events import StoredEvent, UserRow, effective, find_user, read_contexts, read_tail
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 
@@ -60,11 +60,11 @@ async def get_user_events(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> UserEventsAnswer:
     """Everything the user did, oldest first, a page at a time: their data, for them."""
-    user, events = await asyncio.to_thread(_history, day, user_id, after, limit)
+    user, events, contexts = await asyncio.to_thread(_page, day, user_id, after, limit)
     more = bool(events) and events[-1].user_seq < user.last_user_seq
     return UserEventsAnswer(
         user_id=user_id,
-        events=[_event(event) for event in events],
+        events=[_event(event, *contexts[event.user_seq]) for event in events],
         next_after=events[-1].user_seq if more else None,
     )
 
@@ -98,7 +98,24 @@ def _history(day: Day, user_id: str, after: int, limit: int) -> tuple[UserRow, l
         return user, read_tail(conn, user.user_key, after, limit)
 
 
-def _event(event: StoredEvent) -> dict[str, Any]:
+Contexts = dict[int, tuple[str | None, str | None]]
+
+
+def _page(
+    day: Day, user_id: str, after: int, limit: int
+) -> tuple[UserRow, list[StoredEvent], Contexts]:
+    with read_snapshot(day.engine) as conn:
+        user = find_user(conn, user_id)
+        if user is None:
+            raise not_found("user", user_id)
+        events = read_tail(conn, user.user_key, after, limit)
+        contexts = read_contexts(
+            conn, user.user_key, after, events[-1].user_seq if events else after
+        )
+        return user, events, contexts
+
+
+def _event(event: StoredEvent, surface: str | None, request_id: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "user_seq": event.user_seq,
         "event_id": event.event_id,
@@ -109,5 +126,7 @@ def _event(event: StoredEvent) -> dict[str, Any]:
         "undoes_seq": event.undoes_seq,
         "occurred_at": from_ms(event.occurred_at_ms),
         "received_at": from_ms(event.received_at_ms),
+        "surface": surface,
+        "request_id": request_id,
     }
     return {name: value for name, value in fields.items() if value is not None}

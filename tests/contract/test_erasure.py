@@ -19,7 +19,7 @@ from sql.erasure_ledger import Erased, Ledger
 from sql.erasure_receipts import complete, erased_since, incomplete, read_receipt
 from sql.event import Appended, NewEvent, Rejected
 from sql.events import append, find_user, write_text_vector
-from sql.exposures import Exposure, write_exposures
+from sql.exposures import Exposure, ShownItem, write_exposures
 from sql.generations import prune
 from sql.sessions import SessionRow, read_session, write_sessions
 from sql.tables import metadata, users
@@ -66,7 +66,9 @@ def send(
 
 
 def exposure(request_id: str, user_key: int | None) -> Exposure:
-    return Exposure(request_id, user_key, "g1", 1, 2, NOW_MS, [("i1", 0.1)], ("d",), {"k": 10})
+    return Exposure(
+        request_id, user_key, "g1", 1, 2, NOW_MS, [ShownItem("i1", 0.1)], ("d",), {"k": 10}
+    )
 
 
 def store(engine: Engine, *rows: SessionRow) -> int:

@@ -228,9 +228,7 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(home: Path) -
 
 
 def test_down_without_a_cluster_says_so() -> None:
-    result = moonlark("down", status=1)
-    assert "Traceback" not in result.output
-    assert "error:" in result.output
+    assert "nothing runs in" in moonlark("down").output  # twice is harmless
 
 
 def test_a_bug_keeps_its_traceback_and_debug_shows_every_one(
