@@ -83,4 +83,4 @@ def fold_range(workspace: Workspace, user_keys: UserRange) -> list[SessionRow]:
 
 
 if __name__ == "__main__":
-    main("fold", fold, needs_ray=True)
+    main("fold", fold, needs_ray=True, niced=False)

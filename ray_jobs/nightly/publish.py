@@ -185,4 +185,4 @@ def one_reason(waited: Waited) -> str:
 
 
 if __name__ == "__main__":
-    main("publish", publish)
+    main("publish", publish, niced=False)

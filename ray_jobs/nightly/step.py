@@ -149,13 +149,24 @@ def cluster_cpus() -> tuple[float, float]:
     return total, free
 
 
-def main(name: str, step: Callable[[Night], Report], *, needs_ray: bool = False) -> None:
-    """Entrypoint of `python -m ray_jobs.nightly.<name> --generation ID`."""
+def main(
+    name: str,
+    step: Callable[[Night], Report],
+    *,
+    needs_ray: bool = False,
+    niced: bool = True,
+) -> None:
+    """Entrypoint of `python -m ray_jobs.nightly.<name> --generation ID`.
+
+    `niced` is False for the steps that write in bulk: on SQLite a process that is put aside while
+    it holds the writer's lock holds up the day's acknowledgements.
+    """
     parser = argparse.ArgumentParser(description=f"the step {name!r} of the night")
     parser.add_argument("--generation", required=True, help="id of the generation being made")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    os.nice(NICENESS)
+    if niced:
+        os.nice(NICENESS)
     if needs_ray:
         ray.init(logging_level=logging.WARNING)
         require_cpus(1, cluster_cpus)
