@@ -149,7 +149,17 @@ class Client:
         erasure = [world.scheduler.step, NEVER]
         user.erasures.append(erasure)
         user.floor = 0
-        self._until_answered(lambda r: r.call(f"erase {user_id}", lambda: r.erase(user_id)))
+        tries: list[Call] = []
+
+        def send(replica: Replica) -> Call:
+            tries.append(replica.call(f"erase {user_id}", lambda: replica.erase(user_id)))
+            return tries[-1]
+
+        self._until_answered(send)
+        # A try that was given up may still be at work, and erases whoever has come back by then.
+        for call in tries:
+            while not call.done:
+                world.scheduler.wait(call, 1.0)
         erasure[1] = world.scheduler.step
         world.scheduler.note(f"{user_id} is erased")
         for _ in range(self._rng.choice((0, 3))):  # comes back at once, as somebody else
