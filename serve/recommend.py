@@ -154,7 +154,10 @@ class Recommender:
         if item is None:
             raise not_found("item", item_id)
         state = self._states.read(None)
-        vector_D = state.generation.item_vector(self._engine, item.ordinal, item.text_digest)
+        # As it is in the view: it may have been edited since it was looked up, or put again.
+        shown = state.view.items.get(item.ordinal)
+        text_digest = item.text_digest if shown is None else shown.text_digest
+        vector_D = state.generation.item_vector(self._engine, item.ordinal, text_digest)
         if vector_D is None:
             raise ProblemError(
                 409,
@@ -164,7 +167,7 @@ class Recommender:
             )
         as_of_ms = self._now_ms()
         policies = self._policies.at(state.policy_seq, state.catalog_seq)
-        itself = np.array([item.ordinal], np.int64)
+        itself = state.view.items.with_returned(np.array([item.ordinal], np.int64))
         allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
         ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
         return listed(state, "item", ranked, as_of_ms)

@@ -29,11 +29,13 @@ class Asked:
     user_seq: int
     catalog_seq: int
     flip: int
+    catalog_head: int
+    """The last change then, acknowledged or not."""
 
 
 def asked_now(world: World, user_id: str | None) -> Asked:
     floor = 0 if user_id is None else world.promises.user(user_id).floor
-    return Asked(user_id, floor, world.promises.catalog_seq, _flip(world))
+    return Asked(user_id, floor, world.promises.catalog_seq, _flip(world), _head(world))
 
 
 def check_answer(world: World, asked: Asked, query: ListQuery, answer: ItemList) -> None:
@@ -81,7 +83,14 @@ def check_similar(
     others = {o: other for o, other in catalog.items() if o != ordinal}
     query_D = world.truth.item_vector(model, item.text_digest, ordinal)
     _check_items(answer, others, query.k)
+    if ordinal not in world.truth.catalog(asked.catalog_head):
+        return  # put again meanwhile: which of its lives was meant, nobody can say
     _check_scores(answer, world.truth.scores(model, others, query_D))
+
+
+def _head(world: World) -> int:
+    ((head,),) = world.truth.rows("SELECT change_seq FROM catalog_head")
+    return int(head)
 
 
 def _flip(world: World) -> int:

@@ -257,7 +257,8 @@ class Client:
         if sent.acked is None:
             sent.acked, sent.acked_seq = world.scheduler.step, appended.user_seq
         # Beside an erasure nobody can say which came first.
-        if not user.being_erased and sent.first_sent > user.last_erased:
+        pending = user.being_erased or world.is_erasure_pending(sent.event.user_id)
+        if not pending and sent.first_sent > user.last_erased:
             user.floor = max(user.floor, appended.user_seq)
         world.scheduler.note(
             f"{sent.event.user_id} {sent.event.kind} {sent.event.event_id} is at "

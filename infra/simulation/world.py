@@ -21,6 +21,7 @@ from infra.simulation.shadow import make_template
 from infra.simulation.truth import Truth
 from sql.engine import open_engine
 from sql.erasure_ledger import Ledger
+from sql.erasure_receipts import PENDING
 from sql.events import NewEvent
 
 if TYPE_CHECKING:
@@ -101,6 +102,15 @@ class World:
         """By the ledger, when the user was last erased; -1 where never."""
         name = self.ledger.key.hmac_of(user_id)
         return max((e.erased_at_ms for e in self.ledger.read() if e.user_hmac == name), default=-1)
+
+    def is_erasure_pending(self, user_id: str) -> bool:
+        """Whether the ledger names the user in a line whose commit failed: a try that was told so,
+        and is in force when a replica next starts (`sql.erasure`)."""
+        name = self.ledger.key.hmac_of(user_id)
+        query = "SELECT erasure_id FROM erasures WHERE receipt != ?"
+        done = {row[0] for row in self.truth.rows(query, PENDING)}
+        lines = self.ledger.read()
+        return any(e.user_hmac == name and e.erasure_id not in done for e in lines)
 
     def now_ms(self) -> int:
         """The true time; a replica's clock may be wrong."""
