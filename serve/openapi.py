@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve.schemas import Problem
+from serve.schemas.problem import Problem
 from serve.scopes import NEEDED
 
 PROBLEMS = {

@@ -13,7 +13,7 @@ from fastapi import Path
 from pydantic import BeforeValidator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.schemas import Identifier
+from serve.schemas.fields import Identifier
 
 
 class WholeSegments:

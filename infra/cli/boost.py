@@ -6,7 +6,7 @@ import typer
 
 from infra.cli.api import open_api
 from infra.cli.policy_options import From, Id, To, Url, tell, times
-from serve.schemas import typed_value
+from serve.schemas.fields import typed_value
 from sql.policy import MAX_WEIGHT
 
 

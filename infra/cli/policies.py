@@ -8,7 +8,7 @@ import typer
 from infra.cli.api import open_api
 from infra.cli.policy_options import Url
 from infra.cli.times import as_utc
-from serve.policy_schemas import BoostBody, PinBody, PolicyAnswer, SeenBody
+from serve.schemas.policies import BoostBody, PinBody, PolicyAnswer, SeenBody
 
 
 def command(

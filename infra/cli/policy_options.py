@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.times import moment
-from serve.policy_schemas import PolicyChangeAnswer
+from serve.schemas.policies import PolicyChangeAnswer
 
 From = Annotated[
     str | None, typer.Option("--from", help="In force from then on: RFC 3339 with zone.")

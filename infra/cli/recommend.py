@@ -8,7 +8,8 @@ from rich.table import Table
 from infra.cli.console import console
 from infra.cli.settings import CliSettings
 from infra.client import Moonlark
-from serve.schemas import MAX_K, MAX_OFFSET, RecommendationAnswer
+from serve.schemas.fields import MAX_K, MAX_OFFSET
+from serve.schemas.lists import RecommendationAnswer
 
 
 def command(

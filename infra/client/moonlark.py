@@ -1,6 +1,6 @@
 """`Moonlark`: the nouns of the HTTP API as methods of a Python object.
 
-Answers are the API's own models (`serve.schemas`, pydantic only), so the two cannot drift.
+Answers are the API's own models (`serve.schemas`: pydantic, no server), so the two cannot drift.
 """
 
 import uuid
@@ -15,30 +15,19 @@ from pydantic import BaseModel, ValidationError
 from infra.client.errors import UnexpectedAnswer
 from infra.client.retry import RetryPolicy
 from infra.client.transport import VERSIONS_HINT, Transport, quote_id
-from serve.policy_schemas import (
-    PoliciesAnswer,
-    PolicyAnswer,
-    PolicyChangeAnswer,
-    TrendingAnswer,
-)
-from serve.schemas import (
-    MAX_EVENTS,
+from serve.schemas.events import MAX_EVENTS, EventsAnswer
+from serve.schemas.fields import AttributeValue
+from serve.schemas.items import MAX_ITEMS, ItemAnswer, ItemChangeAnswer, ItemsAnswer
+from serve.schemas.lists import (
     MAX_INLINE_EVENTS,
-    MAX_ITEMS,
-    AttributeValue,
-    ErasureAnswer,
-    EventsAnswer,
-    ItemAnswer,
-    ItemChangeAnswer,
-    ItemsAnswer,
     RecommendationAnswer,
     RecommendManyAnswer,
     SearchAnswer,
     SimilarAnswer,
-    StatusAnswer,
-    UserAnswer,
-    UserEventsAnswer,
 )
+from serve.schemas.policies import PoliciesAnswer, PolicyAnswer, PolicyChangeAnswer, TrendingAnswer
+from serve.schemas.status import StatusAnswer
+from serve.schemas.users import ErasureAnswer, UserAnswer, UserEventsAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Attributes = Mapping[str, AttributeValue]

@@ -8,7 +8,7 @@ from fastapi import Request
 from ray_jobs.shards.items import Wanted
 from serve.day import Day
 from serve.problems import FieldError, ProblemError
-from serve.schemas import typed_value
+from serve.schemas.fields import typed_value
 
 MAX_FILTERS = 10
 

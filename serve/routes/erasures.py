@@ -9,7 +9,7 @@ from serve.day import Day
 from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms, request_id_of
-from serve.schemas import ErasureAnswer
+from serve.schemas.users import ErasureAnswer
 from sql.engine import read_snapshot
 from sql.erasure_receipts import Receipt, read_receipt
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from serve.day import Day
 from serve.routes.context import day_of, request_id_of
 from serve.routes.new_events import new_events, refusal
-from serve.schemas import EventBatch, EventsAnswer, EventsBody, StoredEventAnswer
+from serve.schemas.events import EventBatch, EventsAnswer, EventsBody, StoredEventAnswer
 from sql.events import Rejected
 
 router = APIRouter(prefix="/v1", tags=["events"])

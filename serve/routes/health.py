@@ -11,7 +11,7 @@ from serve.generation_watch import LEASE_MS
 from serve.loaded_generation import LoadedGeneration
 from serve.problems import unavailable
 from serve.routes.context import day_of, from_ms
-from serve.schemas import LiveAnswer, LoadedAnswer, ParityAnswer, ReplicaAnswer, StatusAnswer
+from serve.schemas.status import LiveAnswer, LoadedAnswer, ParityAnswer, ReplicaAnswer, StatusAnswer
 from sql import catalog, generations
 from sql.engine import read_snapshot
 from sql.tables import users

@@ -14,13 +14,7 @@ from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import FieldError, ProblemError, not_found, unavailable
 from serve.routes.context import day_of, from_ms, request_id_of, to_ms
-from serve.schemas import (
-    ItemAnswer,
-    ItemBodyIn,
-    ItemChangeAnswer,
-    ItemsAnswer,
-    ItemsBody,
-)
+from serve.schemas.items import ItemAnswer, ItemBodyIn, ItemChangeAnswer, ItemsAnswer, ItemsBody
 from sql import catalog
 from sql.engine import read_snapshot
 

@@ -10,7 +10,7 @@ from serve.day import Day
 from serve.online_encoder import Embedded, EncoderUnavailable
 from serve.problems import FieldError, ProblemError
 from serve.routes.context import to_ms
-from serve.schemas import InlineComment, InlineEvent, InlineRating, InlineSearch, InlineUndo
+from serve.schemas.events import InlineComment, InlineEvent, InlineRating, InlineSearch, InlineUndo
 from sql.event_rules import DAY_MS
 from sql.events import EventKind, NewEvent, Problem, Rejected
 

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from serve.day import Day
 from serve.path_ids import PathId
-from serve.policy_schemas import (
+from serve.problems import ProblemError, not_found
+from serve.routes.context import day_of, from_ms, to_ms
+from serve.schemas.policies import (
     BoostBody,
     PinBody,
     PoliciesAnswer,
@@ -19,8 +21,6 @@ from serve.policy_schemas import (
     PolicyIn,
     SeenBody,
 )
-from serve.problems import ProblemError, not_found
-from serve.routes.context import day_of, from_ms, to_ms
 from sql import policies as store
 from sql.engine import read_snapshot
 from sql.errors import TooManyPolicies

@@ -18,12 +18,8 @@ from serve.problems import unavailable
 from serve.recommend import ItemList, ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.new_events import new_events, refusal
-from serve.schemas import (
-    MAX_EXCLUDE,
-    MAX_K,
-    MAX_OFFSET,
-    Identifier,
-    Moment,
+from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
+from serve.schemas.lists import (
     RecommendationAnswer,
     RecommendBody,
     RecommendEventsBody,

@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
-from serve.policy_schemas import TrendingAnswer
 from serve.recommend import ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.recommendations import Attribute, Category, K
-from serve.schemas import Moment
+from serve.schemas.fields import Moment
+from serve.schemas.policies import TrendingAnswer
 from serve.trending import MAX_HOURS
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])

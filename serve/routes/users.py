@@ -11,7 +11,7 @@ from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms
 from serve.routes.erasures import to_answer
-from serve.schemas import ErasureAnswer, UserAnswer, UserEventsAnswer
+from serve.schemas.users import ErasureAnswer, UserAnswer, UserEventsAnswer
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
 from sql.erasure import Receipt, erase_user

@@ -21,7 +21,7 @@ from serve.problems import (
     shorten,
 )
 from serve.routes.context import parse_attributes
-from serve.schemas import EventsBody
+from serve.schemas.events import EventsBody
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from serve.schemas import Moment, ScoredItem, StrictBody
+from serve.schemas.fields import Moment, StrictBody
+from serve.schemas.lists import ScoredItem
 from sql.policy import AttributeIs, SeenKind
 
 

@@ -1,0 +1,71 @@
+"""The catalog: what is put, and what it is now."""
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field
+
+from serve.schemas.fields import AttributeValue, Identifier, Moment, StrictBody
+from sql.item import MAX_VERSION
+
+MAX_ITEMS = 500
+
+
+class ItemBodyIn(StrictBody):
+    """An item as its owner describes it."""
+
+    title: str = Field(min_length=1, max_length=500)
+    text: str = Field("", max_length=20_000)
+    category: str | None = Field(None, max_length=200)
+    attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
+    published_at: Moment | None = None
+    available: bool = Field(
+        True, description="false withdraws it: in no list, until it is put with true again"
+    )
+    version: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_VERSION,
+        description="yours; one lower than stored, or equal with another body, is 409",
+    )
+
+
+class ItemBodyWithId(ItemBodyIn):
+    """An item with its id, for puts of many."""
+
+    item_id: Identifier
+
+
+class ItemsBody(StrictBody):
+    """Up to 500 items."""
+
+    items: list[ItemBodyWithId] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class ItemChangeAnswer(BaseModel):
+    """In force for the next recommendation."""
+
+    item_id: str
+    outcome: Literal["created", "updated", "unchanged", "deleted"]
+    catalog_seq: int
+    version: int | None
+
+
+class ItemsAnswer(BaseModel):
+    """One line an item, in the order given."""
+
+    items: list[ItemChangeAnswer]
+    request_id: str
+
+
+class ItemAnswer(BaseModel):
+    """An item as it is now."""
+
+    item_id: str
+    title: str
+    text: str
+    category: str | None
+    attributes: dict[str, Any]
+    published_at: AwareDatetime | None
+    available: bool = Field(description="false: withdrawn, in no list")
+    version: int | None
+    catalog_seq: int
