@@ -3,6 +3,10 @@
 The replica that erased forgets at once, the others within `INTERVAL_S` of it: they look for new
 rows of `erasures`, which name a user by HMAC, and compare the ids they hold. For `REPEAT_MS` they
 look again for the same ones, since an answer that was being made meanwhile may have kept one.
+
+They also carry out what the ledger names and the database does not: an erasure whose process died,
+or whose commit failed, in between. Left until the next start, it would take with it what the user
+did since.
 """
 
 import logging
@@ -14,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serve.session_cache import SessionCache
 from sql.engine import read_snapshot
+from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
 from sql.erasure_receipts import erased_since
 from sql.errors import StoreError
@@ -32,6 +37,7 @@ class Forgetting:
     ) -> None:
         self.ledger = ledger
         self._engine, self._cache, self._now_ms = engine, cache, now_ms
+        self._ledger_bytes, self._applied_bytes = ledger.size(), 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="forgetting", daemon=True)
 
@@ -55,9 +61,23 @@ class Forgetting:
             hmacs = erased_since(conn, self._now_ms() - REPEAT_MS)
         self.forget(hmacs)
 
+    def finish(self) -> int:
+        """Apply the ledger once it did not grow between two calls: what is younger may just be
+        on its way. Returns how many users were erased."""
+        size, before = self.ledger.size(), self._ledger_bytes
+        self._ledger_bytes = size
+        if size != before or size == self._applied_bytes:
+            return 0
+        erased = apply_ledger(self._engine, self.ledger)
+        self._applied_bytes = size
+        return erased
+
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
             try:
+                self.finish()
                 self.look()
             except (SQLAlchemyError, StoreError) as error:
                 log.warning("could not look for erasures: %s", error)
+            except Exception:  # a bug of ours; without this thread erased users stay in memory
+                log.exception("a look for erasures failed")

@@ -29,9 +29,6 @@ RETRY_REFUSED_AFTER = 20
 TAKEN_OUT_AFTER = 2 * RETRY_REFUSED_AFTER
 """Looks without the live generation, while others have it, until this replica is to be replaced."""
 
-LEASE_MS = 5_000
-"""A replica that was not heard of for so long is not counted."""
-
 
 class FellBehind(Exception):
     """This replica cannot load the live generation, while others can: a new one may."""
@@ -152,7 +149,7 @@ class GenerationWatch:
             self._looks_behind = 0
             return
         with read_snapshot(self._engine) as conn:
-            replicas = generations.fresh_replicas(conn, self._now_ms(), LEASE_MS)
+            replicas = generations.fresh_replicas(conn, self._now_ms())
         others_have_it = any(live in replica.ready for replica in replicas)
         self._looks_behind = self._looks_behind + 1 if others_have_it else 0
 

@@ -188,20 +188,22 @@ class LoadedGeneration:
         withdrawn = {item.ordinal for item in puts if not item.available}
         gone = {change.ordinal for change in last.values() if change.op == "delete"}
         gone.update(c.replaced_ordinal for c in changes if c.replaced_ordinal is not None)
-        unembedded = sum(item.text_digest not in vectors for item in listed)
+        # Not by the vector of its old text either, where it is an edit of an item of the base.
+        unembedded = {item.ordinal for item in listed if item.text_digest not in vectors}
         if unembedded:
-            log.warning("%d changed items have no vector yet", unembedded)
+            log.warning("%d changed items have no vector yet", len(unembedded))
+        masked = sorted(gone | withdrawn | unembedded)
         return replace(
             view,
             catalog_seq=changes[-1].change_seq,
             delta=view.delta.apply(
                 [
-                    *(DeltaChange(ordinal, None) for ordinal in sorted(gone | withdrawn)),
+                    *(DeltaChange(ordinal, None) for ordinal in masked),
                     *self._delta_puts(listed, vectors),
                 ]
             ),
             items=view.items.with_changes(puts, gone),
-            unembedded=view.unembedded + unembedded,
+            unembedded=view.unembedded + len(unembedded),
         )
 
     def _delta_puts(self, puts: list[Item], vectors: Vectors) -> list[DeltaChange]:

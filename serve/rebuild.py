@@ -30,6 +30,7 @@ from sql.events import (
     read_text_vectors,
 )
 from sql.exposures import Exposure, ShownItem
+from sql.generations import get_generation
 
 PAGE = 10_000
 """Events read at once."""
@@ -78,7 +79,7 @@ def rebuild(engine: Engine, artifact_root: Path, exposure: Exposure) -> RebuiltA
         NotRebuilt: the files of its generation are gone.
         ray_jobs.shards.errors.ShardsError: they are damaged.
     """
-    generation = _open(artifact_root, exposure)
+    generation = _open(engine, artifact_root, exposure)
     view = generation.catch_up_to(engine, exposure.catalog_seq)
     reasons: list[str] = []
     if view.catalog_seq < exposure.catalog_seq:
@@ -108,7 +109,7 @@ def rebuild(engine: Engine, artifact_root: Path, exposure: Exposure) -> RebuiltA
     )
 
 
-def _open(artifact_root: Path, exposure: Exposure) -> LoadedGeneration:
+def _open(engine: Engine, artifact_root: Path, exposure: Exposure) -> LoadedGeneration:
     if not (artifact_root / "generations" / exposure.generation_id).is_dir():
         raise NotRebuilt(
             exposure.request_id,
@@ -116,7 +117,10 @@ def _open(artifact_root: Path, exposure: Exposure) -> LoadedGeneration:
             "`moonlark generations` lists those whose files are kept; MOONLARK_ARTIFACT_ROOT says "
             "where they are looked for",
         )
-    return LoadedGeneration.open(artifact_root, exposure.generation_id)
+    with read_snapshot(engine) as conn:
+        known = get_generation(conn, exposure.generation_id)
+    sealed_digest = None if known is None else known.manifest_digest
+    return LoadedGeneration.open(artifact_root, exposure.generation_id, sealed_digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,12 +63,6 @@ class UserState:
         return None if self.session is None else user_vector(self.generation.encoder, self.session)
 
     @property
-    def seen(self) -> NDArray[np.int64]:
-        """Ordinals the user has seen, ascending; also of ids put again since under another one."""
-        seen = np.zeros(0, np.int64) if self.session is None else self.session.seen
-        return self.view.items.with_returned(seen)
-
-    @property
     def excluded(self) -> NDArray[np.int64]:
         """Ordinals the user disliked or hid, ascending; also of ids put again since."""
         excluded = np.zeros(0, np.int64) if self.session is None else self.session.excluded

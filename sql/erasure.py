@@ -3,7 +3,8 @@
 Order: lock the id, delete, enter the erasure, write the ledger, commit. A crash after the ledger
 ends in an erased user too, once the ledger is applied at the next start; an erasure is acknowledged
 only when both have it. Where the commit fails after the ledger was written, the caller is told to
-ask again; whether he does or not, the next start erases.
+ask again; whether he does or not, replicas apply the ledger seconds later (`serve.forgetting`), and
+so does the next start.
 """
 
 import secrets

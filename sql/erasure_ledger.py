@@ -102,6 +102,10 @@ class Ledger:
         if is_new:
             _sync_folder(self.path.parent)
 
+    def size(self) -> int:
+        """Bytes of the file: whether there is something new in it."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def read(self) -> list[Erased]:
         """All lines. One that was cut short by a crash is left out, and the log says so."""
         try:

@@ -21,6 +21,8 @@ from sql.transactions import read_snapshot, write
 
 MAX_WORDS_CHARACTERS = 500
 MAX_READY = 16
+LEASE_MS = 5_000
+"""A replica that was not heard of for so long is not counted."""
 
 
 class LivePointer(NamedTuple):
@@ -141,7 +143,7 @@ def heartbeat(
         )
 
 
-def fresh_replicas(conn: Connection, now_ms: int, lease_ms: int) -> list[Replica]:
+def fresh_replicas(conn: Connection, now_ms: int, lease_ms: int = LEASE_MS) -> list[Replica]:
     """The replicas whose lease was renewed within `lease_ms`."""
     rows = conn.execute(
         select(replicas.c.replica_id, replicas.c.ready, replicas.c.at_ms, replicas.c.refused)

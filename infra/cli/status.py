@@ -14,9 +14,6 @@ from sql.engine import read_snapshot, shown
 from sql.generations import LivePointer, Replica
 from sql.tables import items, users
 
-LEASE_MS = 5_000
-"""A replica that was not heard of for so long is not counted."""
-
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -64,7 +61,7 @@ def _read(conn: Connection, database: str, at_ms: int) -> Status:
         users=int(user_count),
         live=live,
         parity=generations.read_parity(conn, live.generation_id) if live else None,
-        replicas=generations.fresh_replicas(conn, at_ms, LEASE_MS),
+        replicas=generations.fresh_replicas(conn, at_ms),
     )
 
 

@@ -142,17 +142,17 @@ class Moonlark:
         explain: bool = False,
     ) -> RecommendManyAnswer:
         """As `recommend`, for up to 100 users, in the order given."""
-        body = {
-            "users": list(users),
-            "k": k,
-            "category": category,
-            "attributes": dict(attributes or {}),
-            "exclude": list(exclude),
-            "exclude_seen": exclude_seen,
-            "offset": offset,
-            "as_of": as_of,
-            "explain": explain,
-        }
+        body = _list_body(
+            k,
+            category,
+            attributes,
+            exclude,
+            exclude_seen,
+            offset,
+            as_of,
+            explain,
+            users=list(users),
+        )
         return self._call(RecommendManyAnswer, "POST", "/v1/recommendations", body=body)
 
     def recommend_for_events(
@@ -173,17 +173,10 @@ class Moonlark:
         `post_events` without `user_id`. Nothing of them is kept."""
         if not 1 <= len(events) <= MAX_INLINE_EVENTS:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_INLINE_EVENTS}")
-        body = {
-            "events": [_without_none(event) for event in events],
-            "k": k,
-            "category": category,
-            "attributes": dict(attributes or {}),
-            "exclude": list(exclude),
-            "exclude_seen": exclude_seen,
-            "offset": offset,
-            "as_of": as_of,
-            "explain": explain,
-        }
+        inline = [_without_none(event) for event in events]
+        body = _list_body(
+            k, category, attributes, exclude, exclude_seen, offset, as_of, explain, events=inline
+        )
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
         path = "/v1/recommendations"
         answer = self._call(RecommendManyAnswer, "POST", path, query=query, body=body)
@@ -352,6 +345,31 @@ def _policy_path(policy_id: str) -> str:
 
 def _user_path(user_id: str) -> str:
     return f"/v1/users/{quote_id(user_id)}"
+
+
+def _list_body(
+    k: int,
+    category: str | None,
+    attributes: Attributes | None,
+    exclude: Sequence[str],
+    exclude_seen: bool,
+    offset: int,
+    as_of: datetime | None,
+    explain: bool,
+    **whose: Any,
+) -> dict[str, Any]:
+    """The body of POST /v1/recommendations; `whose`: users or events."""
+    return {
+        **whose,
+        "k": k,
+        "category": category,
+        "attributes": dict(attributes or {}),
+        "exclude": list(exclude),
+        "exclude_seen": exclude_seen,
+        "offset": offset,
+        "as_of": as_of,
+        "explain": explain,
+    }
 
 
 def _filters(

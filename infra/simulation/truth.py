@@ -6,7 +6,6 @@ event at a time; the list is a sort of all items. Nothing is cached that a bug c
 Shapes: D dim, H hidden, N items.
 """
 
-import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,12 +262,6 @@ class Truth:
     def _projected(model: Model, vector: Floats) -> Floats:
         projected: Floats = model.tensors["text.weight"] @ vector + model.tensors["text.bias"]
         return projected
-
-
-def body_of(item: Item) -> dict[str, Any]:
-    """The item's body as its client sent it."""
-    body: dict[str, Any] = json.loads(item.body)
-    return body
 
 
 def _residual(model: Model, ordinal: int) -> Floats:

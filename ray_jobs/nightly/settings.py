@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sql.live import LEASE_MS
+
 
 class NightSettings(BaseSettings):
     """Read from the environment (`MOONLARK_...`) once per job, then passed down."""
@@ -55,7 +57,7 @@ class NightSettings(BaseSettings):
     verify_deadline_s: float = Field(60.0, gt=0)
     """After the flip: how long a replica may take to be ready, or to be replaced by one that is."""
 
-    lease_s: float = Field(5.0, gt=0)
+    lease_s: float = Field(LEASE_MS / 1000, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""
 
     keep_generations: int = Field(3, ge=2)

@@ -1,7 +1,9 @@
 """Where a generation lies while it is made, and where when it is done.
 
-    <artifact_root>/work/<generation_id>/          work files; gone after publish
-    <artifact_root>/generations/<generation_id>/   what is published (ray_jobs/shards/FORMAT.md)
+Under the artifact root:
+
+    generations/<generation_id>/   what is published (ray_jobs/shards/FORMAT.md)
+    work/<generation_id>/          work files; gone after publish
 
 Work files may hold rows of users, published files never do. A step writes its report last, so a
 report that exists means that the step is done and need not run again.

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 
 from serve.day import Day
-from serve.generation_watch import LEASE_MS
 from serve.loaded_generation import LoadedGeneration
 from serve.problems import unavailable
 from serve.routes.context import day_of, from_ms
@@ -59,7 +58,7 @@ def _status(day: Day) -> StatusAnswer:
     with read_snapshot(day.engine) as conn:
         pointer = generations.read_live(conn)
         parity = generations.read_parity(conn, pointer.generation_id) if pointer else None
-        replicas = generations.fresh_replicas(conn, now_ms, LEASE_MS)
+        replicas = generations.fresh_replicas(conn, now_ms)
         catalog_seq = catalog.catalog_seq(conn)
         counted = conn.execute(
             select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))

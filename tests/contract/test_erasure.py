@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from infra.cli.erase_scan import scan_database
+from serve.forgetting import Forgetting
+from serve.session_cache import SessionCache
 from sql import event_log
 from sql.engine import open_engine, read_snapshot
 from sql.erasure import PER_USER, Receipt, apply_ledger, erase_user
@@ -336,6 +338,22 @@ def test_a_crash_between_the_ledger_and_the_database_ends_in_an_erased_user(
     assert refused(send(engine, ledger, view("a", occurred_at_ms=T_MS))) == [
         (0, "occurred_at", 410)
     ]
+
+
+def test_replicas_carry_out_what_broke_off_before_the_user_does_much_more(
+    engine: Engine, ledger: Ledger
+) -> None:
+    fill(engine, "u1")
+    erase(engine, ledger)
+    forgetting = Forgetting(engine, ledger, SessionCache(10), lambda: NOW_MS)
+    key = fill(engine, "u2")
+    with pytest.raises(Killed):
+        erase(engine, DyingLedger(ledger.path, ledger.key), "u2")
+    assert forgetting.finish() == 0  # it grew: whoever wrote the line may be about to commit
+    assert rows_of(engine, key) == FULL
+    assert forgetting.finish() == 1
+    assert rows_of(engine, key) == NOTHING
+    assert forgetting.finish() == 0
 
 
 def test_a_restored_database_is_told_whom_to_forget(

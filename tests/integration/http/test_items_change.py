@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from ray_jobs.encoders.item_text import text_digest
 from serve.day import Day
 from serve.gateway import build_api
 from serve.settings import ServeSettings
+from sql import catalog
 from sql.settings import StoreSettings
 from tests.integration.http.conftest import ITEMS, Stack
 
@@ -256,3 +258,16 @@ def test_neither_a_pin_nor_a_boost_brings_a_withdrawn_or_a_left_item_back(stack:
     here.delete("/v1/items/i4")
     put(here, "i4")
     assert "i4" not in ids(there.get(shown[0], params=asked))
+
+
+def test_an_edit_whose_text_has_no_vector_yet_is_not_found_by_its_old_one(stack: Stack) -> None:
+    """As after an ingest without BERT: known by id, in no list until a vector is there."""
+    body = catalog.ItemBody(title="a quiet romance", category="space")
+    put = catalog.ItemPut("i1", body, "a quiet romance", text_digest("a quiet romance"), None, {})
+    catalog.put_items(stack.engine, [put], at_ms=1)
+    for replica in stack.replicas:
+        assert replica.get("/v1/items/i1").json()["title"] == "a quiet romance"
+        assert replica.get("/v1/items/i1/similar").status_code == 409
+        found = ids(replica.post("/v1/search", json={"text": "space battle", "k": 500}))
+        assert "i1" not in found
+        assert "i2" in found
