@@ -99,7 +99,7 @@ def test_the_token_opens_the_jobs_api_and_only_we_can_read_it(stack: LocalRay) -
 
 
 def test_a_second_start_from_the_same_state_dir_is_refused(stack: LocalRay) -> None:
-    with pytest.raises(StackRunning, match="make down"):
+    with pytest.raises(StackRunning, match="moonlark down --state-dir "):
         LocalRay(stack.token_path.parents[1], http_port=0).start()
 
 
