@@ -26,6 +26,11 @@ class Bodies:
         self._timeout_s = timeout_s
         self._held_bytes = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the bodies that were read and not let go."""
+        return self._held_bytes
+
     def let_go(self, body: bytes) -> None:
         """The request of this body is answered."""
         self._held_bytes -= len(body)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Engine
 
-from sql.activity import read_activity
 from sql.engine import open_engine, read_snapshot
 from sql.events import Appended, EventKind, NewEvent, append, effective
+from tests.contract.activity_counts import read_activity
 from tests.contract.store_builder import NOW_MS, log
 
 USERS = ("anna", "Bert", "cleo", "Ülo")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from sql import event_rules
-from sql.activity import hour_of, read_activity
+from sql.activity import hour_of
 from sql.catalog import delete_item, put_items
 from sql.engine import open_engine, read_snapshot
 from sql.events import (
@@ -28,6 +28,7 @@ from sql.events import (
     read_text_vectors,
     write_text_vector,
 )
+from tests.contract.activity_counts import read_activity
 from tests.contract.store_builder import (
     DAY_MS,
     NOW_MS,

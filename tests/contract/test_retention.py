@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from sql.activity import hour_of, read_activity
+from sql.activity import hour_of
 from sql.engine import read_snapshot, write
 from sql.event import EventKind, NewEvent, effective
 from sql.events import find_user, read_trimmed
@@ -15,6 +15,7 @@ from sql.sessions import SessionRow, read_session, write_sessions
 from sql.settings import RetentionSettings
 from sql.snapshot import Snapshot, read_recommendation
 from sql.tables import sessions, text_vectors
+from tests.contract.activity_counts import read_activity
 from tests.contract.store_builder import (
     DAY_MS,
     ENCODER,

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from sql.activity import read_activity
 from sql.catalog import put_items
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, StoredEvent, effective
 from sql.generations import flip
 from sql.sessions import SessionRow, write_sessions
 from sql.snapshot import Snapshot, read_recommendation
+from tests.contract.activity_counts import read_activity
 from tests.contract.store_builder import (
     ENCODER,
     NOW_MS,
