@@ -7,14 +7,14 @@ costs five times a no-op request, ANCHORS.md). Deployed by `moonlark serve`, or 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.day import Day
+from serve.day import Day, wall_clock_ms
 from serve.gateway import build_api
 from serve.keyring import NoKeys
 from serve.online_encoder import Embedded
@@ -27,7 +27,11 @@ class Gateway:
     """A replica: HTTP in, answers out."""
 
     def __init__(
-        self, store: StoreSettings, settings: ServeSettings, encoder: DeploymentHandle[Any]
+        self,
+        store: StoreSettings,
+        settings: ServeSettings,
+        encoder: DeploymentHandle[Any],
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         logging.getLogger("serve").setLevel(logging.INFO)
 
@@ -39,7 +43,7 @@ class Gateway:
             return embedded
 
         async def start() -> Day:
-            day = await Day.start(store, settings, embed)
+            day = await Day.start(store, settings, embed, now_ms=now_ms)
             try:
                 day.keys.check_exposure()
             except NoKeys:

@@ -78,13 +78,8 @@ class Day:
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
         await asyncio.to_thread(keys.start)
-        watch = GenerationWatch(
-            engine,
-            root,
-            replica_id,
-            settings.watch_interval_s,
-            now_ms,
-        )
+        # Leases keep the database's time: a replica's own clock may be an hour off.
+        watch = GenerationWatch(engine, root, replica_id, settings.watch_interval_s)
         await asyncio.to_thread(watch.start)
         write_behind = WriteBehind(engine, settings.write_behind_queue)
         write_behind.start()
@@ -97,6 +92,7 @@ class Day:
             cache,
             write_behind,
             write_back_after=settings.write_back_after,
+            now_ms=now_ms,
         )
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()

@@ -18,6 +18,7 @@ from serve.problems import FieldError, ProblemError, unavailable
 from serve.rates import Rates
 from serve.settings import ServeSettings
 from sql.erasure_ledger import ErasureKey
+from sql.errors import StoreBusy, StoreUnavailable
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Feedback:
         """Append `events` (all of them or none); returns once they are durable.
 
         Raises:
-            ProblemError: 503 when the queue is full or the database did not take the events, 429
+            ProblemError: 503 when the queue is full, or the database did not take the events, or
+                not in time; 429
                 when one user sent too many in the last minute.
         """
         if self._task is None or self._task.done():
@@ -85,7 +87,11 @@ class Feedback:
         self._waiting.append(waiting)
         self._waiting_events += len(events)
         self._wake.set()
-        return await waiting.done
+        try:
+            return await asyncio.wait_for(waiting.done, self._settings.commit_timeout_s)
+        except TimeoutError:
+            waited = f"no transaction ended within {self._settings.commit_timeout_s:g} s"
+            raise _not_stored(f"{waited}; whether it was stored is not known") from None
 
     def _count(self, events: Sequence[NewEvent]) -> None:
         per_minute = self._settings.user_events_per_minute
@@ -122,8 +128,12 @@ class Feedback:
             size += len(self._waiting[0].events)
             if group and size > self._settings.group_commit_events:
                 break
-            group.append(self._waiting.pop(0))
-        self._waiting_events -= sum(len(w.events) for w in group)
+            waiting = self._waiting.pop(0)
+            self._waiting_events -= len(waiting.events)
+            if waiting.done.done():  # its caller was told already that it is not stored
+                size -= len(waiting.events)
+                continue
+            group.append(waiting)
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
@@ -163,6 +173,10 @@ def append_posts(
             )
         )
     except Exception as error:  # the one writer outlives also a bug of ours
+        gone = isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy)
+        if gone:  # it is nobody's fault among these: to try each alone would only take longer
+            log.error("%d posts were not stored: %s", len(posts), error)
+            return [error for _ in posts]
         if len(posts) == 1:
             log.error("a post of %d events was not stored", len(posts[0][0]), exc_info=error)
             return [error]

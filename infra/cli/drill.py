@@ -12,6 +12,11 @@ from infra.drills.figures import Figures, Options
 SCENARIOS = {
     "switch": "infra.drills.switch:run",
     "deltas": "infra.drills.deltas:run",
+    "kill-replica": "infra.drills.kill_replica:run",
+    "kill-proxy": "infra.drills.kill_serve:run_proxy",
+    "kill-controller": "infra.drills.kill_serve:run_controller",
+    "kill-database": "infra.drills.kill_database:run",
+    "pause": "infra.drills.pause:run",
 }
 MAX_ROUNDS = 10_000
 MAX_OPS = 10_000_000

@@ -1,4 +1,5 @@
-"""The shipped gateway with the words encoder beside it, in place of BERT.
+"""The shipped gateway with the words encoder beside it, in place of BERT, on a clock that a drill
+can step.
 
 Deployed by `infra.drills.stack`; nothing of the gateway is replaced.
 """
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ray import serve as ray_serve
 
 from infra.drills.catalog import ENCODER_ID, embed
+from infra.drills.clock import stepped_clock_ms
 from serve.app import GATEWAY
 from serve.settings import ServeSettings
 from sql.settings import StoreSettings
@@ -37,4 +39,4 @@ def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
     settings = ServeSettings()
     gateway = GATEWAY.options(num_replicas=settings.replicas)
-    return gateway.bind(StoreSettings(), settings, WORDS_ENCODER.bind())
+    return gateway.bind(StoreSettings(), settings, WORDS_ENCODER.bind(), stepped_clock_ms)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from infra.drills.catalog import ENCODER_ID
 from infra.drills.figures import Figures
 from infra.drills.generation import fold_events
-from infra.drills.record import Answer, Record
+from infra.drills.record import Ack, Answer, Record
 from ray_jobs.encoders.fold import Session, fold, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
@@ -29,6 +29,7 @@ from sql.events import StoredEvent, find_user, read_tail
 SCORE_TOLERANCE = 2e-3
 """Shards may hold fp16. Two generations differ by tenths."""
 
+GONE = "database_gone"
 PAGE = 5_000
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -172,7 +173,7 @@ def _check_answers(
     figures: Figures,
 ) -> None:
     encoders: dict[str, UserEncoder] = {}
-    users = _Users(logs, items.vectors)
+    users, told = _Users(logs, items.vectors), _Told(record)
     shown: dict[str, int] = defaultdict(int)
     for answer in sorted(record.answers, key=lambda a: a.catalog_seq):
         items.advance(answer.catalog_seq)
@@ -181,19 +182,45 @@ def _check_answers(
             directory = generation_directory(root, answer.generation)
             encoders[answer.generation] = load_weights(directory / "weights.safetensors")
         encoder = encoders[answer.generation]
-        for kind, what in _faults(answer, encoder, items, users, figures):
+        for kind, what in _faults(answer, encoder, items, users, told.least(answer), figures):
             setattr(figures, kind, getattr(figures, kind) + 1)
             figures.tell(f"{what}: {answer._replace(items=answer.items[:3])}")
     figures.more["answers"] = len(record.answers)
+    figures.more["answers_from_memory"] = sum(GONE in a.degraded for a in record.answers)
     figures.more["answers_degraded"] = sum(bool(a.degraded) for a in record.answers)
     figures.more["generations_that_answered"] = len(shown)
 
 
+class _Told:
+    """What had been acknowledged by a moment, of a user and of the catalog."""
+
+    def __init__(self, record: Record) -> None:
+        self._events: dict[str, list[Ack]] = defaultdict(list)
+        for ack in record.acks:
+            self._events[ack.user_id].append(ack)
+        self._items = record.item_acks
+
+    def least(self, answer: Answer) -> tuple[int, int]:
+        """(user_seq, catalog_seq) that the answer may not be behind. One from memory, without the
+        database, is held to what was acknowledged before the moment that it says it is of."""
+        if GONE not in answer.degraded:
+            return answer.least_user_seq, answer.least_catalog_seq
+        acks = self._events[answer.user_id]
+        events = (ack.user_seq for ack in acks if ack.at_ms < answer.as_of_ms)
+        items = (ack.catalog_seq for ack in self._items if ack.at_ms < answer.as_of_ms)
+        return max(events, default=0), max(items, default=0)
+
+
 def _faults(
-    answer: Answer, encoder: UserEncoder, items: _Catalog, users: _Users, figures: Figures
+    answer: Answer,
+    encoder: UserEncoder,
+    items: _Catalog,
+    users: _Users,
+    least: tuple[int, int],
+    figures: Figures,
 ) -> Iterator[tuple[str, str]]:
     """(figure, what is wrong) of an answer, each figure at most once."""
-    if answer.user_seq < answer.least_user_seq or answer.catalog_seq < answer.least_catalog_seq:
+    if answer.user_seq < least[0] or answer.catalog_seq < least[1]:
         yield "stale_reads", "stale"
     session = users.session(answer.generation, encoder, answer.user_id, answer.user_seq)
     listed = np.array([items.ordinals.get(item_id, -1) for item_id, _ in answer.items], np.int64)

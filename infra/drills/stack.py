@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
+from infra.drills.clock import CLOCKS_VARIABLE
 from infra.drills.night_worker import begin_niced, make
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
@@ -50,19 +51,26 @@ class DrillStack:
 
 @contextmanager
 def drill_stack(
-    *, items: int, users: int, seed: int, replicas: int = 2, env: Mapping[str, str] | None = None
+    *,
+    items: int,
+    users: int,
+    seed: int,
+    replicas: int = 2,
+    env: Mapping[str, str] | None = None,
+    database_url: str | None = None,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
-    `env`: further settings of the replicas.
+    `env`: further settings of the replicas. `database_url`: an empty one; None is a SQLite file.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
-    url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
+    url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
     engine = open_engine(url)
     environment = {
         "MOONLARK_DATABASE_URL": url,
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
+        CLOCKS_VARIABLE: str(folder / "clocks"),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         **(env or {}),
     }
