@@ -29,7 +29,7 @@ Post = tuple[Sequence[NewEvent], bool]
 """Events of one request, and whether unknown items are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     events: Sequence[NewEvent]
     keep_unknown_items: bool
@@ -75,8 +75,7 @@ class Feedback:
 
         Raises:
             ProblemError: 503 when the queue is full, or the database did not take the events, or
-                not in time; 429
-                when one user sent too many in the last minute.
+                not in time; 429 when one user sent too many in the last minute.
         """
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
@@ -90,6 +89,9 @@ class Feedback:
         try:
             return await asyncio.wait_for(waiting.done, self._settings.commit_timeout_s)
         except TimeoutError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._waiting_events -= len(events)
             waited = f"no transaction ended within {self._settings.commit_timeout_s:g} s"
             raise _not_stored(f"{waited}; whether it was stored is not known") from None
 
@@ -128,12 +130,8 @@ class Feedback:
             size += len(self._waiting[0].events)
             if group and size > self._settings.group_commit_events:
                 break
-            waiting = self._waiting.pop(0)
-            self._waiting_events -= len(waiting.events)
-            if waiting.done.done():  # its caller was told already that it is not stored
-                size -= len(waiting.events)
-                continue
-            group.append(waiting)
+            group.append(self._waiting.pop(0))
+        self._waiting_events -= sum(len(w.events) for w in group)
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:

@@ -185,9 +185,13 @@ def _check_answers(
         for kind, what in _faults(answer, encoder, items, users, told.least(answer), figures):
             setattr(figures, kind, getattr(figures, kind) + 1)
             figures.tell(f"{what}: {answer._replace(items=answer.items[:3])}")
-    figures.more["answers"] = len(record.answers)
-    figures.more["answers_from_memory"] = sum(GONE in a.degraded for a in record.answers)
-    figures.more["answers_degraded"] = sum(bool(a.degraded) for a in record.answers)
+    counted = {
+        "answers": len(record.answers),
+        "answers_from_memory": sum(GONE in answer.degraded for answer in record.answers),
+        "answers_degraded": sum(bool(answer.degraded) for answer in record.answers),
+    }
+    for name, count in counted.items():  # a drill may have two records, each of its own stack
+        figures.more[name] = figures.more.get(name, 0) + count
     figures.more["generations_that_answered"] = len(shown)
 
 

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
@@ -30,6 +31,8 @@ APPEND_AT_ONCE = 2_000
 DEPLOY_TIMEOUT_S = 300.0
 """A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
+NODE_CPUS = 1
+"""Replicas ask for a tenth of one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class DrillStack:
     root: Path
     cluster: LocalRay
     night: ProcessPoolExecutor
+    nodes: list[psutil.Process]
+    """`ray start` of each node beside the head; without any the head does all."""
 
     @property
     def url(self) -> str:
@@ -58,10 +63,12 @@ def drill_stack(
     replicas: int = 2,
     env: Mapping[str, str] | None = None,
     database_url: str | None = None,
+    nodes: int = 0,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
     `env`: further settings of the replicas. `database_url`: an empty one; None is a SQLite file.
+    `nodes`: beside the head, which then runs no replica.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
@@ -71,11 +78,18 @@ def drill_stack(
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
         CLOCKS_VARIABLE: str(folder / "clocks"),
+        # The GCS keeps what it knows, so that a head which is started again knows its cluster.
+        **(
+            {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")}
+            if nodes
+            else {}
+        ),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         **(env or {}),
     }
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
-    cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)
+    head_cpus = 0 if nodes else None
+    cluster = LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env=environment)
     try:
         migrate(engine)
         fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
@@ -91,8 +105,9 @@ def drill_stack(
             now_ms=now_ms,
         )
         with cluster:
+            others = [cluster.add_node(NODE_CPUS) for _ in range(nodes)]
             deploy(cluster, APP, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
-            yield DrillStack(folder, url, engine, root, cluster, night)
+            yield DrillStack(folder, url, engine, root, cluster, night, others)
     finally:
         night.shutdown(cancel_futures=True)
         engine.dispose()

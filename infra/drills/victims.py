@@ -37,6 +37,19 @@ def controllers(stack: DrillStack) -> list[psutil.Process]:
     return of_stack(stack, lambda line: bool(line) and line[0] == "ray::ServeController")
 
 
+def gcs(stack: DrillStack) -> list[psutil.Process]:
+    """The cluster's metadata server."""
+    return of_stack(stack, lambda line: bool(line) and os.path.basename(line[0]) == "gcs_server")
+
+
+def family(node: psutil.Process) -> list[psutil.Process]:
+    """A node's processes: `ray start` and all that descend from it."""
+    try:
+        return [node, *node.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def gateways(stack: DrillStack, *, living: bool = True) -> dict[int, str]:
     """pid -> replica id of the gateway replicas that hold a fresh lease, and live if so asked."""
     with read_snapshot(stack.engine) as conn:
