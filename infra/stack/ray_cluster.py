@@ -10,6 +10,7 @@ HTTP port, HAProxy's statistics and the metrics ports are not covered by the tok
 loopback.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -35,11 +36,15 @@ from infra.stack.ray_environment import (
 )
 from infra.stack.ray_state import RayState, read_state, write_state, write_token
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
 READY_POLL_S = 0.1
 DEFAULT_OBJECT_STORE_BYTES = 256 * 2**20
 LOG_TAIL_BYTES = 4_000
+NODE_TRIES = 3
+NODE_STARTED = b"Ray runtime started"
 NODE_PORTS = (
     "node-manager-port",
     "object-manager-port",
@@ -171,9 +176,24 @@ class LocalRay:
     def add_node(self, num_cpus: int) -> psutil.Process:
         """Another Ray node on this machine, as if it were one of its own; returns its `ray start`.
 
-        All that it starts descends from that process. Ray takes no jobs there before it is known to
-        the head, some seconds later.
+        All that it starts descends from that process.
+
+        Raises:
+            StackStartFailed: Ray gave up `NODE_TRIES` times (on a busy machine the head may not
+                answer within the half minute that a node waits for it).
         """
+        for number in range(NODE_TRIES):
+            log_path = self._folder / f"ray-node-{len(self._nodes)}.log"
+            node = self._spawn_node(num_cpus, log_path)
+            self._nodes.append(node)
+            while node.poll() is None:
+                if NODE_STARTED in log_path.read_bytes():
+                    return psutil.Process(node.pid)
+                time.sleep(READY_POLL_S)
+            log.warning("a node ended as it started (try %d)", number + 1)
+        raise StackStartFailed("ray start of a node ended", hint=f"read {log_path}")
+
+    def _spawn_node(self, num_cpus: int, log_path: Path) -> subprocess.Popen[bytes]:
         state = self.state
         first_port = find_free_run(len(NODE_PORTS))
         command = [sys.executable, "-m", "infra.stack.ray_node", "start", "--block"]
@@ -187,10 +207,7 @@ class LocalRay:
         ]
         client = client_environment(state.ports, state.temp_dir, self.token_path)
         extra = {**self._extra_env, processes.STACK_ID_VARIABLE: state.stack_id}
-        environment = head_environment(os.environ, client, extra)
-        node = self._run(command, environment, self._folder / "ray-nodes.log")
-        self._nodes.append(node)
-        return psutil.Process(node.pid)
+        return self._run(command, head_environment(os.environ, client, extra), log_path)
 
     def restart_head(self, others: Iterable[psutil.Process] = ()) -> None:
         """What an operator does after the head died: clear away what is left of it, start it again
@@ -300,11 +317,11 @@ class LocalRay:
     def _run(
         self, command: list[str], environment: dict[str, str], log_path: Path
     ) -> subprocess.Popen[bytes]:
-        with log_path.open("ab") as log:
+        with log_path.open("ab") as file:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=self._cwd,
