@@ -229,6 +229,8 @@ class LocalRay:
             time.sleep(processes.POLL_S)
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
+        # Ray takes a living node for a living head where this file names the head's address.
+        (state.temp_dir / "r" / "ray_current_cluster").unlink(missing_ok=True)
         head = self._spawn(state.temp_dir, state.ports, state.stack_id)
         self._head = head
         self._state = replace(
