@@ -136,6 +136,7 @@ def check_sessions(world: World) -> None:
             and session.steps == right.steps
             and set(session.seen.tolist()) == right.seen
             and set(session.excluded.tolist()) == right.excluded
+            and tuple(session.recent.tolist()) == right.recent
             and np.allclose(session.h, right.h, atol=TOLERANCE)
             and np.allclose(session.c, right.c, atol=TOLERANCE)
             and np.allclose(session.pooled, right.pooled, atol=TOLERANCE)
