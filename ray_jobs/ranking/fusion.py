@@ -3,6 +3,9 @@ it is, and what others took beside the user's last items.
 
     score(i) = sum over features f of  weight(f) * value(f, i)
 
+Activity and newness are known over several horizons; each is a feature by what it adds to the next
+shorter one, so a weight says what an event, or a publication, of about that age is worth.
+
 The weights are those of a conditional logit (McFadden 1974): the odds of a candidate to be the
 next thing that the user acts on. The night learns them on questions that the model has not seen
 (`fusion_fit`) and writes them into the generation, so one can read what a list is made from. They
@@ -44,7 +47,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part of a score -> its features, in the order of the columns."""
 
 FEATURES: tuple[str, ...] = tuple(name for names in PARTS.values() for name in names)
+NEVER_WORSE = frozenset({"cosine", *PARTS["activity"], *PARTS["age"]})
+"""Features whose weights are not negative: who was acted on at some time is never worse for it, and
+nobody is worse for being new. Without that, a log of one season teaches that what was liked a year
+ago is bad (it stands for what is not liked now), and a shop whose log pauses lists its worst."""
+
 NEEDS_USER = frozenset({"cosine", *PARTS["neighbours"], "recent"})
+IS_NEVER_WORSE_F = np.array([name in NEVER_WORSE for name in FEATURES])
 IS_USERS_F = np.array([name in NEEDS_USER for name in FEATURES])
 
 
@@ -68,14 +77,20 @@ class Evidence:
         highest_D = self.neighbours.max(axis=0, initial=np.float32(1e-9))
         columns: tuple[Floats, ...] = (
             self.cosines[:, None],
-            np.log1p(self.activity),
-            newness(self.published_ms, as_of_ms),
+            _added(np.log1p(self.activity)),
+            _added(newness(self.published_ms, as_of_ms)),
             self.neighbours / highest_D,
             np.log1p(10 * self.neighbours[:, -1:]),
             self.recent[:, None],
         )
         features: Floats = np.concatenate(columns, axis=1).astype(np.float32, copy=False)
         return features
+
+
+def _added(values_NH: Floats) -> Floats:
+    """What each wider horizon adds to the one before it: not negative, as horizons ascend."""
+    added: Floats = np.diff(values_NH, axis=1, prepend=np.float32(0))
+    return added
 
 
 def newness(published_ms: Ints, as_of_ms: int) -> Floats:

@@ -17,10 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.fusion import FEATURES, IS_USERS_F, Fusion
+from ray_jobs.ranking.fusion import FEATURES, IS_NEVER_WORSE_F, IS_USERS_F, Fusion
 
 RIDGE = 1e-3
 """Times the number of questions."""
+
+LEAST_SCALE = 0.1
+"""A feature that hardly varied among the candidates is scaled as if it varied by so much. By its
+own deviation the ridge would leave it a weight in the hundreds, and the first item in which it
+differs (one published today, in a catalog of old ones) would be on top of every list."""
 
 MAX_STEPS = 50
 TOLERANCE = 1e-8
@@ -52,10 +57,24 @@ def fit_fusion(questions: Sequence[Question]) -> Fusion | None:
 
 
 def fit_logit(questions: Sequence[Question], used_F: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights (F,), 0 where not `used_F` or where a feature never varies."""
+    """Weights (F,), 0 where not `used_F` or where a feature never varies.
+
+    Those of NEVER_WORSE that would be negative are 0, and the others are learned again without
+    them (an active set that only grows: one pass more for each).
+    """
+    while True:
+        weights_F = _newton(questions, used_F)
+        negative_F = IS_NEVER_WORSE_F & (weights_F < 0)
+        if not negative_F.any():
+            return weights_F
+        used_F = used_F & ~negative_F
+
+
+def _newton(questions: Sequence[Question], used_F: NDArray[np.bool_]) -> NDArray[np.float64]:
     rows = np.concatenate([question.features for question in questions]).astype(np.float64)
     scale_F = rows.std(axis=0)
     used_F = used_F & (scale_F > 1e-9)
+    scale_F = np.maximum(scale_F, LEAST_SCALE)
     scaled = [
         Question(question.features[:, used_F] / scale_F[used_F], question.target)
         for question in questions
