@@ -101,6 +101,13 @@ def _some(questions: list[Question], most: int) -> list[Question]:
     return [questions[index] for index in np.sort(kept)]
 
 
+def weights_of(kinds_E: NDArray[np.str_]) -> Floats:
+    """What events of these kinds count as activity, (E,)."""
+    kinds, rows_E = np.unique(kinds_E, return_inverse=True)
+    weights: Floats = np.array([weight_of(str(kind)) for kind in kinds], np.float32)[rows_E]
+    return weights
+
+
 class Clock:
     """What everybody did before a moment; it only moves forward."""
 
@@ -109,8 +116,7 @@ class Clock:
         at_E = histories.at_ms_E
         counted = histories.effective_E & (histories.ordinals_E != NONE)
         counted &= histories.ordinals_E < span
-        weight_of_kind = {kind: weight_of(str(kind)) for kind in np.unique(histories.kinds_E)}
-        weights_E = np.array([weight_of_kind[kind] for kind in histories.kinds_E], np.float32)
+        weights_E = weights_of(histories.kinds_E)
         rows = np.flatnonzero(counted & (weights_E > 0))
         rows = rows[np.argsort(at_E[rows], kind="stable")]
         self._at, self._ordinals = at_E[rows], histories.ordinals_E[rows]
