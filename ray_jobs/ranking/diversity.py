@@ -2,7 +2,8 @@
 
 Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), one item after the other:
 
-    next = argmax over what is left of  (1 - d) * score(i)  -  d * max over the chosen j of cos(i, j)
+    next = argmax over i that is left of
+           (1 - d) * score(i)  -  d * max over the chosen j of cos(i, j)
 
 Scores are spread as cosines are, so d is a share: 0 is the order of the scores, 1 looks at
 likeness alone. Only the first POOL of a list are ordered anew; pages are cut from that one order.

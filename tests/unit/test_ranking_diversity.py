@@ -15,9 +15,8 @@ def by_the_formula(scores: list[float], vectors: np.ndarray, d: float) -> list[i
     while len(chosen) < len(scores):
         left = [row for row in range(len(scores)) if row not in chosen]
         likeness = [max((vectors[row] @ vectors[j] for j in chosen), default=0) for row in left]
-        values = [
-            (1 - d) * scores[row] - d * like for row, like in zip(left, likeness, strict=True)
-        ]
+        relevance = np.array([scores[row] for row in left])
+        values = (1 - d) * relevance - d * np.array(likeness)
         chosen.append(left[int(np.argmax(np.round(values, 5)))])
     return chosen
 
