@@ -23,7 +23,7 @@ from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.fusion import FEATURES
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.items import read_items
-from sql import catalog
+from sql import catalog, generations
 from sql.catalog import ItemBody, ItemPut, put_items
 from sql.event import EventKind, NewEvent
 from sql.event_log import append
@@ -133,6 +133,39 @@ def test_activity_is_the_days_counts_and_before_what_is_kept_of_them_the_logs(
         whole.activity.at(everything, NOW_MS), trimmed.activity.at(everything, NOW_MS), rtol=1e-4
     )
     assert whole.activity.at(everything, NOW_MS)[:, -1].sum() == pytest.approx(USERS * EVENTS)
+
+
+def test_the_next_night_tells_what_live_feedback_was_worth(night: Night, engine: Engine) -> None:
+    until_fused(night)
+    run_step(night, "evaluate", evaluate)
+    generations.seal(engine, "g1", manifest_digest="d", metrics={})
+    generations.flip(engine, "g1", expected_flip=0, who="test", why="t", hold=False, at_ms=NOW_MS)
+    later_ms = NOW_MS + 3_600_000
+    for user in range(40):  # new users: by night nothing was known of them
+        pair = user % 15
+        log = [
+            NewEvent(
+                f"new{user}",
+                f"e{n}",
+                EventKind.CLICK,
+                f"i{2 * pair + n}",
+                occurred_at_ms=later_ms + user * 10 + n,
+            )
+            for n in (0, 1)
+        ]
+        append(engine, [log], received_at_ms=later_ms + 500)
+    tomorrow = Workspace(night.workspace.root, "g2")
+    settings = night.settings.model_copy(update={"holdout_events": 10})
+    second = Night(engine, night.store, settings, tomorrow, lambda: NOW_MS + DAY_MS)
+    until_fused(second)
+    run_step(second, "evaluate", evaluate)
+    with engine.connect() as conn:
+        live = generations.get_generation(conn, "g1")
+    assert live is not None
+    day = live.metrics["day"]
+    assert (day["questions"], day["users"]) == (40, 40)
+    assert day["ndcg@10"] > day["frozen_ndcg@10"] + 0.1
+    assert day["difference_low"] > 0
 
 
 def test_a_log_too_small_goes_without(engine: Engine, tmp_path: Path, night: Night) -> None:
