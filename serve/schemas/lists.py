@@ -91,6 +91,16 @@ class ScoredItem(BaseModel):
     explanation: Explanation | None = Field(None, description="only where it was asked for")
 
 
+class ShardsAnswer(BaseModel):
+    """Of how many shards a list was made."""
+
+    answered: int
+    of: int
+
+
+SHARDS = Field(None, description="with `shard_gone`: what answered; null where all did")
+
+
 class RecommendationAnswer(BaseModel):
     """A list, and exactly what it reflects."""
 
@@ -106,6 +116,7 @@ class RecommendationAnswer(BaseModel):
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
+    shards: ShardsAnswer | None = SHARDS
 
 
 class RecommendManyAnswer(BaseModel):
@@ -124,6 +135,7 @@ class SimilarAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS
 
 
 class SearchBody(StrictBody):
@@ -148,3 +160,4 @@ class SearchAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS
