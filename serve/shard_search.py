@@ -2,14 +2,13 @@
 
 A search runs in a thread of the replica; the calls to the deployments are made on its loop, to all
 of them at once, and waited for no longer than the answer says. A deployment that kept several
-answers waiting is left alone for a while: else each list would wait for it, and hold a thread.
+answers waiting is left alone for a while (`patience`).
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ray_jobs.encoders.weights import load_weights
@@ -19,41 +18,15 @@ from ray_jobs.shards.manifest import shard_name, verify
 from ray_jobs.shards.reader import ShardSet
 from ray_jobs.shards.texts import TextVectors
 from serve.loaded_generation import LoadedGeneration, open_sealed
+from serve.patience import Patience
 
 log = logging.getLogger(__name__)
 
 AskDeployment = Callable[[str, Mapping[int, ShardQuery]], Awaitable[Mapping[int, Reply]]]
 """(generation id, shard number -> query) -> replies of the shards that this one holds."""
 
-MISSES_UNTIL_LEFT_ALONE = 3
-"""Running, of one deployment."""
-
-LEFT_ALONE_S = 1.0
-"""Then one list asks it again, for all."""
-
 HAND_OVER_S = 1.0
 """Beyond the wait itself: until the loop gives the replies back. It only bounds a stopped loop."""
-
-
-@dataclass
-class _Patience:
-    """What the replica knows of one deployment."""
-
-    misses: int = 0
-    left_alone_until_s: float = 0.0
-
-    def is_asked(self, now_s: float) -> bool:
-        if self.misses < MISSES_UNTIL_LEFT_ALONE:
-            return True
-        if now_s < self.left_alone_until_s:
-            return False
-        self.left_alone_until_s = now_s + LEFT_ALONE_S  # this list alone tries
-        return True
-
-    def told(self, *, answered: bool, now_s: float) -> None:
-        self.misses = 0 if answered else self.misses + 1
-        if not answered:
-            self.left_alone_until_s = now_s + LEFT_ALONE_S
 
 
 class ShardCalls:
@@ -69,9 +42,8 @@ class ShardCalls:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deployments = deployments
-        self._patience = [_Patience() for _ in deployments]
+        self._patience = [Patience(clock) for _ in deployments]
         self._loop = loop
-        self._clock = clock
 
     def ask(
         self, generation_id: str, queries: Mapping[int, ShardQuery], wait_s: float
@@ -91,11 +63,10 @@ class ShardCalls:
         by_deployment: dict[int, dict[int, ShardQuery]] = {}
         for number, query in queries.items():
             by_deployment.setdefault(number % len(self._deployments), {})[number] = query
-        now_s = self._clock()
         calls = {
             asyncio.ensure_future(self._deployments[index](generation_id, part)): index
             for index, part in by_deployment.items()
-            if self._patience[index].is_asked(now_s)
+            if self._patience[index].is_asked()
         }
         replies: dict[int, Reply] = {}
         if not calls:
@@ -109,14 +80,12 @@ class ShardCalls:
             if error is not None:
                 self._missed(calls[call], repr(error))
                 continue
-            self._patience[calls[call]].told(answered=True, now_s=self._clock())
+            self._patience[calls[call]].answered()
             replies.update(call.result())
         return replies
 
     def _missed(self, index: int, why: str) -> None:
-        patience = self._patience[index]
-        patience.told(answered=False, now_s=self._clock())
-        if patience.misses == MISSES_UNTIL_LEFT_ALONE:
+        if self._patience[index].missed():
             log.warning("the shards of deployment %d do not answer: %s", index, why)
 
 

@@ -43,10 +43,11 @@ MAX_HISTORY = 100_000
 
 
 class ShardsAnswered(TypedDict):
-    """3 of 4: `answered`, `of`."""
+    """3 of 4, and the numbers of those that did not."""
 
     answered: int
     of: int
+    missing: list[int]
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class UserState:
     @property
     def shards_answered(self) -> ShardsAnswered | None:
         """How many shards the answer is made of; None where it is all of them."""
-        missing, of = len(self.shards.missing), self.shards.shard_count
-        return {"answered": of - missing, "of": of} if missing else None
+        missing, of = list(self.shards.missing), self.shards.shard_count
+        return {"answered": of - len(missing), "of": of, "missing": missing} if missing else None
 
     @property
     def vector(self) -> NDArray[np.float32] | None:

@@ -96,6 +96,7 @@ class ShardsAnswer(BaseModel):
 
     answered: int
     of: int
+    missing: list[int] = Field(description="shards whose items are not in the list")
 
 
 SHARDS = Field(None, description="with `shard_gone`: what answered; null where all did")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ray_jobs.shards.distant import Reply, ShardQuery, VectorsQuery
-from serve.shard_search import LEFT_ALONE_S, MISSES_UNTIL_LEFT_ALONE, AskDeployment, ShardCalls
+from serve.patience import LEFT_ALONE_S, MISSES_UNTIL_LEFT_ALONE
+from serve.shard_search import AskDeployment, ShardCalls
 
 NOTHING: Reply = (np.zeros(0, np.bool_), np.zeros((0, 4), np.float32))
 QUERIES: Mapping[int, ShardQuery] = {n: VectorsQuery(np.zeros(0, np.int64)) for n in range(5)}

@@ -121,7 +121,7 @@ def test_with_a_deployment_gone_lists_are_marked_and_hold_the_items_of_the_rest(
     for _ in range(5):  # also while it is left alone
         marked = distant.list_of("u")
         assert marked["degraded"] == ["shard_gone"]
-        assert marked["shards"] == {"answered": 1, "of": 2}
+        assert marked["shards"] == {"answered": 1, "of": 2, "missing": [1]}
         rest = [i for i in whole if i["item_id"] == "new" or shard_numbers(stack, [i]) == {0}]
         assert marked["items"] == rest
     # What needs no shard is not marked.
