@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from ray_jobs.encoders.weights import load_weights
+from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.distant import AskShards, DistantShards, Reply, ShardQuery
 from ray_jobs.shards.items import read_items
 from ray_jobs.shards.manifest import shard_name, verify
@@ -103,6 +104,7 @@ def open_with_distant_shards(
     Raises:
         ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
         ray_jobs.encoders.errors.EncoderError: the weights are.
+        ray_jobs.ranking.priors.PriorsError: activity, neighbours or their weights are.
     """
     directory, manifest = open_sealed(artifact_root, generation_id, sealed_digest)
     elsewhere = {shard_name(number) for number in range(manifest.shard_count)}
@@ -117,4 +119,5 @@ def open_with_distant_shards(
         DistantShards(generation_id, local, ordinals, ask, timeout_s),
         TextVectors.open(directory),
         items,
+        Priors.open(directory),
     )

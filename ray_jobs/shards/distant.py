@@ -15,6 +15,7 @@ N = ordinals asked for, D = dimension.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ class DistantShards:
         self._ask = ask
         self._timeout_s = timeout_s
         self._clock = clock
-        self._wait = _Wait(timeout_s, clock)
+        self._wait: _Wait | None = None
         self.family: Family = local.family
         self.dim = local.dim
         self.count = local.count
@@ -152,18 +153,13 @@ class DistantShards:
     @property
     def missing(self) -> tuple[int, ...]:
         """Numbers of the shards that did not answer, up to now, in this answer."""
-        return tuple(sorted(self._wait.missing))
+        return () if self._wait is None else tuple(sorted(self._wait.missing))
 
     def for_answer(self) -> DistantShards:
         """The same shards, all of them to be asked, with the whole of `timeout_s` left."""
-        return DistantShards(
-            self._generation_id,
-            self._local,
-            self._ordinals,
-            self._ask,
-            self._timeout_s,
-            self._clock,
-        )
+        for_this = copy.copy(self)
+        for_this._wait = _Wait(self._timeout_s, self._clock)
+        return for_this
 
     def assign(self, queries_BD: NDArray[np.float32], nprobe: int | None) -> Assignment | None:
         """The lists each query probes; None for Flat. `nprobe` above nlist means all."""
@@ -200,6 +196,7 @@ class DistantShards:
 
     def _asked(self, queries: Mapping[int, ShardQuery]) -> dict[int, Reply]:
         """Replies in the order of shard numbers: which came first must not show in an answer."""
+        assert self._wait is not None, "an answer asks its own: for_answer()"
         missing = self._wait.missing
         asked = {number: query for number, query in queries.items() if number not in missing}
         wait_s = self._wait.share_s()

@@ -19,6 +19,7 @@ from serve.settings import ServeSettings
 from serve.shard_server import ShardsOfGeneration
 from sql.settings import StoreSettings
 from tests.integration.http.conftest import ITEMS, SHARDS, Stack
+from tests.integration.http.test_fused import priors_of, weights, with_priors
 
 AS_OF = "2026-11-24T00:00:00Z"
 DEPLOYMENTS = 2
@@ -147,3 +148,20 @@ def test_a_deployment_without_the_generation_says_so_and_the_answer_is_of_one_ge
     )
     assert (marked["generation"], marked["degraded"]) == ("g2", ["shard_gone"])
     assert marked["items"] == [i for i in whole["items"] if shard_numbers(stack, [i]) == {1}]
+
+
+def test_a_list_of_many_sources_shows_only_items_whose_shard_answers(
+    stack: Stack, distant: Distant
+) -> None:
+    click(stack, "u", "i3")
+    with_priors(stack, priors_of(weights(cosine=1.0, neighbours=0.5, recent=0.5)))
+    whole = distant.list_of("u")
+    here = stack.replicas[0].get(f"/v1/users/u/recommendations?k={ITEMS}&as_of={AS_OF}").json()
+    assert (whole["generation"], whole["items"]) == ("g2", here["items"])
+    assert shard_numbers(stack, whole["items"]) == {0, 1}
+    distant.deployments[1].is_there = False
+    marked = distant.list_of("u")
+    assert marked["degraded"] == ["shard_gone"]
+    assert shard_numbers(stack, marked["items"]) == {0}
+    in_0 = [i["item_id"] for i in whole["items"] if shard_numbers(stack, [i]) == {0}]
+    assert {item["item_id"] for item in marked["items"]} == set(in_0)
