@@ -265,7 +265,7 @@ class Recommender:
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
         if taste_D is not None and len(found):
-            _, vectors_ND = live_vectors_of(generation.shards, state.view.delta, found.ordinals)
+            _, vectors_ND = live_vectors_of(state.shards, state.view.delta, found.ordinals)
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
@@ -338,7 +338,7 @@ class Recommender:
         at_least: int = 1,
     ) -> Candidates:
         return candidates_by_vector(
-            state.generation.shards,
+            state.shards,
             state.view,
             query_D,
             max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),

@@ -12,6 +12,9 @@ from infra.drills.figures import Figures, Options
 SCENARIOS = {
     "switch": "infra.drills.switch:run",
     "deltas": "infra.drills.deltas:run",
+    "shard-gone": "infra.drills.shard_gone:run",
+    "encoder-gone": "infra.drills.encoder_gone:run",
+    "overload": "infra.drills.overload:run",
 }
 MAX_ROUNDS = 10_000
 MAX_OPS = 10_000_000

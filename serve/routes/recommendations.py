@@ -138,6 +138,7 @@ async def similar(
             "catalog_seq": answer.state.catalog_seq,
             "request_id": request_id_of(request),
             "degraded": list(answer.state.degraded),
+            "shards": answer.state.shards_answered,
         }
     )
 
@@ -171,6 +172,7 @@ async def search(
             "catalog_seq": answer.state.catalog_seq,
             "request_id": request_id_of(request),
             "degraded": list(answer.state.degraded),
+            "shards": answer.state.shards_answered,
         }
     )
 
@@ -212,6 +214,7 @@ def _recommendation(user_id: str | None, answer: ItemList, request_id: str) -> d
         "as_of": from_ms(answer.as_of_ms).isoformat(),
         "request_id": request_id,
         "degraded": list(answer.state.degraded),
+        "shards": answer.state.shards_answered,
     }
 
 

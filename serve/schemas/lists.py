@@ -93,6 +93,17 @@ class ScoredItem(BaseModel):
     explanation: Explanation | None = Field(None, description="only where it was asked for")
 
 
+class ShardsAnswer(BaseModel):
+    """Of how many shards a list was made."""
+
+    answered: int
+    of: int
+    missing: list[int] = Field(description="shards whose items are not in the list")
+
+
+SHARDS = Field(None, description="with `shard_gone`: what answered; null where all did")
+
+
 class RecommendationAnswer(BaseModel):
     """A list, and exactly what it reflects."""
 
@@ -108,6 +119,7 @@ class RecommendationAnswer(BaseModel):
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
+    shards: ShardsAnswer | None = SHARDS
 
 
 class RecommendManyAnswer(BaseModel):
@@ -126,6 +138,7 @@ class SimilarAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS
 
 
 class SearchBody(StrictBody):
@@ -150,3 +163,4 @@ class SearchAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS
