@@ -1,0 +1,36 @@
+"""The events as a question sees them: a user's history, and how often items occurred in a window.
+
+Shapes: E events in order, I items.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.evaluation.interactions import Interactions, Ints
+
+
+class Log:
+    """`interactions`, and which of its events may be counted (all but the answers, by default)."""
+
+    def __init__(self, interactions: Interactions, counted_E: NDArray[np.bool_] | None = None):
+        self.interactions = interactions
+        self._counted_E = counted_E
+        self._rows_by_user = np.argsort(interactions.users_E, kind="stable")
+        sizes_U = np.bincount(interactions.users_E, minlength=interactions.user_count)
+        self._offsets_U1 = np.concatenate([[0], np.cumsum(sizes_U)])
+
+    def history(self, user: int, known: int) -> Ints:
+        """Events (rows) of the user before row `known`, in order."""
+        rows = self._rows_by_user[self._offsets_U1[user] : self._offsets_U1[user + 1]]
+        return rows[: np.searchsorted(rows, known)]
+
+    def row_at(self, at_ms: int) -> int:
+        """The row of the first event at or after a time: those before it were known then."""
+        return int(np.searchsorted(self.interactions.at_ms_E, at_ms))
+
+    def counts(self, first_row: int, end_row: int) -> Ints:
+        """(I,) how often each item occurred in these rows."""
+        items = self.interactions.items_E[first_row:end_row]
+        if self._counted_E is not None:
+            items = items[self._counted_E[first_row:end_row]]
+        return np.bincount(items, minlength=self.interactions.item_count).astype(np.int64)
