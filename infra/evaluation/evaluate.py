@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.figures import (
     Facts,
     difference,
@@ -57,11 +58,16 @@ class Request:
     seeds: tuple[int, ...] = (0,)
     nights: int = 7
     until_ms: int | None = None
+    train_days: int = 84
+    """Neural models are trained anew when the last training is so old; all else each lesson."""
     recipe: Callable[[int], TrainConfig] = nightly
     embed: Embed | None = None
     cache: Path = Path(".moonlark/evaluation")
     say: Say = _silent
     bar: Callable[[str, int], Progress] = _no_bar
+    kept: Path | None = None
+    """Answers are kept in this folder, and those of a run before are taken from it: a table of
+    hours that breaks off goes on where it was."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,19 +139,34 @@ def _row(
     seeds = request.seeds if entry_of(name).seeded else request.seeds[:1]
     runs, choice = [], ""
     for seed in seeds:
+        path = _path(request, task, name, variant, seed)
+        if path is not None and path.is_file():
+            answers, choice = read_answers(path)
+            runs.append(answers)
+            continue
         setting = Setting(
             interactions=task.log.interactions,
             seed=seed,
             recipe=request.recipe(seed),
             bert_IT=bert_IT,
             cache=request.cache,
+            train_days=request.train_days,
             say=lambda line: request.say(f"{name}: {line}"),
         )
         ranker = make(name, setting)
         label = name if variant == LEAVE_ONE_OUT else f"{name}, {variant}"
         runs.append(walk(task, ranker, request.bar(label, task.steps.count)))
         choice = str(getattr(ranker, "choice", ""))
+        if path is not None:
+            write_answers(path, runs[-1], choice)
     return Row(name, tuple(runs), choice)
+
+
+def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> Path | None:
+    if request.kept is None:
+        return None
+    parts = (task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}")
+    return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
 
 
 def as_json(interactions: Interactions, request: Request, tables: list[Table]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ class Log:
 
     def __init__(self, interactions: Interactions, counted_E: NDArray[np.bool_] | None = None):
         self.interactions = interactions
-        self._counted_E = counted_E
+        everything = np.ones(len(interactions.users_E), np.bool_)
+        self.countable_E: NDArray[np.bool_] = everything if counted_E is None else counted_E
         self._rows_by_user = np.argsort(interactions.users_E, kind="stable")
         sizes_U = np.bincount(interactions.users_E, minlength=interactions.user_count)
         self._offsets_U1 = np.concatenate([[0], np.cumsum(sizes_U)])
@@ -30,7 +31,6 @@ class Log:
 
     def counts(self, first_row: int, end_row: int) -> Ints:
         """(I,) how often each item occurred in these rows."""
-        items = self.interactions.items_E[first_row:end_row]
-        if self._counted_E is not None:
-            items = items[self._counted_E[first_row:end_row]]
+        rows = slice(first_row, end_row)
+        items = self.interactions.items_E[rows][self.countable_E[rows]]
         return np.bincount(items, minlength=self.interactions.item_count).astype(np.int64)

@@ -3,7 +3,7 @@
 matplotlib is in the extra `[evaluation]`. Q = questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.errors import NotHere
-from infra.evaluation.evaluate import Table
+from infra.evaluation.evaluate import Row, Table
 from infra.evaluation.figures import mean_ndcg
 
 try:
@@ -30,8 +30,10 @@ FEWEST = 20
 Bins = Sequence[float]
 
 
-def draw(table: Table, folder: Path, stem: str) -> list[Path]:
-    """Write the three plots of the table as PNG; gives their paths.
+def draw(
+    table: Table, folder: Path, stem: str, models: Collection[str] | None = None
+) -> list[Path]:
+    """Write the three plots of the table as PNG; gives their paths. `models`: None for all.
 
     Raises:
         NotHere: matplotlib is not installed.
@@ -52,21 +54,27 @@ def draw(table: Table, folder: Path, stem: str) -> list[Path]:
         ("age", "days since the item came", facts.age_days_Q, AGE_DAYS),
         ("hours", "hours since the last night (midnight UTC)", hours_Q, HOURS),
     )
+    rows = [row for row in table.rows if models is None or row.name in models]
     return [
-        _lines(table, values_Q, bins, label, folder / f"{stem}-{name}.png")
+        _lines(table, rows, values_Q, bins, label, folder / f"{stem}-{name}.png")
         for name, label, values_Q, bins in kinds
     ]
 
 
 def _lines(
-    table: Table, values_Q: NDArray[np.floating], bins: Bins, label: str, path: Path
+    table: Table,
+    rows: Sequence[Row],
+    values_Q: NDArray[np.floating],
+    bins: Bins,
+    label: str,
+    path: Path,
 ) -> Path:
     names = [_name(low, high) for low, high in pairwise(bins)]
     places_Q = np.digitize(values_Q, bins) - 1  # NaN: behind the last bin
     counts = np.bincount(np.clip(places_Q, 0, len(names)), minlength=len(names) + 1)[: len(names)]
     drawn = np.flatnonzero(counts >= FEWEST)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for row in table.rows:
+    for row in rows:
         ndcg_Q = mean_ndcg(row.runs)
         means = [float(ndcg_Q[places_Q == place].mean()) for place in drawn]
         axes.plot(range(len(drawn)), means, marker="o", label=row.name)

@@ -38,6 +38,7 @@ class Setting:
     recipe: TrainConfig
     bert_IT: NDArray[np.float32] | None
     cache: Path
+    train_days: int
     say: Say
 
     def texts(self, name: str) -> NDArray[np.float32]:
@@ -100,7 +101,7 @@ def _needs_dates(interactions: Interactions) -> tuple[str, str] | None:
 
 def _cosine(setting: Setting) -> Moonlark:
     bert_IT = setting.texts("moonlark")
-    return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say)
+    return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
 
 
 def _or_popular(make: Make) -> Make:
@@ -124,7 +125,9 @@ MODELS: Mapping[str, Entry] = {
     "ease": Entry(_or_popular(_ease)),
     "als": Entry(_or_popular(_als), seeded=True, needs=_needs_implicit),
     "bert-mean": Entry(_or_popular(lambda setting: TextMean(setting.texts("bert-mean")))),
-    "sasrec": Entry(_or_popular(lambda setting: SasRec(setting.seed)), seeded=True),
+    "sasrec": Entry(
+        _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
+    ),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),
 }

@@ -27,9 +27,9 @@ from infra.evaluation.task import Lesson, Question, Task
 Variant = Literal["frozen", "nightly", "live", "nightly+live"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
-MIN_HELD_OUT = 500
-"""Of the night's holdout: a day, widened until it holds this many events (DESIGN.md), or a tenth of
-a log that is shorter than ten times that."""
+MIN_HELD_OUT = 2_000
+"""Events that a model may keep from training to choose by: the last day, widened until it holds so
+many (as the night's validation does), but never past a tenth of the log."""
 
 
 def replay(

@@ -29,7 +29,7 @@ VALIDATED = 1_000
 class SasRec:
     """Learned on `seed`."""
 
-    def __init__(self, seed: int, days: int = 28, again: int = 1) -> None:
+    def __init__(self, seed: int, days: int = 84, again: int = 2) -> None:
         self._seed, self._days, self._again = seed, days, again
         self._learned: tuple[Log, int] | None = None
 
