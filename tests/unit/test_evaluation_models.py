@@ -145,6 +145,8 @@ def test_a_question_is_scored_as_by_hand() -> None:
     assert ndcg == pytest.approx((gain[1] + gain[4]) / gain[:3].sum())
     assert (hit, reciprocal) == (1.0, 0.5)
     assert score(scores, listed, np.array([15])) == (0.0, 0.0, 1 / 16)
+    same = np.ones(20)  # the reciprocal rank knows the order of the catalog, too
+    assert score(same, first_items(same, 10), np.array([3])) == (gain[3], 1.0, 1 / 4)
     assert score(scores, listed, np.arange(12))[0] == pytest.approx(1.0)
     scores[15] = -np.inf
     assert score(scores, listed, np.array([15])) == (0.0, 0.0, 0.0)

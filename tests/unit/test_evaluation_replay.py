@@ -133,8 +133,7 @@ def test_an_unknown_day_is_always_a_candidate_and_never_new() -> None:
 def test_popularity_windows_end_at_the_last_midnight() -> None:
     questions = asked(replay(log(), "live"))
     task = replay(log(), "live")
-    recent = Popularity(2)
-    counts = [recent.scores(task.log, question).tolist() for question in questions]
+    counts = [Popularity(2).scores(task.log, question).tolist() for question in questions]
     assert counts[1] == [1, 0, 1, 0, 0, 0]  # days 8 and 9; not what came an hour ago
     assert counts[3] == [1, 0, 0, 1, 1, 1]
 
