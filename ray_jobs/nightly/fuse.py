@@ -53,16 +53,12 @@ def fuse(night: Night) -> Report:
         a_user=QUESTIONS_A_USER,
         most=night.settings.fusion_questions,
     )
-    taught: list[Question] = []
-    for question, found, features in Replay(model, histories, questions).features():
-        place = int(np.searchsorted(found, question.ordinal))
-        if place < len(found) and found[place] == question.ordinal:
-            taught.append(Question(features, place))
-    report: Report = {"questions": len(questions), "answerable": len(taught)}
-    fusion = fit_fusion(taught)
+    fusion = _learn(Replay(model, histories, questions))
+    report: Report = {"questions": len(questions)}
     if fusion is None:
-        log.info("no fusion: %d questions, at least %d are needed", len(taught), MIN_QUESTIONS)
+        log.info("no fusion: %d questions, at least %d are needed", len(questions), MIN_QUESTIONS)
         return report
+    report["answerable"] = fusion.questions
     hour = night.workspace.require_report("export")["activity_hour"]
     priors = Priors(
         fusion.model_copy(update={"activity_hour": hour}),
@@ -71,6 +67,20 @@ def fuse(night: Night) -> Report:
     )
     priors.write(night.workspace.directory, whole_file)
     return {**report, "neighbours": len(priors.neighbours.ordinals_E), "weights": _told(fusion)}
+
+
+def _learn(replay: Replay) -> Fusion | None:
+    """From the questions whose item is among the candidates: the others, re-ranking cannot help."""
+    lively: list[Question] = []
+    quiet: list[Question] = []
+    months: list[float] = []
+    for question, found, evidence, month in replay.evidence():
+        place = int(np.searchsorted(found, question.ordinal))
+        if place < len(found) and found[place] == question.ordinal:
+            lively.append(Question(evidence.features(question.at_ms), place))
+            quiet.append(Question(evidence.features(question.at_ms, quiet=True), place))
+            months.append(month)
+    return fit_fusion(lively, quiet, float(np.mean(months)) if months else 0.0)
 
 
 def model_of(workspace: Workspace, neighbours: Neighbours, fusion: Fusion | None = None) -> Model:
@@ -119,7 +129,7 @@ def _told(fusion: Fusion) -> dict[str, float]:
     """The weights that an on-call reads in the step's log."""
     return {
         name: round(weight, 4)
-        for name, weight in zip(FEATURES, fusion.known, strict=True)
+        for name, weight in zip(FEATURES, fusion.lively.known, strict=True)
         if weight
     }
 

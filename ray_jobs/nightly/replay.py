@@ -106,7 +106,7 @@ class Clock:
 
     def __init__(self, histories: Histories, span: int, from_ms: int) -> None:
         """`span`: one more than the largest ordinal. `from_ms`: no question is earlier."""
-        at_E = np.minimum(histories.occurred_E, histories.received_E)  # `event_time`, of all
+        at_E = histories.at_ms_E
         counted = histories.effective_E & (histories.ordinals_E != NONE)
         counted &= histories.ordinals_E < span
         weight_of_kind = {kind: weight_of(str(kind)) for kind in np.unique(histories.kinds_E)}
@@ -164,13 +164,14 @@ class Replay:
         self._sessions: dict[int, tuple[int, Session | None]] = {}
         self._pool: Ints = np.zeros(0, np.int64)
         self._pool_hour = -1
+        self._month = 0.0
 
-    def features(self) -> Iterator[tuple[Question, Ints, Floats]]:
-        """Each question with its candidates (M,) ascending and their features (M, F)."""
+    def evidence(self) -> Iterator[tuple[Question, Ints, Evidence, float]]:
+        """Each question with its candidates (M,) ascending, what is known of them, and the
+        activity of the last month."""
         for question in self._questions:
-            session = self._session(question)
-            found, evidence = self._evidence(question, session)
-            yield question, found, evidence.features(question.at_ms)
+            found, evidence = self._evidence(question, self._session(question))
+            yield question, found, evidence, self._month
 
     def ranks(self) -> Ints:
         """Rank (Q,) from 0 of each question's item; N where it is no candidate."""
@@ -185,8 +186,10 @@ class Replay:
             scores, found = scores[shown], found[shown]
         else:
             found, evidence = self._evidence(question, session)
-            fused = model.fusion.score(found, evidence, question.at_ms, is_known=True)
-            scores = fused.scores
+            is_quiet = model.fusion.is_quiet(self._month)
+            scores = model.fusion.score(
+                found, evidence, question.at_ms, is_known=True, is_quiet=is_quiet
+            ).scores
         place = int(np.searchsorted(found, question.ordinal))
         if place == len(found) or found[place] != question.ordinal:
             return len(model.ordinals_N)
@@ -245,8 +248,8 @@ class Replay:
         if at_ms // HOUR_MS != self._pool_hour:
             self._pool_hour = at_ms // HOUR_MS
             sums_NH = self._clock.tally.at(model.ordinals_N, at_ms)
-            pool = most_active(model.ordinals_N, sums_NH, POOL)
-            self._pool = pool
+            self._pool = most_active(model.ordinals_N, sums_NH, POOL)
+            self._month = self._clock.tally.month(at_ms)
         else:
             self._pool = np.union1d(self._pool, new)
         published = model.published_N[model.by_date]
