@@ -29,6 +29,14 @@ class Log:
         """The row of the first event at or after a time: those before it were known then."""
         return int(np.searchsorted(self.interactions.at_ms_E, at_ms))
 
+    def newest_of_each_user(self, rows: Ints, most: int) -> Ints:
+        """Of these rows, in order, the `most` that came last of each user."""
+        users = self.interactions.users_E[rows]
+        by_user = np.argsort(users, kind="stable")
+        ends = np.searchsorted(users[by_user], users[by_user], side="right")
+        kept = by_user[ends - np.arange(len(rows)) <= most]
+        return np.sort(rows[kept])
+
     def counts(self, first_row: int, end_row: int) -> Ints:
         """(I,) how often each item occurred in these rows."""
         rows = slice(first_row, end_row)

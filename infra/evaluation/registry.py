@@ -14,6 +14,7 @@ from infra.evaluation.rankers.als import Als
 from infra.evaluation.rankers.als import is_installed as has_als
 from infra.evaluation.rankers.choosing import Blend, Chosen, OrPopular
 from infra.evaluation.rankers.ease import Ease
+from infra.evaluation.rankers.fused import Fused
 from infra.evaluation.rankers.moonlark import Moonlark, Say
 from infra.evaluation.rankers.neighbours import ItemKNN, SequentialKNN
 from infra.evaluation.rankers.popularity import Newest, Popularity
@@ -104,6 +105,11 @@ def _cosine(setting: Setting) -> Moonlark:
     return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
 
 
+def _fused(setting: Setting) -> Ranker:
+    cosine = _cosine(setting)
+    return Fused(cosine, OrPopular(cosine, WINDOWS))
+
+
 def _or_popular(make: Make) -> Make:
     return lambda setting: OrPopular(make(setting), WINDOWS)
 
@@ -113,7 +119,7 @@ def _blended(make: Make) -> Make:
 
 
 MODELS: Mapping[str, Entry] = {
-    "moonlark": Entry(_or_popular(_cosine), seeded=True),
+    "moonlark": Entry(_fused, seeded=True),
     "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),

@@ -31,6 +31,9 @@ MIN_HELD_OUT = 2_000
 """Events that a model may keep from training to choose by: the last day, widened until it holds so
 many (as the night's validation does), but never past a tenth of the log."""
 
+HELD_OUT_A_USER = 20
+"""A user's newest events that count for that."""
+
 
 def replay(
     interactions: Interactions,
@@ -116,8 +119,11 @@ class _Nights:
 
     def _lesson(self, at_ms: int) -> Lesson:
         rows = np.arange(self.log.row_at(at_ms))
-        most = min(MIN_HELD_OUT, len(rows) // 10)
-        held_out = min(self.log.row_at(at_ms - DAY_MS), len(rows) - most)
+        counted = self.log.newest_of_each_user(rows, HELD_OUT_A_USER)
+        most = min(MIN_HELD_OUT, len(counted) // 10)
+        if most < 1:
+            return Lesson(at_ms, rows, rows[:0])
+        held_out = min(self.log.row_at(at_ms - DAY_MS), int(counted[-most]))
         return Lesson(at_ms, rows, rows[held_out:])
 
     def _question(self, rows: Ints) -> Question:

@@ -136,6 +136,7 @@ def train_data(log: Log, lesson: Lesson, bert_IT: NDArray[np.float32]) -> TrainD
         bert_NT=bert_IT,
         item_ordinals_I=catalog,
         item_texts_I=catalog,
+        at_ms_E=events.at_ms_E[rows],
     )
 
 
@@ -143,6 +144,6 @@ def _key(config: TrainConfig, data: TrainData) -> str:
     """Of all that decides the weights."""
     digest = hashlib.blake2b(repr(sorted(asdict(config).items())).encode(), digest_size=12)
     columns = (data.offsets_U1, data.items_E, data.kinds_E, data.values_E, data.held_out_E)
-    for column in (*columns, data.item_ordinals_I, data.bert_NT):
+    for column in (*columns, data.moments_E, data.item_ordinals_I, data.bert_NT):
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
