@@ -10,7 +10,7 @@ where it was (`--fresh` begins anew).
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
 from infra.evaluation.walk import Progress
+from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 
 PAGE = Path(__file__).with_name("ACCURACY.md")
@@ -48,6 +49,7 @@ class Plan:
     variants: tuple[Variant, ...] = ("nightly+live",)
     seeds: int = 1
     train_days: int = 84
+    epochs: int = 12
 
 
 PLANS = (
@@ -56,13 +58,23 @@ PLANS = (
     Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest")),
     Plan("IFDB, replay from 2025-01-01", "ifdb", "replay", (*EVERY, "newest"), train_days=182),
     Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=182),
-    Plan("Online Retail, replay by basket from 2011-10-01", "online_retail", "replay", EVERY),
-    Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS),
+    Plan(
+        "Online Retail, replay by basket from 2011-10-01",
+        "online_retail",
+        "replay",
+        EVERY,
+        epochs=4,
+    ),
+    Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
 )
 
 
 def measured(
-    plan: Plan, data: Path | None, state_dir: Path, only: Sequence[str] | None
+    plan: Plan,
+    data: Path | None,
+    state_dir: Path,
+    only: Sequence[str] | None = None,
+    only_kept: bool = False,
 ) -> Section | None:
     """The section of one plan; None where its data is not there."""
     if plan.data != "ml-100k" and (data is None or not (data / plan.data).is_dir()):
@@ -78,13 +90,17 @@ def measured(
         variants=plan.variants,
         seeds=tuple(range(plan.seeds)),
         train_days=plan.train_days,
+        recipe=lambda seed: replace(nightly(seed), epochs=plan.epochs),
         embed=TextVectors(cache, bert, tqdm.write).of,
         cache=cache,
         kept=cache / "answers",
+        only_kept=only_kept,
         say=tqdm.write,
         bar=_bar,
     )
     tables = evaluate(interactions, request)
+    if not any(table.rows for table in tables):
+        return None
     plots = [
         path
         for table in tables
@@ -92,7 +108,12 @@ def measured(
         for path in draw(table, PLOTS, f"{interactions.name}-{table.variant}", PLOTTED)
     ]
     command = f"moonlark evaluate --data {plan.data} --protocol {plan.protocol}"
-    return Section(plan.title, command, as_json(interactions, request, tables), tuple(plots))
+    training = f"neural weights of {plan.epochs} epochs at most"
+    if plan.protocol == "replay":
+        training += f", learned at the cut and every {plan.train_days} days"
+    return Section(
+        plan.title, command, training, as_json(interactions, request, tables), tuple(plots)
+    )
 
 
 def main() -> None:
@@ -100,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AsWritten)
     parser.add_argument("--data", type=Path, help="holds ifdb/ and online_retail/")
     parser.add_argument("--fresh", action="store_true", help="forget the answers of earlier runs")
+    parser.add_argument("--kept", action="store_true", help="measure nothing: what is kept")
     parser.add_argument("--models", help="only these, separated by commas (the page as well)")
     parser.add_argument("--plans", help="only tables whose title holds this text")
     arguments = parser.parse_args()
@@ -107,7 +129,13 @@ def main() -> None:
     if arguments.fresh:
         shutil.rmtree(state_dir / "evaluation" / "answers", ignore_errors=True)
     only = None if arguments.models is None else arguments.models.split(",")
-    of = partial(measured, data=arguments.data, state_dir=state_dir, only=only)
+    of = partial(
+        measured,
+        data=arguments.data,
+        state_dir=state_dir,
+        only=only,
+        only_kept=arguments.kept,
+    )
     plans = [plan for plan in PLANS if (arguments.plans or "") in plan.title]
     sections = [section for section in map(of, plans) if section is not None]
     PAGE.write_text(page(sections, datetime.now(UTC), PAGE.parent), encoding="utf-8")

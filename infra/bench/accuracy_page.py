@@ -50,6 +50,7 @@ class Section:
 
     title: str
     command: str
+    training: str
     result: dict[str, Any]
     plots: tuple[Path, ...]
 
@@ -66,8 +67,8 @@ def _section(section: Section, folder: Path) -> str:
     lines = [
         f"## {section.title}",
         "",
-        f"{result['questions']:,} questions; `{section.command}`"
-        + (f"; mean of {seeds} seeds where a model has one." if seeds > 1 else "."),
+        f"{result['questions']:,} questions; `{section.command}`; {section.training}"
+        + (f"; mean of {seeds} seeds where a model has one." if seeds > 1 else "; seed 0."),
         "",
     ]
     variants = result.get("variants", {})
@@ -99,11 +100,13 @@ def _models(models: dict[str, dict[str, Any]]) -> list[str]:
 def _variants(
     variants: dict[str, dict[str, dict[str, Any]]], gains: dict[str, dict[str, Any]]
 ) -> list[str]:
-    models = next(iter(variants.values()))
+    models = list(dict.fromkeys(name for table in variants.values() for name in table))
     titles = ["model", *variants, "live feedback adds to the nights (95 %)"]
     lines = ["NDCG@10:", "", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name in models:
-        cells = [f"{table[name]['ndcg@10']:.4f}" for table in variants.values()]
+        cells = [
+            f"{table[name]['ndcg@10']:.4f}" if name in table else "" for table in variants.values()
+        ]
         gain = _interval(gains[name]) if name in gains else ""
         lines.append(f"| {name} | " + " | ".join([*cells, gain]) + " |")
     first = next(iter(gains), None)

@@ -68,6 +68,8 @@ class Request:
     kept: Path | None = None
     """Answers are kept in this folder, and those of a run before are taken from it: a table of
     hours that breaks off goes on where it was."""
+    only_kept: bool = False
+    """Measure nothing: rows that are not kept are left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +93,8 @@ class Table:
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """By model; `difference` is against the first one: how much more the first gains."""
+        if not self.rows:
+            return {}
         first = self.rows[0]
         result = {}
         for row in self.rows:
@@ -129,8 +133,9 @@ def _table(variant: str, task: Task, request: Request) -> Table:
         f"{task.steps.count} questions"
     )
     bert_IT = None if request.embed is None else request.embed(events.texts_I)
-    rows = tuple(_row(name, variant, task, bert_IT, request) for name in request.models)
-    return Table(variant, task, facts_of(task), rows, bert_IT)
+    rows = [_row(name, variant, task, bert_IT, request) for name in request.models]
+    asked = tuple(row for row in rows if row.runs)
+    return Table(variant, task, facts_of(task), asked, bert_IT)
 
 
 def _row(
@@ -143,6 +148,7 @@ def _row(
         if path is not None and path.is_file():
             answers, choice = read_answers(path)
             runs.append(answers)
+        if request.only_kept or (path is not None and path.is_file()):
             continue
         setting = Setting(
             interactions=task.log.interactions,
@@ -195,7 +201,11 @@ def live_feedback(tables: list[Table]) -> dict[str, Any]:
     live, nightly_only = of["nightly+live"], of["nightly"]
     hours_Q = live.facts.at_ms_Q // 3_600_000 % 24
     result = {}
-    for with_live, without in zip(live.rows, nightly_only.rows, strict=True):
+    without_live = {row.name: row for row in nightly_only.rows}
+    for with_live in live.rows:
+        without = without_live.get(with_live.name)
+        if without is None:
+            continue
         first_Q, second_Q = mean_ndcg(with_live.runs), mean_ndcg(without.runs)
         by_hour = [
             float((first_Q - second_Q)[hours_Q == hour].mean()) if (hours_Q == hour).any() else None

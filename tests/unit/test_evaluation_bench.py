@@ -46,7 +46,10 @@ def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
     )
     variants = as_json(made(), both, evaluate(made(), both))
     text = page(
-        [Section("Made", "moonlark evaluate", result, (plot,)), Section("Two", "it", variants, ())],
+        [
+            Section("Made", "moonlark evaluate", "12 epochs", result, (plot,)),
+            Section("Two", "it", "-", variants, ()),
+        ],
         datetime(2026, 1, 2, tzinfo=UTC),
         tmp_path,
     )
@@ -72,5 +75,8 @@ def test_answers_of_a_run_before_are_not_asked_again(tmp_path: Path) -> None:
     (again,) = evaluate(made(), Request(models=request.models, kept=tmp_path, bar=refused))  # type: ignore[arg-type]
     assert not said
     assert again.figures() == first.figures()
+    two = Request(models=("popularity-7d", "ease"), kept=tmp_path, only_kept=True)
+    (table,) = evaluate(made(), two)
+    assert [row.name for row in table.rows] == ["popularity-7d"]  # ease was never measured
     with pytest.raises(TypeError):
         evaluate(made(), Request(models=request.models, bar=refused))  # type: ignore[arg-type]
