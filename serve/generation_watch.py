@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_jobs.encoders.errors import EncoderError
+from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
 from serve.loaded_generation import LoadedGeneration
 from sql import generations
@@ -134,7 +135,7 @@ class GenerationWatch:
             generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
             generation.catch_up(self._engine)
             generation.warm()
-        except (ShardsError, EncoderError, OSError) as error:
+        except (ShardsError, EncoderError, PriorsError, OSError) as error:
             log.error("generation %s was refused: %s", generation_id, error)
             self._refused[generation_id] = str(error)
             return

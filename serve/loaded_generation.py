@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from ray_jobs.encoders.fold import UserEncoder
 from ray_jobs.encoders.weights import load_weights
+from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.delta import Delta, DeltaChange
 from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.items import Item, ItemTable, attributes_json, read_items
@@ -60,12 +61,14 @@ class LoadedGeneration:
         shards: ShardSet,
         texts: TextVectors,
         items: ItemTable,
+        priors: Priors | None = None,
     ) -> None:
         self.manifest = manifest
         self.generation_id = manifest.generation_id
         self.encoder_id = manifest.encoder_id
         self.encoder = encoder
         self.shards = shards
+        self.priors = priors
         self._texts = texts
         self._lock = threading.Lock()
         # What was withdrawn at the watermark is in the shards, so that it can come back.
@@ -87,6 +90,7 @@ class LoadedGeneration:
         Raises:
             ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
             ray_jobs.encoders.errors.EncoderError: the weights are.
+            ray_jobs.ranking.priors.PriorsError: activity, neighbours or their weights are.
         """
         directory = artifact_root / "generations" / generation_id
         manifest = open_manifest(directory)
@@ -102,6 +106,7 @@ class LoadedGeneration:
             ShardSet.open(directory, manifest),
             TextVectors.open(directory),
             read_items(directory),
+            Priors.open(directory),
         )
 
     @property
@@ -112,6 +117,8 @@ class LoadedGeneration:
     def warm(self) -> None:
         """Touch what the first request would have to fault in."""
         self._view.items.warm()
+        if self.priors is not None:
+            _ = self.priors.most_active
         query_D = np.zeros(self.shards.dim, np.float32)
         query_D[0] = 1.0
         search(self.shards, self._view.delta, query_D, 10)

@@ -17,6 +17,7 @@ from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
 from serve.explain import Past, explanations, past_of, read_past
+from serve.fused import FusedLists
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
 from serve.retrieval import candidates_by_vector
@@ -107,6 +108,7 @@ class Recommender:
         self._write_behind = write_behind
         self._now_ms = now_ms
         self._policies = policies
+        self._fused = FusedLists(trending)
 
     def recommend(self, user_id: str, query: ListQuery) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
@@ -137,10 +139,21 @@ class Recommender:
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
         basis: Basis = "popularity" if vector_D is None else "session"
         if vector_D is None:
-            found = self._popular(state, as_of_ms)
+            found = self._popular(state, query, allowed, as_of_ms)
         else:
             found = self._nearest(state, vector_D, query, allowed)
-        ranked = rerank_page(self._weighed(state, basis, found, allowed, as_of_ms), query, allowed)
+            priors = state.generation.priors
+            if priors is not None:
+                eligible, hidden = allowed.eligible, allowed.hidden
+                found = self._fused.of_known(
+                    *(state, priors, vector_D, found),
+                    eligible=eligible,
+                    hidden=hidden,
+                    as_of_ms=as_of_ms,
+                )
+        boosts = None if allowed.boosts is None else allowed.boosts.totals_S
+        scored = weighed(found, name=BASE_PARTS[basis], boosts=boosts)
+        ranked = rerank_page(scored, query, allowed)
         return listed(state, basis, ranked, as_of_ms, policies.policy_seq)
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
@@ -284,28 +297,27 @@ class Recommender:
             pins=allowed.pins,
         )
 
-    def _popular(self, state: UserState, as_of_ms: int) -> Candidates:
-        items = state.view.items
+    def _popular(
+        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
+    ) -> Candidates:
+        """Of a user without a vector: by what needs no user, else popular and trending."""
+        items, priors = state.view.items, state.generation.priors
+        if priors is not None and allowed.eligible is not None:
+            pinned = len(allowed.pins) + len(allowed.hidden)
+            boosts = allowed.boosts
+            also = np.array([pin.ordinal for pin in allowed.pins], np.int64)
+            if boosts is not None:
+                also = np.union1d(also, boosts.direct)
+            return self._fused.of_new(
+                *(state, priors),
+                eligible=allowed.eligible,
+                hidden=allowed.hidden,
+                also=also if boosts is None or boosts.groups_S is None else None,
+                wanted=candidates_wanted(query.k, query.offset, pinned),
+                as_of_ms=as_of_ms,
+            )
         everything = np.arange(items.ordinal_span, dtype=np.int64)
         return Candidates(self._trending.scores(items, as_of_ms), everything)
-
-    def _weighed(
-        self,
-        state: UserState,
-        basis: Basis,
-        found: Candidates,
-        allowed: _Allowed,
-        as_of_ms: int,
-    ) -> Candidates:
-        """The parts of each score, added up."""
-        weight = state.generation.manifest.prior_weight if basis == "session" else 0.0
-        return weighed(
-            found,
-            name=BASE_PARTS[basis],
-            boosts=None if allowed.boosts is None else allowed.boosts.totals_S,
-            prior=self._trending.scores(state.view.items, as_of_ms) if weight else None,
-            prior_weight=weight,
-        )
 
 
 def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:

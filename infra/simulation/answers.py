@@ -133,6 +133,9 @@ def _check_session(state: UserState, user: State, vector_D: Floats | None) -> No
     excluded = frozenset() if session is None else frozenset(session.excluded.tolist())
     if (seen, excluded) != (user.seen, user.excluded):
         raise Violation(f"seen {seen}, excluded {excluded}; in truth {user.seen}, {user.excluded}")
+    recent = () if session is None else tuple(session.recent.tolist())
+    if recent != user.recent:
+        raise Violation(f"recent {recent}, in truth {user.recent}")
     ours = state.vector
     if (ours is None) != (vector_D is None):
         raise Violation(f"user vector {ours}, in truth {vector_D}")

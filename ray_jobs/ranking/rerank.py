@@ -1,6 +1,6 @@
 """Orders candidates into the list that is shown: eligibility, the parts of the score, pins, a page.
 
-    score = cosine (or popularity) + boost + prior    (`parts` keeps each; `weighed` adds them up)
+    score = cosine (popularity, or the parts of `fusion`) + boost    (`parts` keeps each)
 
 Seen, excluded and ineligible items are dropped by retrieval already; they are dropped here again
 because this is the last gate before a user, and the only one that candidates of another source
@@ -33,21 +33,15 @@ class Pin:
 
 
 def weighed(
-    found: Candidates,
-    *,
-    name: str = "cosine",
-    boosts: NDArray[np.float32] | None = None,
-    prior: NDArray[np.float32] | None = None,
-    prior_weight: float = 0.0,
+    found: Candidates, *, name: str = "cosine", boosts: NDArray[np.float32] | None = None
 ) -> Candidates:
-    """`found` with its score as the part `name`, and "boost" and "prior" added to it.
+    """`found` with "boost" added to its score; one that has no parts yet becomes the part `name`.
 
-    `boosts` (`boosts.total_boosts`) and `prior` are by ordinal, zero beyond their end.
+    `boosts` (`boosts.total_boosts`) is by ordinal, zero beyond its end.
     """
     boost_N = _at(boosts, found.ordinals)
-    prior_N = np.float32(prior_weight) * _at(prior, found.ordinals)
-    parts = {name: found.scores, "boost": boost_N, "prior": prior_N}
-    return Candidates(found.scores + boost_N + prior_N, found.ordinals, parts)
+    parts = {**(found.parts or {name: found.scores}), "boost": boost_N}
+    return Candidates(found.scores + boost_N, found.ordinals, parts)
 
 
 def rerank(

@@ -119,6 +119,13 @@ class Delta:
         sources = (self.base_ordinals, self.sealed.ordinals, self.head.ordinals)
         return max((int(ordinals[-1]) + 1 for ordinals in sources if len(ordinals)), default=0)
 
+    def is_live(self, ordinals: Ordinals) -> NDArray[np.bool_]:
+        """For each ordinal (N,), whether base or delta holds it as it is now."""
+        base = in_sorted(ordinals, self.base_ordinals) & ~in_sorted(ordinals, self.masked)
+        sealed = in_sorted(ordinals, self.sealed.ordinals) & ~in_sorted(ordinals, self.dead)
+        live: NDArray[np.bool_] = base | sealed | in_sorted(ordinals, self.head.ordinals)
+        return live
+
     def live_ordinals(self) -> Ordinals:
         """Every live ordinal of base and delta, sorted. O(items): not for every request."""
         base = self.base_ordinals[~in_sorted(self.base_ordinals, self.masked)]

@@ -70,7 +70,7 @@ def test_parsing_loads_nothing_heavy(
 
 def test_the_night_runs_its_steps_in_order(night: dict[str, Any]) -> None:
     tasks = night["tasks"]
-    order = ["begin", "export", "embed", "train", "build", "fold", "evaluate", "publish"]
+    order = ["begin", "export", "embed", "train", "build", "fuse", "fold", "evaluate", "publish"]
     order += ["verify", "parity"]
     assert sorted(tasks) == sorted(order)
     for before, after in pairwise(order):
