@@ -1,6 +1,7 @@
 """The night: from the catalog and the event log to a published generation.
 
-    begin -> export -> embed -> train -> build -> fold -> evaluate -> publish -> verify -> parity
+    begin -> export -> embed -> train -> build -> fuse -> fold -> evaluate
+          -> publish -> verify -> parity
 
 Each step is `python -m ray_jobs.nightly.<step> --generation ID` on Ray, and a transaction: run
 again it gives the same result. `verify` rolls back, with hold, what it finds broken after the
@@ -21,6 +22,7 @@ STEPS = (
     "embed",
     "train",
     "build",
+    "fuse",
     "fold",
     "evaluate",
     "publish",

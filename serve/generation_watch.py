@@ -10,13 +10,14 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_jobs.encoders.errors import EncoderError
+from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
-from serve.loaded_generation import LoadedGeneration
 from sql import generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
@@ -30,14 +31,30 @@ TAKEN_OUT_AFTER = 2 * RETRY_REFUSED_AFTER
 """Looks without the live generation, while others have it, until this replica is to be replaced."""
 
 
+class Held(Protocol):
+    """What a process holds of a generation."""
+
+    def catch_up(self, engine: Engine) -> object:
+        """Apply what the catalog log says since."""
+        ...
+
+    def warm(self) -> None:
+        """Touch what the first request would have to fault in."""
+        ...
+
+
+HeldT = TypeVar("HeldT", bound=Held)
+
+
 class FellBehind(Exception):
     """This replica cannot load the live generation, while others can: a new one may."""
 
 
-class GenerationWatch:
+class GenerationWatch(Generic[HeldT]):
     """The generations of one replica. `start` loads before it returns; then a thread keeps on.
 
     `lease_now_ms`: the clock of the leases; None is the database's, which all replicas share.
+    `open_generation`: (artifact root, generation id, digest of its manifest) -> what is held of it.
     """
 
     def __init__(
@@ -46,8 +63,8 @@ class GenerationWatch:
         artifact_root: Path,
         replica_id: str,
         interval_s: float,
-        lease_now_ms: Callable[[], int] | None = None,
-        open_generation: Callable[[Path, str, str], LoadedGeneration] = LoadedGeneration.open,
+        lease_now_ms: Callable[[], int] | None,
+        open_generation: Callable[[Path, str, str], HeldT],
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
@@ -55,7 +72,7 @@ class GenerationWatch:
         self._interval_s = interval_s
         self._lease_now_ms = lease_now_ms
         self._open_generation = open_generation
-        self._loaded: dict[str, LoadedGeneration] = {}
+        self._loaded: dict[str, HeldT] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
         self._looks_behind = 0
@@ -74,7 +91,7 @@ class GenerationWatch:
         generations.drop_replica(self._engine, self._replica_id)
 
     @property
-    def loaded(self) -> dict[str, LoadedGeneration]:
+    def loaded(self) -> dict[str, HeldT]:
         """The generations that can answer, newest first. A fresh mapping at every change."""
         return self._loaded
 
@@ -137,7 +154,7 @@ class GenerationWatch:
             generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
             generation.catch_up(self._engine)
             generation.warm()
-        except (ShardsError, EncoderError, OSError) as error:
+        except (ShardsError, EncoderError, PriorsError, OSError) as error:
             log.error("generation %s was refused: %s", generation_id, error)
             self._refused[generation_id] = str(error)
             return

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from ray_jobs.encoders.fold import UserEncoder
 from ray_jobs.encoders.weights import load_weights
+from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.delta import Delta, DeltaChange
 from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.items import Item, ItemTable, attributes_json, read_items
@@ -25,7 +26,7 @@ from ray_jobs.shards.manifest import (
     open_manifest,
     verify,
 )
-from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.reader import Shards, ShardSet
 from ray_jobs.shards.search import search
 from ray_jobs.shards.texts import TextVectors
 from sql import catalog
@@ -50,6 +51,28 @@ class CatalogView:
     """Changed items that have no vector of this encoder yet: shown by id, not retrieved."""
 
 
+def open_sealed(
+    artifact_root: Path, generation_id: str, sealed_digest: str | None
+) -> tuple[Path, Manifest]:
+    """The folder and the manifest of a generation. The other files are not verified yet.
+
+    `sealed_digest`: of the manifest, as the registry has it. The files are checked against the
+    manifest, so whoever can write them must not be able to write it anew. None: not looked at, by
+    a tool that made the generation itself.
+
+    Raises:
+        ray_jobs.shards.errors.ShardsError: the manifest is missing, altered or foreign.
+    """
+    directory = artifact_root / "generations" / generation_id
+    manifest = open_manifest(directory)
+    digest = manifest_digest(directory)
+    if sealed_digest is not None and digest != sealed_digest:
+        raise CorruptArtifact(
+            directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
+        )
+    return directory, manifest
+
+
 class LoadedGeneration:
     """What a replica answers from. `view` is safe to read at any time; `catch_up` moves it."""
 
@@ -57,15 +80,17 @@ class LoadedGeneration:
         self,
         manifest: Manifest,
         encoder: UserEncoder,
-        shards: ShardSet,
+        shards: Shards,
         texts: TextVectors,
         items: ItemTable,
+        priors: Priors | None = None,
     ) -> None:
         self.manifest = manifest
         self.generation_id = manifest.generation_id
         self.encoder_id = manifest.encoder_id
         self.encoder = encoder
         self.shards = shards
+        self.priors = priors
         self._texts = texts
         self._lock = threading.Lock()
         # What was withdrawn at the watermark is in the shards, so that it can come back.
@@ -77,24 +102,14 @@ class LoadedGeneration:
     def open(
         cls, artifact_root: Path, generation_id: str, sealed_digest: str | None = None
     ) -> "LoadedGeneration":
-        """Verify every digest, then map the files.
-
-        Args:
-            sealed_digest: of the manifest, as the registry has it. The files are checked against
-                the manifest, so whoever can write them must not be able to write it anew. None:
-                not looked at, by a tool that made the generation itself.
+        """Verify every digest, then map the files. `sealed_digest`: see `open_sealed`.
 
         Raises:
             ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
             ray_jobs.encoders.errors.EncoderError: the weights are.
+            ray_jobs.ranking.priors.PriorsError: activity, neighbours or their weights are.
         """
-        directory = artifact_root / "generations" / generation_id
-        manifest = open_manifest(directory)
-        digest = manifest_digest(directory)
-        if sealed_digest is not None and digest != sealed_digest:
-            raise CorruptArtifact(
-                directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
-            )
+        directory, manifest = open_sealed(artifact_root, generation_id, sealed_digest)
         verify(directory, manifest)  # faiss loads a flipped byte in silence
         return cls(
             manifest,
@@ -102,6 +117,7 @@ class LoadedGeneration:
             ShardSet.open(directory, manifest),
             TextVectors.open(directory),
             read_items(directory),
+            Priors.open(directory),
         )
 
     @property
@@ -112,9 +128,11 @@ class LoadedGeneration:
     def warm(self) -> None:
         """Touch what the first request would have to fault in."""
         self._view.items.warm()
+        if self.priors is not None:
+            _ = self.priors.most_active
         query_D = np.zeros(self.shards.dim, np.float32)
         query_D[0] = 1.0
-        search(self.shards, self._view.delta, query_D, 10)
+        search(self.shards.for_answer(), self._view.delta, query_D, 10)
 
     def catch_up(self, engine: Engine, at_least: int | None = None) -> CatalogView:
         """Apply the catalog log up to its head (at least `at_least`); returns the new view.

@@ -3,20 +3,31 @@
 Runs in a thread of the replica; touches no event loop.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
+from ray_jobs.ranking.diversity import POOL, diverse_order
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
-from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
-from serve.explain import Past, explanations, past_of, read_past
+from serve.explain import past_of, read_past
+from serve.fused import FusedList, FusedLists
+from serve.lists import (
+    BASE_PARTS,
+    Basis,
+    ItemList,
+    ListQuery,
+    TrendingList,
+    explain,
+    exposure_of,
+    listed,
+    shown,
+)
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
 from serve.retrieval import candidates_by_vector
@@ -25,57 +36,12 @@ from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
 from sql import catalog
 from sql.engine import read_snapshot
-from sql.exposures import Exposure, ShownItem
 
 PERSONAL_WEIGHT = 0.3
 """Share of the user's taste in a personalised search; the text decides, the taste orders ties."""
 
 TEXT_CANDIDATES = 500
 """Candidates of a text search, found by projected vectors and ordered by BERT's own cosine."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListQuery:
-    """What is asked for, whoever asks."""
-
-    k: int = 20
-    offset: int = 0
-    category: str | None = None
-    attributes: Mapping[str, Wanted] = field(default_factory=dict)
-    exclude: Sequence[str] = ()
-    exclude_seen: bool = True
-    as_of_ms: int | None = None
-    explain: bool = False
-
-
-Basis = Literal["session", "popularity", "item", "text"]
-
-BASE_PARTS: Mapping[Basis, str] = {"session": "cosine", "popularity": "popularity"}
-"""Of users' lists: the part of the score that the others are added to."""
-
-
-@dataclass(frozen=True, slots=True)
-class ItemList:
-    """A list and what it was made from."""
-
-    state: UserState
-    basis: Basis
-    items: list[dict[str, Any]]
-    as_of_ms: int
-    ranked: Candidates
-    """The rows of `items`: ordinals, scores and their parts."""
-    policy_seq: int = 0
-    """Every change of a policy up to this one is reflected."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrendingList:
-    """What trends. `activity_age_ms`: every event older than this is counted."""
-
-    state: UserState
-    items: list[dict[str, Any]]
-    as_of_ms: int
-    activity_age_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +73,7 @@ class Recommender:
         self._write_behind = write_behind
         self._now_ms = now_ms
         self._policies = policies
+        self._fused = FusedLists(trending)
 
     def recommend(self, user_id: str, query: ListQuery) -> ItemList:
         """The user's list: by cosine to the user vector, or what is popular for a new user."""
@@ -117,7 +84,7 @@ class Recommender:
 
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""
-        self._write_behind.expose(_exposure(answer, query, request_id))
+        self._write_behind.expose(exposure_of(answer, query, request_id))
 
     def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
         """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:
@@ -137,11 +104,69 @@ class Recommender:
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
         basis: Basis = "popularity" if vector_D is None else "session"
         if vector_D is None:
-            found = self._popular(state, as_of_ms)
+            found, is_quiet = self._for_new(state, query, allowed, as_of_ms)
         else:
-            found = self._nearest(state, vector_D, query, allowed)
-        ranked = rerank_page(self._weighed(state, basis, found, allowed, as_of_ms), query, allowed)
-        return listed(state, basis, ranked, as_of_ms, policies.policy_seq)
+            found, is_quiet = self._for_known(state, vector_D, query, allowed, as_of_ms)
+        boosts = None if allowed.boosts is None else allowed.boosts.totals_S
+        scored = weighed(found, name=BASE_PARTS[basis], boosts=boosts)
+        first = self._diverse(state, scored, allowed, query.diversity)
+        ranked = rerank_page(scored, query, allowed, first)
+        answer = listed(state, basis, ranked, as_of_ms, policies.policy_seq)
+        return replace(answer, is_quiet=is_quiet)
+
+    @staticmethod
+    def _diverse(
+        state: UserState, scored: Candidates, allowed: _Allowed, diversity: float
+    ) -> NDArray[np.int64] | None:
+        """What comes first, and in which order; None: as the scores say."""
+        if not diversity:
+            return None
+        best = rerank(scored, eligible=allowed.eligible, excluded=allowed.hidden, k=POOL)
+        shards, delta = state.generation.shards, state.view.delta
+        _, vectors_ND = live_vectors_of(shards, delta, best.ordinals)
+        return best.ordinals[diverse_order(best.scores, vectors_ND, diversity)]
+
+    def _for_known(
+        self,
+        state: UserState,
+        vector_D: NDArray[np.float32],
+        query: ListQuery,
+        allowed: _Allowed,
+        as_of_ms: int,
+    ) -> FusedList:
+        """Of a user with a vector: the nearest, and where the night learned to weigh them what is
+        active, new or goes with the user's last items."""
+        nearest, priors = self._nearest(state, vector_D, query, allowed), state.generation.priors
+        if priors is None:
+            return FusedList(nearest, is_quiet=False)
+        return self._fused.of_known(
+            *(state, priors, vector_D, nearest),
+            eligible=allowed.eligible,
+            hidden=allowed.hidden,
+            as_of_ms=as_of_ms,
+        )
+
+    def _for_new(
+        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
+    ) -> FusedList:
+        """Of a user without a vector: by what needs no user."""
+        items, priors, boosts = state.view.items, state.generation.priors, allowed.boosts
+        assert allowed.eligible is not None, "it was asked for"
+        if priors is None:
+            everything = np.arange(items.ordinal_span, dtype=np.int64)
+            scores = self._trending.scores(items, as_of_ms)
+            return FusedList(Candidates(scores, everything), is_quiet=False)
+        lifted = np.array([pin.ordinal for pin in allowed.pins], np.int64)
+        if boosts is not None:
+            lifted = np.union1d(lifted, boosts.direct)
+        return self._fused.of_new(
+            *(state, priors),
+            eligible=allowed.eligible,
+            hidden=allowed.hidden,
+            also=lifted if boosts is None or boosts.groups_S is None else None,
+            wanted=candidates_wanted(query.k, query.offset, len(allowed.pins)),
+            as_of_ms=as_of_ms,
+        )
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
         """Items nearest to an item's vector, without itself. The item may be withdrawn.
@@ -201,7 +226,7 @@ class Recommender:
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
         if taste_D is not None and len(found):
-            _, vectors_ND = live_vectors_of(generation.shards, state.view.delta, found.ordinals)
+            _, vectors_ND = live_vectors_of(state.shards, state.view.delta, found.ordinals)
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
@@ -285,7 +310,7 @@ class Recommender:
         at_least: int = 1,
     ) -> Candidates:
         return candidates_by_vector(
-            state.generation.shards,
+            state.shards,
             state.view,
             query_D,
             max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),
@@ -295,107 +320,20 @@ class Recommender:
             pins=allowed.pins,
         )
 
-    def _popular(self, state: UserState, as_of_ms: int) -> Candidates:
-        items = state.view.items
-        everything = np.arange(items.ordinal_span, dtype=np.int64)
-        return Candidates(self._trending.scores(items, as_of_ms), everything)
 
-    def _weighed(
-        self,
-        state: UserState,
-        basis: Basis,
-        found: Candidates,
-        allowed: _Allowed,
-        as_of_ms: int,
-    ) -> Candidates:
-        """The parts of each score, added up."""
-        weight = state.generation.manifest.prior_weight if basis == "session" else 0.0
-        return weighed(
-            found,
-            name=BASE_PARTS[basis],
-            boosts=None if allowed.boosts is None else allowed.boosts.totals_S,
-            prior=self._trending.scores(state.view.items, as_of_ms) if weight else None,
-            prior_weight=weight,
-        )
-
-
-def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
+def rerank_page(
+    found: Candidates,
+    query: ListQuery,
+    allowed: _Allowed,
+    first: NDArray[np.int64] | None = None,
+) -> Candidates:
     """The page of the list that was asked for."""
     return rerank(
         found,
         eligible=allowed.eligible,
         excluded=allowed.hidden,
         pins=allowed.pins,
+        first=first,
         k=query.k,
         offset=query.offset,
-    )
-
-
-def listed(
-    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
-) -> ItemList:
-    """Candidates as an answer."""
-    items = shown(state, ranked)
-    if len(items) < len(ranked):
-        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
-        ranked = ranked.take(np.array(there, np.bool_))
-    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
-
-
-def explain(answer: ItemList, past: Past) -> None:
-    """Add to each item of `answer` why it is there."""
-    told = explanations(answer.state, answer.ranked, past)
-    for item, explanation in zip(answer.items, told, strict=True):
-        item["explanation"] = explanation
-
-
-def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
-    """Candidates as they appear in an answer."""
-    items = state.view.items.get_many(ranked.ordinals)
-    return [
-        {
-            "item_id": item.item_id,
-            "score": float(score),
-            "title": item.title,
-            "category": item.category,
-        }
-        for item, score in zip(items, ranked.scores, strict=True)
-        if item is not None
-    ]
-
-
-def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
-    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    return Exposure(
-        request_id=request_id,
-        user_key=None if state.user is None else state.user.user_key,
-        generation_id=state.generation.generation_id,
-        user_seq=state.user_seq,
-        catalog_seq=state.catalog_seq,
-        at_ms=answer.as_of_ms,
-        items=[
-            ShownItem(
-                item["item_id"],
-                item["score"],
-                int(ranked.ordinals[row]),
-                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-                {
-                    name: float(part[row])
-                    for name, part in ranked.parts.items()
-                    if part[row] or name == base
-                },
-            )
-            for row, item in enumerate(answer.items)
-        ],
-        degraded=state.degraded,
-        params={
-            "k": query.k,
-            "offset": query.offset,
-            "category": query.category,
-            "attributes": dict(query.attributes),
-            "exclude": list(query.exclude),
-            "exclude_seen": query.exclude_seen,
-            "basis": answer.basis,
-            "policy_seq": answer.policy_seq,
-        },
     )

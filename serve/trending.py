@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.trend import (
     HOUR_MS,
     KIND_WEIGHTS,
@@ -66,6 +67,8 @@ class Trending:
         self._lock = threading.Lock()
         self._held: dict[int, _Hour] = {}
         self._turned_at_ms = 0
+        self._reads = 0
+        self._since: tuple[int, int, Activity] | None = None
 
     def trends(self, items: ItemTable, as_of_ms: int, hours: int) -> Trends:
         """What trends in the `hours` (1..MAX_HOURS) before `as_of_ms`; of its own hour all."""
@@ -81,6 +84,21 @@ class Trending:
         trends = self.trends(items, as_of_ms, NEW_USER_HOURS)
         return for_new_users(trends.scores, items.event_counts())
 
+    def activity_since(self, hour: int, as_of_ms: int) -> Activity:
+        """What was done from the start of `hour` to that of `as_of_ms`, of the last MAX_HOURS hours
+        at most: what the night has not counted. The same object until something is read again."""
+        last = hour_of(as_of_ms)
+        hours = range(max(hour, last - MAX_HOURS), last + 1)
+        held, _ = self._read(hours)
+        kept = self._since
+        if kept is not None and kept[:2] == (hour, self._reads):
+            made = kept[2]
+            if 0 <= as_of_ms - made.at_ms < REFRESH_MS:
+                return made
+        made = Activity.of_hours(((h, held[h].counts) for h in hours), as_of_ms)
+        self._since = (hour, self._reads, made)
+        return made
+
     def _read(self, wanted: Collection[int]) -> tuple[dict[int, _Hour], int]:
         """These hours, and the age of those of them that still take events."""
         with self._lock:
@@ -91,6 +109,7 @@ class Trending:
                 stale += sorted(rest, key=lambda hour: self._held[hour].read_at_ms)[:1]
                 self._turned_at_ms = now_ms
             if stale:
+                self._reads += 1
                 self._refresh(stale, now_ms)
             found = {hour: self._held[hour] for hour in wanted}
             near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)

@@ -1,10 +1,10 @@
 """How often each item was acted on, by hour: it feeds trending, cold start and priors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from sql.event_rules import HOUR_MS
 from sql.tables import item_activity
@@ -20,8 +20,7 @@ def read_hour(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The `limit` items most acted on in an hour: ordinals (N,), each once, and the weighted sums
     of their events (N,) float32. A kind without a weight does not count."""
-    weights = case(dict(kind_weights), value=item_activity.c.kind, else_=0.0)
-    total = func.sum(weights * item_activity.c.n)
+    total = _weighted(kind_weights)
     rows = conn.execute(
         select(item_activity.c.ordinal, total)
         .where(item_activity.c.hour == hour)
@@ -32,3 +31,25 @@ def read_hour(
     ).all()
     ordinals = np.array([row[0] for row in rows], np.int64)
     return ordinals, np.array([float(row[1]) for row in rows], np.float32)
+
+
+def iterate_activity(
+    conn: Connection, before_hour: int, kind_weights: Mapping[str, float], chunk: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """(hours, ordinals, weighted sums) of the hours before that one, ascending, in chunks."""
+    total = _weighted(kind_weights)
+    rows = conn.execution_options(yield_per=chunk).execute(
+        select(item_activity.c.hour, item_activity.c.ordinal, total)
+        .where(item_activity.c.hour < before_hour)
+        .group_by(item_activity.c.hour, item_activity.c.ordinal)
+        .having(total > 0)
+        .order_by(item_activity.c.hour, item_activity.c.ordinal)
+    )
+    for part in rows.partitions():
+        hours, ordinals, sums = zip(*part, strict=True)
+        yield np.array(hours, np.int64), np.array(ordinals, np.int64), np.array(sums, np.float32)
+
+
+def _weighted(kind_weights: Mapping[str, float]) -> ColumnElement[float]:
+    weights = case(dict(kind_weights), value=item_activity.c.kind, else_=0.0)
+    return func.sum(weights * item_activity.c.n)

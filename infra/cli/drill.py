@@ -20,6 +20,10 @@ SCENARIOS = {
     "kill-node": "infra.drills.kill_cluster:run_node",
     "kill-database": "infra.drills.kill_database:run",
     "pause": "infra.drills.pause:run",
+    "shard-gone": "infra.drills.shard_gone:run",
+    "encoder-gone": "infra.drills.encoder_gone:run",
+    "overload": "infra.drills.overload:run",
+    "retry-storm": "infra.drills.retry_storm:run",
 }
 ALL = "all"
 MAX_ROUNDS = 10_000

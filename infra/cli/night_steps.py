@@ -16,6 +16,7 @@ from ray_jobs.nightly.embed import embed
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import fold
+from ray_jobs.nightly.fuse import fuse
 from ray_jobs.nightly.parity import parity
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import (
@@ -35,6 +36,7 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "embed": embed,
     "train": train,
     "build": build,
+    "fuse": fuse,
     "fold": fold,
     "evaluate": evaluate,
     "publish": publish,

@@ -13,9 +13,8 @@ from ray import serve as ray_serve
 
 from infra.drills.catalog import ENCODER_ID, embed
 from infra.drills.clock import stepped_clock_ms
-from serve.app import GATEWAY
+from serve.app import SHARD_SERVER, assembled
 from serve.settings import ServeSettings
-from sql.settings import StoreSettings
 
 
 class WordsEncoder:
@@ -37,6 +36,5 @@ WORDS_ENCODER = ray_serve.deployment(max_ongoing_requests=256, ray_actor_options
 
 def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
-    settings = ServeSettings()
-    gateway = GATEWAY.options(num_replicas=settings.replicas)
-    return gateway.bind(StoreSettings(), settings, WORDS_ENCODER.bind(), stepped_clock_ms)
+    encoder = WORDS_ENCODER.bind()
+    return assembled(ServeSettings(), encoder, SHARD_SERVER, stepped_clock_ms)

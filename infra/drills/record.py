@@ -52,6 +52,8 @@ class Answer(NamedTuple):
     least_catalog_seq: int
     as_of_ms: int = 0
     """Of an answer without the database: up to when it reflects what was acknowledged."""
+    shards_missing: tuple[int, ...] = ()
+    """Numbers of the shards that it was made without."""
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Record:
     item_acks: list[ItemAck] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    refused: list[Kind] = field(default_factory=list)
+    """503 or 429 with Retry-After, where the scenario allows them."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalog_seq: int = 0
 

@@ -18,10 +18,12 @@ from sqlalchemy import Engine
 from infra.drills.catalog import fill_catalog
 from infra.drills.clock import CLOCKS_VARIABLE
 from infra.drills.night_worker import begin_niced, make
+from infra.drills.sickness import FOLDER_VARIABLE
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import migrate, open_engine
 from sql.events import EventKind, NewEvent, append
 
@@ -49,6 +51,11 @@ class DrillStack:
     """`ray start` of each node beside the head; without any the head does all."""
 
     @property
+    def faults(self) -> Path:
+        """Where a drill says which deployment is sick (`sickness`)."""
+        return self.folder / "faults"
+
+    @property
     def url(self) -> str:
         """Base URL of the API."""
         return self.cluster.http_url
@@ -62,13 +69,15 @@ def drill_stack(
     seed: int,
     replicas: int = 2,
     env: Mapping[str, str] | None = None,
+    app: str = APP,
+    shards: int = MIN_SHARDS,
     database_url: str | None = None,
     nodes: int = 0,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
-    `env`: further settings of the replicas. `database_url`: an empty one; None is a SQLite file.
-    `nodes`: beside the head, which then runs no replica.
+    `env`: further settings of the replicas. `shards`: of g0. `database_url`: an empty one; None is
+    a SQLite file. `nodes`: beside the head, which then runs no replica.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
@@ -85,8 +94,10 @@ def drill_stack(
             else {}
         ),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        FOLDER_VARIABLE: str(folder / "faults"),
         **(env or {}),
     }
+    (folder / "faults").mkdir()
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
     head_cpus = 0 if nodes else None
     cluster = LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env=environment)
@@ -94,7 +105,7 @@ def drill_stack(
         migrate(engine)
         fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
         _fill_log(engine, users, items, np.random.default_rng(seed + 1))
-        night.submit(make, url, root, "g0", seed).result()
+        night.submit(make, url, root, "g0", seed, shards).result()
         stage_and_flip(
             engine,
             "g0",
@@ -106,7 +117,7 @@ def drill_stack(
         )
         with cluster:
             others = [cluster.add_node(NODE_CPUS) for _ in range(nodes)]
-            deploy(cluster, APP, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
+            deploy(cluster, app, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night, others)
     finally:
         night.shutdown(cancel_futures=True)

@@ -14,7 +14,7 @@ from infra.simulation.fake_model import Floats
 from infra.simulation.scheduler import Violation
 from infra.simulation.truth import Item, State
 from infra.simulation.world import World
-from serve.recommend import ItemList, ListQuery
+from serve.lists import ItemList, ListQuery
 from serve.user_state import UserState
 
 TOLERANCE = 1e-5
@@ -148,6 +148,9 @@ def _check_session(state: UserState, user: State, vector_D: Floats | None) -> No
     excluded = frozenset() if session is None else frozenset(session.excluded.tolist())
     if (seen, excluded) != (user.seen, user.excluded):
         raise Violation(f"seen {seen}, excluded {excluded}; in truth {user.seen}, {user.excluded}")
+    recent = () if session is None else tuple(session.recent.tolist())
+    if recent != user.recent:
+        raise Violation(f"recent {recent}, in truth {user.recent}")
     ours = state.vector
     if (ours is None) != (vector_D is None):
         raise Violation(f"user vector {ours}, in truth {vector_D}")

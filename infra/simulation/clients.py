@@ -13,8 +13,8 @@ from infra.simulation.fake_model import ENCODER_ID, embed_text
 from infra.simulation.replica import ConnectionBroken, Replica
 from infra.simulation.scheduler import Call, Violation
 from infra.simulation.world import NEVER, Sent, World
+from serve.lists import ItemList, ListQuery
 from serve.problems import ProblemError
-from serve.recommend import ItemList, ListQuery
 from sql.catalog import DeleteResult, ItemBody, PutResult
 from sql.errors import StoreError
 from sql.events import Appended, EventKind, NewEvent, Rejected
@@ -146,7 +146,7 @@ class Client:
         """Forget a user: in force when acknowledged."""
         world, user_id = self._world, self._user()
         user = world.promises.user(user_id)
-        erasure = [world.scheduler.step, NEVER]
+        erasure, asked_ms = [world.scheduler.step, NEVER], world.now_ms()
         user.erasures.append(erasure)
         user.floor = 0
         tries: list[Call] = []
@@ -161,6 +161,7 @@ class Client:
             while not call.done:
                 world.scheduler.wait(call, 1.0)
         erasure[1] = world.scheduler.step
+        user.forgotten_ms = asked_ms
         world.scheduler.note(f"{user_id} is erased")
         for _ in range(self._rng.choice((0, 3))):  # comes back at once, as somebody else
             self.act_then_ask(user_id)

@@ -16,7 +16,7 @@ from infra.simulation.world import NEVER, Sent, World
 from ray_jobs.encoders.session import Session
 from ray_jobs.shards.manifest import MANIFEST_NAME
 from serve.generation_watch import RETRY_REFUSED_AFTER
-from serve.recommend import ListQuery
+from serve.lists import ListQuery
 from sql.erasure import apply_ledger
 from sql.event_rules import HOUR_MS
 
@@ -114,6 +114,9 @@ def check_erasures(world: World) -> None:
         )
         if late:
             raise Violation(f"{late} of {user_id} happened before the erasure, and are back")
+        told_ms = world.promises.user(user_id).forgotten_ms
+        if told_ms > world.erased_at_ms(user_id):
+            raise Violation(f"{user_id} was told to be forgotten, and is in no ledger")
         for start, end in world.promises.user(user_id).erasures:
             if end == NEVER:
                 raise Violation(f"{user_id} asked at {start} to be forgotten, and never was")
@@ -136,6 +139,7 @@ def check_sessions(world: World) -> None:
             and session.steps == right.steps
             and set(session.seen.tolist()) == right.seen
             and set(session.excluded.tolist()) == right.excluded
+            and tuple(session.recent.tolist()) == right.recent
             and np.allclose(session.h, right.h, atol=TOLERANCE)
             and np.allclose(session.c, right.c, atol=TOLERANCE)
             and np.allclose(session.pooled, right.pooled, atol=TOLERANCE)

@@ -21,12 +21,14 @@ from ray_jobs.nightly.embed_missing import Vectors, embed_with
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
+from ray_jobs.nightly.fuse import fuse
 from ray_jobs.nightly.publish import publish, stage_and_flip
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.workspace import NightError, Workspace
+from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
 from ray_jobs.shards.items import read_items
 from sql import catalog, generations
@@ -40,7 +42,7 @@ RETRY_AFTER_S = 0.3
 FOLD_USERS = 2
 NIGHT, ON_CALL = "night", "on-call"
 
-EXPECTED_ERRORS = (StoreError, NightError, ShardsError, EncoderError)
+EXPECTED_ERRORS = (StoreError, NightError, ShardsError, EncoderError, PriorsError)
 """What a night may end with, for the on-call to read; anything else is a bug of ours."""
 
 
@@ -108,7 +110,9 @@ class NightShift:
             try:
                 self._steps(generation_id)
             except EXPECTED_ERRORS as error:
-                world.scheduler.note(f"{generation_id}: {type(error).__name__}: {error}"[:150])
+                # The folder is another one in each run, and a seed is one history.
+                why = str(error).replace(str(world.root.parent), "")
+                world.scheduler.note(f"{generation_id}: {type(error).__name__}: {why}"[:150])
                 world.scheduler.sleep(RETRY_AFTER_S)
             else:
                 return
@@ -130,6 +134,7 @@ class NightShift:
             "embed": lambda night: embed_with(night, FakeBert(), self._embed_digests),
             "train": self._train,
             "build": lambda night: build_with(night, _write_shards),
+            "fuse": fuse,
             "fold": lambda night: fold_with(night, self._folded),
             "evaluate": evaluate,
             "publish": publish,

@@ -85,6 +85,8 @@ class State:
     steps: int
     seen: frozenset[int]
     excluded: frozenset[int]
+    recent: tuple[int, ...]
+    """Distinct items seen last, newest last."""
 
 
 class Truth:
@@ -214,6 +216,7 @@ class Truth:
             steps=len(counted),
             seen=_ordinals(counted, SEEN),
             excluded=_ordinals(counted, EXCLUDED),
+            recent=_recent(counted),
         )
 
     def user_vector(self, model: Model, state: State) -> Floats | None:
@@ -271,6 +274,11 @@ def _residual(model: Model, ordinal: int) -> Floats:
 
 def _ordinals(events: Sequence[Event], kinds: set[str]) -> frozenset[int]:
     return frozenset(e.ordinal for e in events if e.kind in kinds and e.ordinal is not None)
+
+
+def _recent(events: Sequence[Event]) -> tuple[int, ...]:
+    seen = [e.ordinal for e in events if e.kind in SEEN and e.ordinal is not None]
+    return tuple(list(dict.fromkeys(reversed(seen)))[:50][::-1])
 
 
 def _sigmoid(x: Floats) -> Floats:

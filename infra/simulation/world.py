@@ -48,6 +48,8 @@ class UserPromise:
     """Every later answer reflects at least this `user_seq`."""
     erasures: list[list[int]] = field(default_factory=list)
     """[first asked, acknowledged] steps; NEVER while it is not."""
+    forgotten_ms: int = -1
+    """When the last erasure that was acknowledged had been asked for."""
 
     @property
     def being_erased(self) -> bool:

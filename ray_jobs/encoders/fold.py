@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import EXCLUDING_KINDS, PURCHASE, SEEN_BITS, UNDO
-from ray_jobs.encoders.session import Session
+from ray_jobs.encoders.session import MAX_RECENT, Session
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 
 __all__ = [
@@ -153,6 +153,7 @@ def _advance(start: Session, user_seq: int, counted: Sequence[FoldEvent], state:
         seen_kinds=seen_kinds,
         bought_ms=bought_ms,
         excluded=_with_excluded(start.excluded, counted),
+        recent=_recent_after(start.recent, counted),
     )
 
 
@@ -180,6 +181,16 @@ def _seen_after(start: Session, events: Sequence[FoldEvent]) -> _Seen:
 def _with_excluded(known: NDArray[np.int64], events: Sequence[FoldEvent]) -> NDArray[np.int64]:
     new = [e.ordinal for e in events if e.kind in EXCLUDING_KINDS and e.ordinal is not None]
     return np.union1d(known, np.array(new, dtype=np.int64)) if new else known
+
+
+def _recent_after(known: NDArray[np.int64], events: Sequence[FoldEvent]) -> NDArray[np.int64]:
+    """The last MAX_RECENT distinct items: whatever is among them at the end of the log is among the
+    last ones of each part of it, so it is the same however the log is cut."""
+    new = [e.ordinal for e in events if e.kind in SEEN_BITS and e.ordinal is not None]
+    if not new:
+        return known
+    newest_first = dict.fromkeys([*reversed(new), *reversed(known.tolist())])
+    return np.array(list(newest_first)[:MAX_RECENT][::-1], np.int64)
 
 
 def _check_order(base_seq: int, events: Sequence[FoldEvent]) -> None:

@@ -3,27 +3,29 @@
 A cache of the fold, never the truth: whatever is wrong with the bytes, the answer is to drop them
 and fold the log again.
 
-Bytes, version 2, little-endian, no padding:
+Bytes, version 3, little-endian, no padding:
 
     offset  size  what
     0       4     magic "MLSN"
-    4       2     version (2)
+    4       2     version (3)
     6       2     pooled length / hidden (0 for `last` pooling, which keeps nothing; else 1)
     8       4     hidden H
     12      4     number of seen ordinals S
     16      4     number of excluded ordinals X
     20      4     number of bought ordinals B
-    24      8     user_seq
-    32      8     steps
-    40      4H    h, float32
+    24      4     number of recent ordinals R
+    28      8     user_seq
+    36      8     steps
+    44      4H    h, float32
     ...     4H    c, float32
     ...     4P    pooled, float32 (P = 0 or H)
     ...     8S    seen, int64 ascending
     ...     8X    excluded, int64 ascending
+    ...     8R    recent, int64, newest last
     ...     8B    last purchase of each seen ordinal that has the purchase bit, int64 ms
     ...     S     kinds of each seen ordinal: the sum of their SEEN_BITS (config.py), uint8
 
-Version 1 had no kinds and no purchases; it is refused, and the log folded again.
+Older versions had no recent ordinals; they are refused, and the log folded again.
 """
 
 import struct
@@ -35,10 +37,13 @@ from numpy.typing import NDArray
 from ray_jobs.encoders.config import PURCHASE, SEEN_BITS
 from ray_jobs.encoders.errors import SessionError
 
-_HEADER = struct.Struct("<4sHHIIIIqq")
+_HEADER = struct.Struct("<4sHHIIIIIqq")
 _MAGIC = b"MLSN"
-_VERSION = 2
+_VERSION = 3
 _BOUGHT = SEEN_BITS[PURCHASE]
+
+MAX_RECENT = 50
+"""Distinct items seen last that a session keeps: what re-ranking looks beside."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +54,8 @@ class Session:
     the average itself for `ema`. `steps` counts the events that were fed. `seen` (S,) and
     `excluded` are ascending int64 ordinals. `seen_kinds` (S,) uint8 says by which kinds of
     effective events each was seen, as a sum of SEEN_BITS; `bought_ms` (S,) int64 when it was last
-    bought, 0 where it was not.
+    bought, 0 where it was not. `recent` (<= MAX_RECENT,) int64: the items seen last, each once, by
+    its last time, newest last.
     """
 
     user_seq: int
@@ -61,6 +67,7 @@ class Session:
     seen_kinds: NDArray[np.uint8]
     bought_ms: NDArray[np.int64]
     excluded: NDArray[np.int64]
+    recent: NDArray[np.int64]
 
     @property
     def is_bought(self) -> NDArray[np.bool_]:
@@ -79,11 +86,12 @@ class Session:
             len(self.seen),
             len(self.excluded),
             len(bought_ms),
+            len(self.recent),
             self.user_seq,
             self.steps,
         )
         floats = (self.h, self.c, self.pooled)
-        numbers = (self.seen, self.excluded, bought_ms)
+        numbers = (self.seen, self.excluded, self.recent, bought_ms)
         return b"".join(
             (
                 header,
@@ -103,12 +111,12 @@ class Session:
         if len(data) < _HEADER.size:
             raise SessionError(f"{len(data)} bytes are too few for a header of {_HEADER.size}")
         fields = _HEADER.unpack_from(data)
-        magic, version, pools, hidden, seen, excluded, bought, user_seq, steps = fields
+        magic, version, pools, hidden, seen, excluded, bought, recent, user_seq, steps = fields
         if magic != _MAGIC or version != _VERSION or pools > 1:
             raise SessionError(f"magic {magic!r}, version {version}, pooled {pools}")
         if user_seq < 0 or steps < 0:
             raise SessionError(f"user_seq {user_seq}, steps {steps}")
-        floats, longs = hidden * (2 + pools), seen + excluded + bought
+        floats, longs = hidden * (2 + pools), seen + excluded + recent + bought
         expected = _HEADER.size + 4 * floats + 8 * longs + seen
         if len(data) != expected:
             raise SessionError(f"{len(data)} bytes, the header promises {expected}")
@@ -120,7 +128,7 @@ class Session:
         if np.count_nonzero(is_bought) != bought:
             raise SessionError(f"{bought} purchases, {np.count_nonzero(is_bought)} bought items")
         bought_ms = np.zeros(seen, np.int64)
-        bought_ms[is_bought] = numbers[seen + excluded :]
+        bought_ms[is_bought] = numbers[seen + excluded + recent :]
         return Session(
             user_seq=user_seq,
             h=states[:hidden],
@@ -131,4 +139,5 @@ class Session:
             seen_kinds=seen_kinds,
             bought_ms=bought_ms,
             excluded=numbers[seen : seen + excluded],
+            recent=numbers[seen + excluded : seen + excluded + recent],
         )

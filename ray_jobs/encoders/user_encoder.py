@@ -73,6 +73,7 @@ class UserEncoder:
             seen_kinds=np.zeros(0, np.uint8),
             bought_ms=np.zeros(0, np.int64),
             excluded=np.zeros(0, np.int64),
+            recent=np.zeros(0, np.int64),
         )
         for array in (self._zero.h, self._zero.c, self._zero.pooled):
             array.flags.writeable = False

@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NothingToDo
+from ray_jobs.ranking.trend import KIND_WEIGHTS
 from ray_jobs.shards.items import Item, attributes_json, write_items
 from sql import catalog, events, generations
+from sql.activity import hour_of, iterate_activity
 from sql.engine import read_snapshot
 
 CHUNK = 10_000
@@ -47,6 +49,10 @@ EVENTS_SCHEMA = pa.schema(
 TRIMMED_SCHEMA = pa.schema([("user_key", pa.int64()), ("trimmed_seq", pa.int64())])
 """Of users of whom retention took events: a session says what was gone when it was folded."""
 
+ACTIVITY_SCHEMA = pa.schema([("hour", pa.int64()), ("ordinal", pa.int64()), ("n", pa.float32())])
+"""What each item was acted on in each hour that is over, by kinds as `ranking.trend` weighs them.
+The hour of the export is the day's: it goes on."""
+
 TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
 
 
@@ -72,6 +78,8 @@ def export(night: Night) -> Report:
         items, digests = _export_items(conn, night.workspace.work)
         event_count, user_count, event_digests = _export_events(conn, night.workspace.events)
         _export_trimmed(conn, night.workspace.trimmed)
+        activity_hour = hour_of(created_at_ms)
+        _export_activity(conn, night.workspace.activity, activity_hour)
         texts = _export_texts(conn, night.workspace.texts, digests | event_digests)
     if items == 0:
         raise NothingToDo("the catalog is empty", hint="moonlark ingest --items FILE")
@@ -80,6 +88,7 @@ def export(night: Night) -> Report:
     return {
         "created_at_ms": created_at_ms,
         "catalog_seq": catalog_seq,
+        "activity_hour": activity_hour,
         "items": items,
         "events": event_count,
         "users": user_count,
@@ -135,6 +144,13 @@ def _export_trimmed(conn: Connection, path: Path) -> None:
     trimmed = events.read_trimmed(conn)
     columns = {"user_key": list(trimmed), "trimmed_seq": list(trimmed.values())}
     pq.write_table(pa.Table.from_pydict(columns, TRIMMED_SCHEMA), path)
+
+
+def _export_activity(conn: Connection, path: Path, before_hour: int) -> None:
+    with pq.ParquetWriter(path, ACTIVITY_SCHEMA) as writer:
+        for columns in iterate_activity(conn, before_hour, KIND_WEIGHTS, CHUNK):
+            arrays = [pa.array(column) for column in columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=ACTIVITY_SCHEMA))
 
 
 def _export_texts(conn: Connection, path: Path, digests: set[str]) -> int:

@@ -1,4 +1,7 @@
-"""The holdout: the last hours of the log, kept from training, on which the gate compares.
+"""The holdout: the last hours of the log, kept from training, on which the gate compares. And
+before it the validation, on which the night chooses.
+
+    training ................ | validation: epoch, re-ranking weights | holdout: the gate
 
 Neither the candidate nor the live generation has seen it: the live one's watermark lies before it.
 What counts is questions, not events: a first sight of an item by a user with a history. A user who
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from ray_jobs.encoders.config import SEEN_KINDS
 from ray_jobs.nightly.histories import NONE, Histories
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS
 
 MAX_SHARE = 0.1
 """The holdout never takes more than this share of the log's questions from training."""
@@ -36,7 +40,30 @@ def held_out(histories: Histories, settings: NightSettings) -> NDArray[np.bool_]
     cut = min(cut, int(newest_first[min(settings.holdout_events, most) - 1]))
     if int(np.count_nonzero(newest_first >= cut)) > most:
         cut = int(newest_first[most - 1])  # many at once (a bulk import): the newest tenth
-    mask_E = occurred_E >= cut
+    return _from(histories, cut)
+
+
+def validation(
+    histories: Histories, held_E: NDArray[np.bool_], settings: NightSettings
+) -> NDArray[np.bool_]:
+    """(E,) mask: the events before the holdout that hold the last `fusion_questions` questions.
+
+    The user encoder is not trained on them: they choose its epoch and teach the weights of
+    re-ranking what its cosines are worth on events that it has not seen.
+    """
+    nothing_E = np.zeros(len(held_E), np.bool_)
+    asked = _counted(histories)
+    most = int(MAX_SHARE * len(asked))
+    newest_first = np.sort(histories.occurred_E[asked[~held_E[asked]]])[::-1]
+    wanted = min(settings.fusion_questions, most, len(newest_first))
+    if wanted < MIN_QUESTIONS:
+        return nothing_E
+    return _from(histories, int(newest_first[wanted - 1])) & ~held_E
+
+
+def _from(histories: Histories, cut: int) -> NDArray[np.bool_]:
+    """(E,) mask: what occurred from `cut` on, and what follows it in a user's history."""
+    mask_E: NDArray[np.bool_] = histories.occurred_E >= cut
     for first, last in zip(histories.offsets_U1[:-1], histories.offsets_U1[1:], strict=True):
         mask_E[first:last] = np.logical_or.accumulate(mask_E[first:last])
     return mask_E

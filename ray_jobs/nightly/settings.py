@@ -41,6 +41,11 @@ class NightSettings(BaseSettings):
     """The holdout is widened until it has this many questions: first sights of an item, of each
     user the newest 20 (never past a tenth of all)."""
 
+    fusion_questions: int = Field(2_000, ge=0)
+    """Questions before the holdout, kept from training, on which the re-ranking weights are learned
+    and the epoch is chosen (never past a tenth of all). Below 100 there is no fusion: lists are
+    ordered by cosine alone."""
+
     gate_min_questions: int = Field(1, ge=0)
     """Held-out questions without which a candidate cannot be compared with what is live, and is
     refused. 0 publishes it all the same."""

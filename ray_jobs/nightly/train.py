@@ -25,7 +25,7 @@ from ray_jobs.encoders import fit as fitting
 from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.histories import open_histories
-from ray_jobs.nightly.holdout import held_out
+from ray_jobs.nightly.holdout import held_out, validation
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, cluster_cpus, main, require_cpus
 from ray_jobs.nightly.workspace import Workspace
@@ -56,9 +56,10 @@ def train(night: Night) -> Report:
 
 
 def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
-    """The effective events before the holdout, and the catalog."""
+    """The effective events before the holdout, the validation marked, and the catalog."""
     histories = open_histories(workspace)
-    used_E = histories.effective_E & ~held_out(histories, settings)
+    held_E = held_out(histories, settings)
+    used_E = histories.effective_E & ~held_E
     items = pq.read_table(workspace.items, columns=["ordinal", "text_digest"])
     return from_columns(
         users_E=histories.user_keys_E[used_E],
@@ -66,9 +67,10 @@ def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
         texts_E=histories.rows_E[used_E],
         kinds_E=histories.kinds_E[used_E].tolist(),
         values_E=histories.values_E[used_E].astype(np.float32),
-        held_out_E=np.zeros(int(used_E.sum()), np.bool_),
+        held_out_E=validation(histories, held_E, settings)[used_E],
         bert_NT=histories.vectors(),
         item_ordinals_I=items["ordinal"].to_numpy(),
+        at_ms_E=histories.at_ms_E[used_E],
         item_texts_I=histories.texts.rows_of(items["text_digest"].to_pylist()),
     )
 

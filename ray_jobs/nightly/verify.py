@@ -18,6 +18,7 @@ from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.publish import one_reason, stage_and_flip, wait_for_replicas
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NightError, VerifyFailed
+from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.errors import ShardsError
 from ray_jobs.shards.items import read_items
@@ -69,7 +70,7 @@ def verify(night: Night) -> Report:
     try:
         report = check_files(night.workspace.directory, registered.manifest_digest)
         report["replicas_ready"] = _ready_replicas(night)
-    except (_CheckFailed, ShardsError, EncoderError, OSError) as error:
+    except (_CheckFailed, ShardsError, EncoderError, PriorsError, OSError) as error:
         raise _gone_back(night, live, str(error)) from error
     return {"generation": night.generation_id, "flip": live.flip, **report}
 

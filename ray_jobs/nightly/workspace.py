@@ -50,6 +50,11 @@ class Workspace:
         return self.work / "trimmed.parquet"
 
     @property
+    def activity(self) -> Path:
+        """Exported activity by hour, ascending."""
+        return self.work / "activity.parquet"
+
+    @property
     def texts(self) -> Path:
         """Distinct texts that items and events name, by digest."""
         return self.work / "texts.parquet"

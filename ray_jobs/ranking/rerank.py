@@ -1,6 +1,6 @@
 """Orders candidates into the list that is shown: eligibility, the parts of the score, pins, a page.
 
-    score = cosine (or popularity) + boost + prior    (`parts` keeps each; `weighed` adds them up)
+    score = cosine (popularity, or the parts of `fusion`) + boost    (`parts` keeps each)
 
 Seen, excluded and ineligible items are dropped by retrieval already; they are dropped here again
 because this is the last gate before a user, and the only one that candidates of another source
@@ -33,21 +33,15 @@ class Pin:
 
 
 def weighed(
-    found: Candidates,
-    *,
-    name: str = "cosine",
-    boosts: NDArray[np.float32] | None = None,
-    prior: NDArray[np.float32] | None = None,
-    prior_weight: float = 0.0,
+    found: Candidates, *, name: str = "cosine", boosts: NDArray[np.float32] | None = None
 ) -> Candidates:
-    """`found` with its score as the part `name`, and "boost" and "prior" added to it.
+    """`found` with "boost" added to its score; one that has no parts yet becomes the part `name`.
 
-    `boosts` (`boosts.total_boosts`) and `prior` are by ordinal, zero beyond their end.
+    `boosts` (`boosts.total_boosts`) is by ordinal, zero beyond its end.
     """
     boost_N = _at(boosts, found.ordinals)
-    prior_N = np.float32(prior_weight) * _at(prior, found.ordinals)
-    parts = {name: found.scores, "boost": boost_N, "prior": prior_N}
-    return Candidates(found.scores + boost_N + prior_N, found.ordinals, parts)
+    parts = {**(found.parts or {name: found.scores}), "boost": boost_N}
+    return Candidates(found.scores + boost_N, found.ordinals, parts)
 
 
 def rerank(
@@ -57,6 +51,7 @@ def rerank(
     seen: OrdinalSet = (),
     excluded: OrdinalSet = (),
     pins: Sequence[Pin] = (),
+    first: NDArray[np.int64] | None = None,
     k: int,
     offset: int = 0,
 ) -> Candidates:
@@ -64,6 +59,8 @@ def rerank(
 
     `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible.
     `seen`, `excluded`: ordinals never to show. An ordinal that repeats keeps its best score.
+
+    `first`: ordinals that come before all others, in this order (`diversity`).
 
     `pins` that are among the candidates and may be shown take their place, and leave the one they
     would have had; pins of one position follow each other in the order given, an item that is
@@ -84,8 +81,15 @@ def rerank(
         keep[inside] = eligible[candidates.ordinals[inside]]
     kept = candidates.take(keep)
     order = np.lexsort((kept.ordinals, -kept.scores))
-    first = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
-    ranked = kept.take(order[first])
+    best = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
+    ranked = kept.take(order[best])
+    if first is not None:
+        places = np.full(len(ranked), len(first))
+        row_of = {ordinal: row for row, ordinal in enumerate(ranked.ordinals.tolist())}
+        for place, ordinal in enumerate(first.tolist()):
+            if ordinal in row_of:
+                places[row_of[ordinal]] = place
+        ranked = ranked.take(np.argsort(places, kind="stable"))
     placed, positions = _with_pins(ranked.ordinals, pins)
     page = ranked.take(placed[offset : offset + k])
     parts = {**page.parts, "pin": positions[offset : offset + k]}

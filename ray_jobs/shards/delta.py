@@ -25,7 +25,7 @@ from ray_jobs.shards.blocks import Block, ExactBlock, IvfBlock
 from ray_jobs.shards.faiss_index import stored_precision
 from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 from ray_jobs.shards.placement import Family
-from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.reader import Shards
 
 # Exact search of 4,096 x 128 takes about 0.1 ms; above, rows move to `sealed`.
 SEAL_AT = 4_096
@@ -59,7 +59,7 @@ class Delta:
     seal_at: int = SEAL_AT
 
     @classmethod
-    def empty(cls, base: ShardSet, *, seal_at: int = SEAL_AT) -> Delta:
+    def empty(cls, base: Shards, *, seal_at: int = SEAL_AT) -> Delta:
         """No change yet. `seal_at`: rows of the head at which they move to `sealed`."""
         if seal_at < 1:
             raise ValueError(f"seal_at must be at least 1, got {seal_at}")
@@ -118,6 +118,13 @@ class Delta:
         """One more than the largest ordinal that base or delta holds, 0 when both are empty."""
         sources = (self.base_ordinals, self.sealed.ordinals, self.head.ordinals)
         return max((int(ordinals[-1]) + 1 for ordinals in sources if len(ordinals)), default=0)
+
+    def is_live(self, ordinals: Ordinals) -> NDArray[np.bool_]:
+        """For each ordinal (N,), whether base or delta holds it as it is now."""
+        base = in_sorted(ordinals, self.base_ordinals) & ~in_sorted(ordinals, self.masked)
+        sealed = in_sorted(ordinals, self.sealed.ordinals) & ~in_sorted(ordinals, self.dead)
+        live: NDArray[np.bool_] = base | sealed | in_sorted(ordinals, self.head.ordinals)
+        return live
 
     def live_ordinals(self) -> Ordinals:
         """Every live ordinal of base and delta, sorted. O(items): not for every request."""

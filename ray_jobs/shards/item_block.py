@@ -153,6 +153,18 @@ class ItemBlock:
         rows_R = pc.list_parent_indices(column).to_numpy()
         return np.stack([former_R, self.ordinals[rows_R]], axis=1).astype(np.int64)
 
+    @cached_property
+    def published_ms(self) -> NDArray[np.int64]:
+        """When each row was published, -1 where nobody says: (N,)."""
+        times: NDArray[np.int64] = pc.fill_null(self._columns["published_at_ms"], -1).to_numpy()
+        return times
+
+    @cached_property
+    def newest_first(self) -> NDArray[np.intp]:
+        """Rows by time of publication, without those of which nobody says when."""
+        rows = np.flatnonzero(self.published_ms >= 0)
+        return rows[np.argsort(-self.published_ms[rows], kind="stable")]
+
     @property
     def event_counts(self) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = self._columns["event_count"].to_numpy()
@@ -186,7 +198,7 @@ class ItemBlock:
         """Builds the indexes of these attributes now (about 3 us a row that has it)."""
         for name in names:
             self._index_of(name)
-        _ = self._categories
+        _ = self._categories, self.newest_first
 
     @cached_property
     def _available(self) -> NDArray[np.bool_]:

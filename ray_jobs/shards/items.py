@@ -152,6 +152,31 @@ class ItemTable:
         counts[night.ordinals] = night.event_counts
         return counts
 
+    def published_ms(self, ordinals: Ordinals) -> NDArray[np.int64]:
+        """When each of these sorted ordinals was published, -1 where nobody says: (N,)."""
+        times = np.full(len(ordinals), -1, np.int64)
+        for block in self.blocks:
+            here = in_sorted(ordinals, block.ordinals)
+            times[here] = block.published_ms[np.searchsorted(block.ordinals, ordinals[here])]
+        changed = sorted_ordinals(self.head.keys())
+        changed = changed[in_sorted(changed, ordinals)]
+        for place, ordinal in zip(
+            np.searchsorted(ordinals, changed), changed.tolist(), strict=True
+        ):
+            published = self.head[ordinal].published_at_ms
+            times[place] = -1 if published is None else published
+        return times
+
+    def newest(self, as_of_ms: int, count: int) -> Ordinals:
+        """Ordinals, ascending, of the items published last and not after `as_of_ms`: at least
+        `count` where there are as many, also some that changed since or are gone."""
+        found = [np.array([o for o, item in self.head.items() if item.published_at_ms], np.int64)]
+        for block in self.blocks:
+            rows = block.newest_first
+            first = int(np.searchsorted(-block.published_ms[rows], -as_of_ms))
+            found.append(block.ordinals[rows[first : first + count]])
+        return np.unique(np.concatenate(found))
+
     def with_changes(self, puts: Iterable[Item] = (), deletes: Iterable[int] = ()) -> ItemTable:
         """A new table: `deletes` are gone, then `puts` are new or replace their ordinal's item."""
         gone, new = set(deletes), {item.ordinal: item for item in puts}

@@ -66,7 +66,6 @@ class Manifest(BaseModel):
     shard_count: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
     item_count: Count
     catalog_seq: Count
-    prior_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     files: Annotated[dict[str, FileEntry], Field(max_length=MAX_FILES)]
 
     @model_validator(mode="after")
@@ -102,7 +101,6 @@ def write_manifest(
     shard_count: int,
     item_count: int,
     catalog_seq: int,
-    prior_weight: float = 0.0,
     files: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -129,7 +127,6 @@ def write_manifest(
             shard_count=shard_count,
             item_count=item_count,
             catalog_seq=catalog_seq,
-            prior_weight=prior_weight,
             files=entries,
         )
     except ValidationError as error:

@@ -1,6 +1,7 @@
 """Promise 3: online equals batch. The numpy fold is the torch forward, however it is cut."""
 
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ray_jobs.encoders import fold as fold_module
 from ray_jobs.encoders.config import KINDS, SEEN_BITS, UNDO, Pooling, UserLSTMConfig
 from ray_jobs.encoders.fold import FoldEvent, effective, event_time, fold, fold_many, user_vector
 from ray_jobs.encoders.reference import Reference
@@ -115,6 +117,7 @@ def same(left: Session, right: Session) -> None:
     assert left.seen_kinds.tolist() == right.seen_kinds.tolist()
     assert left.bought_ms.tolist() == right.bought_ms.tolist()
     assert left.excluded.tolist() == right.excluded.tolist()
+    assert left.recent.tolist() == right.recent.tolist()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -258,6 +261,25 @@ def test_kinds_and_last_purchases_are_those_of_the_effective_history(
     assert {
         o: t for o, t in zip(session.seen.tolist(), session.bought_ms.tolist(), strict=True)
     } == {ordinal: bought.get(ordinal, 0) for ordinal in kinds}
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs(), most=st.integers(1, 4), cut=st.integers(0, 40))
+def test_recent_items_are_the_last_distinct_ones_however_the_log_is_cut(
+    events: list[FoldEvent], most: int, cut: int
+) -> None:
+    newest_first: list[int] = []
+    for event in reversed(effective(events)):
+        if event.kind in SEEN_BITS and event.ordinal not in (None, *newest_first):
+            newest_first.append(event.ordinal)  # type: ignore[arg-type]
+    with patch.object(fold_module, "MAX_RECENT", most):
+        whole = fold(TWINS["last"].encoder, None, events)
+        assert whole.recent.tolist() == newest_first[:most][::-1]
+        cut = min(cut, len(events))
+        if all(e.undoes_seq is None or e.undoes_seq > cut for e in events[cut:]):
+            base = fold(TWINS["last"].encoder, None, events[:cut])
+            parts = fold(TWINS["last"].encoder, base, events[cut:])
+            assert parts.recent.tolist() == whole.recent.tolist()
 
 
 def test_a_time_is_when_it_occurred_and_never_after_it_was_received() -> None:

@@ -147,6 +147,7 @@ def session(pooled: int = 3) -> Session:
         seen_kinds=np.array([17, 3], np.uint8),
         bought_ms=np.array([2**41, 0], np.int64),
         excluded=np.array([5], np.int64),
+        recent=np.array([2**60, 1], np.int64),
     )
 
 
@@ -155,23 +156,24 @@ def test_a_session_survives_its_bytes(pooled: int) -> None:
     before = session(pooled)
     after = Session.from_bytes(before.to_bytes())
     assert (after.user_seq, after.steps) == (before.user_seq, before.steps)
-    for name in ("h", "c", "pooled", "seen", "seen_kinds", "bought_ms", "excluded"):
+    for name in ("h", "c", "pooled", "seen", "seen_kinds", "bought_ms", "excluded", "recent"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
 def test_session_bytes_are_the_documented_ones() -> None:
     data = session().to_bytes()
-    assert data[:8] == b"MLSN\x02\x00\x01\x00"
-    assert int.from_bytes(data[24:32], "little") == 2**40
-    assert np.frombuffer(data, "<f4", 3, 40).tolist() == session().h.tolist()
-    assert np.frombuffer(data, "<i8", 4, 76).tolist() == [1, 2**60, 5, 2**41]
-    assert data[108:] == bytes([17, 3])
-    assert len(data) == 40 + 4 * 9 + 8 * (2 + 1 + 1) + 2
+    assert data[:8] == b"MLSN\x03\x00\x01\x00"
+    assert int.from_bytes(data[24:28], "little") == 2
+    assert int.from_bytes(data[28:36], "little") == 2**40
+    assert np.frombuffer(data, "<f4", 3, 44).tolist() == session().h.tolist()
+    assert np.frombuffer(data, "<i8", 6, 80).tolist() == [1, 2**60, 5, 2**60, 1, 2**41]
+    assert data[128:] == bytes([17, 3])
+    assert len(data) == 44 + 4 * 9 + 8 * (2 + 1 + 2 + 1) + 2
 
 
-def test_bytes_of_version_1_are_refused() -> None:
-    header = struct.pack("<4sHHIIIqq", b"MLSN", 1, 0, 2, 0, 0, 5, 5)
-    with pytest.raises(SessionError, match="version 1"):
+def test_bytes_of_version_2_are_refused() -> None:
+    header = struct.pack("<4sHHIIIIqq", b"MLSN", 2, 0, 2, 0, 0, 0, 5, 5)
+    with pytest.raises(SessionError, match="version 2"):
         Session.from_bytes(header + bytes(16))
 
 
@@ -187,7 +189,7 @@ def test_bytes_that_are_no_session_are_refused(data: bytes) -> None:
         Session.from_bytes(data)
 
 
-@given(st.integers(0, 95))
+@given(st.integers(0, 129))
 def test_a_truncated_session_is_refused(length: int) -> None:
     with pytest.raises(SessionError):
         Session.from_bytes(session().to_bytes()[:length])

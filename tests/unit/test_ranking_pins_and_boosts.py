@@ -66,7 +66,7 @@ def test_the_pages_tile_the_list_into_which_the_pinned_items_are_inserted(
         )
         listed += page.ordinals.tolist()
         at += page.parts["pin"].tolist()
-        parts = page.parts["cosine"] + page.parts["boost"] + page.parts["prior"]
+        parts = page.parts["cosine"] + page.parts["boost"]
         np.testing.assert_allclose(page.scores, parts)
         assert page.scores.tolist() == [score[i] for i in page.ordinals.tolist()]
     assert listed == expected
@@ -106,15 +106,12 @@ def test_boosts_add_up_and_are_cut():
     assert totals.tolist() == [0.75, 1.0, -0.25]
 
 
-def test_a_boost_and_a_prior_beyond_their_end_are_zero():
-    found = weighed(
-        candidates_of([0.5, 0.5]),
-        boosts=np.array([0.25], np.float32),
-        prior=np.array([1.0], np.float32),
-        prior_weight=0.5,
-    )
-    assert found.scores.tolist() == [1.25, 0.5]
-    assert found.parts["prior"].tolist() == [0.5, 0.0]
+def test_boosts_beyond_their_end_are_zero_and_parts_that_are_there_stay():
+    found = weighed(candidates_of([0.5, 0.5]), boosts=np.array([0.25], np.float32))
+    assert found.scores.tolist() == [0.75, 0.5]
+    again = weighed(found, boosts=np.array([0.0, 0.25], np.float32))
+    assert again.scores.tolist() == [0.75, 0.75]
+    assert list(again.parts) == ["cosine", "boost"]
 
 
 def test_each_pin_needs_one_candidate_more_up_to_what_a_search_can_give():

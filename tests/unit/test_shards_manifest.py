@@ -49,16 +49,6 @@ def test_what_was_written_is_what_is_read(generation: Path):
     assert len(manifest_digest(generation)) == 64
 
 
-def test_a_prior_weight_is_written_where_there_is_one(generation: Path):
-    assert "prior_weight" not in json.loads((generation / MANIFEST_NAME).read_text())
-    before = open_manifest(generation)
-    assert before.prior_weight == 0
-    fields = before.model_dump(exclude={"format_version", "metric", "files", "prior_weight"})
-    (generation / MANIFEST_NAME).unlink()
-    write_manifest(generation, **fields, prior_weight=0.25)
-    assert open_manifest(generation).prior_weight == 0.25
-
-
 @pytest.mark.parametrize("name", ["shards/0000.faiss", "shards/0001.faiss", "weights.safetensors"])
 def test_every_flipped_bit_is_found(generation: Path, name: str):
     path = generation / name

@@ -20,6 +20,8 @@ from ray_jobs.encoders.item_text import compose, text_digest
 from ray_jobs.encoders.user_lstm import UserLSTM, UserLSTMConfig
 from ray_jobs.encoders.weights import load_weights, save_weights
 from ray_jobs.nightly.export import as_shown
+from ray_jobs.ranking.priors import Priors
+from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.items import write_items
 from ray_jobs.shards.manifest import manifest_digest, shard_name, write_manifest
 from ray_jobs.shards.placement import shard_of
@@ -63,7 +65,13 @@ class Stack:
             raise ConnectionError("BERT is away")
         return ENCODER_ID, np.stack([words_vector(text) for text in texts])
 
-    def publish(self, generation_id: str, seed: int, damaged: str | None = None) -> None:
+    def publish(
+        self,
+        generation_id: str,
+        seed: int,
+        damaged: str | None = None,
+        priors: Priors | None = None,
+    ) -> None:
         """Stage a generation of the present catalog with random weights.
 
         `damaged`: a file of it in which one bit is flipped before any replica can load it.
@@ -83,6 +91,8 @@ class Stack:
         ordinals = np.array([item.ordinal for item in items], np.int64)
         rows = [digests.index(item.text_digest) for item in items]
         vectors = encoder.item_vectors(bert[rows], ordinals)
+        if priors is not None:
+            priors.write(directory, whole_file)
         numbers = shard_of(ordinals, SHARDS)
         for number in range(SHARDS):
             here = numbers == number

@@ -97,7 +97,7 @@ def test_a_new_user_is_told_that_it_is_popularity(stack: Stack) -> None:
     answer = explained(stack)
     assert answer["basis"] == "popularity"
     for item in answer["items"]:
-        others = {"boost": 0, "prior": 0, "pin": 0}
+        others = {"boost": 0, "pin": 0}
         assert item["explanation"]["parts"] == {"popularity": item["score"], **others}
         assert item["explanation"]["nearest_events"] == []
         assert item["explanation"]["source"] == "base"

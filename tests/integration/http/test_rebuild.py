@@ -103,7 +103,7 @@ def test_boosts_and_pins_are_parts_of_the_explanation_and_of_the_past_answer(
     answer = asked(stack, k=12, explain=True)
     parts = [item["explanation"]["parts"] for item in answer["items"]]
     for item, part in zip(answer["items"], parts, strict=True):
-        total = part["cosine"] + part["boost"] + part["prior"]
+        total = part["cosine"] + part["boost"]
         assert abs(item["score"] - total) < 1e-6
     assert {part["boost"] for part in parts} == {0.0, 0.5}
     assert [part["pin"] for part in parts] == [0, 2, *[0] * 10]

@@ -1,0 +1,126 @@
+"""How much each item is acted on, over several horizons at once. Pure numpy.
+
+    a(i, T, t) = sum over the events e of item i before t of  w(kind) * exp(-(t - t_e) / T)
+
+An exponential window needs no list of past events: counts of one moment are those of another times
+exp(-dt / T): the night writes its sums once, and the day adds its own hours to them. The infinite
+horizon is plain popularity.
+
+    Activity   sums of many items at one moment, read only (the night's, or the day's hours)
+    Tally      sums that grow event by event, exact in time: what the weights of `fusion` learn on
+
+Shapes: N items, H horizons, M asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
+
+DAY_MS = 24 * HOUR_MS
+
+HORIZONS_DAYS: tuple[float, ...] = (0.25, 1, 3, 7, 30, 90, 365, math.inf)
+"""From what is hot this morning to what was always liked. A file says which ones it holds."""
+
+MONTH = HORIZONS_DAYS.index(30)
+"""Column of the horizon by which it is told whether the log goes on as usual."""
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def decay(ages_ms: NDArray[np.int64]) -> Floats:
+    """exp(-age / horizon), (M, H). What lies in the future counts as now."""
+    ages_days = np.maximum(ages_ms, 0)[:, None] / DAY_MS
+    factors: Floats = np.exp(-ages_days / np.array(HORIZONS_DAYS)).astype(np.float32)
+    return factors
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Sums (N, H) of the items `ordinals` (N,), ascending, as of `at_ms`. Items not named: 0."""
+
+    ordinals: Ints
+    sums: Floats
+    at_ms: int
+
+    @classmethod
+    def of_hours(cls, hours: Iterable[tuple[int, Counts]], at_ms: int) -> Activity:
+        """From weighted counts by hour; those of an hour are taken as of its middle."""
+        pairs = list(hours)
+        if not pairs:
+            return cls(np.zeros(0, np.int64), np.zeros((0, len(HORIZONS_DAYS)), np.float32), at_ms)
+        ordinals_L = np.concatenate([counts[0] for _, counts in pairs])
+        weights_L = np.concatenate([counts[1] for _, counts in pairs])
+        middles = [np.full(len(counts[0]), hour * HOUR_MS + HOUR_MS // 2) for hour, counts in pairs]
+        factors_LH = decay(at_ms - np.concatenate(middles))
+        ordinals, rows_L = np.unique(ordinals_L, return_inverse=True)
+        sums = np.stack(
+            [
+                np.bincount(rows_L, weights_L * factors_LH[:, h], len(ordinals))
+                for h in range(factors_LH.shape[1])
+            ],
+            axis=1,
+        )
+        return cls(ordinals.astype(np.int64), sums.astype(np.float32), at_ms)
+
+    def month(self, at_ms: int) -> float:
+        """All of the last month, of all items together."""
+        factor = decay(np.array([at_ms - self.at_ms]))[0, MONTH]
+        return float(self.sums[:, MONTH].sum(dtype=np.float64) * factor)
+
+    def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
+        """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
+        found = np.zeros((len(ordinals_M), len(HORIZONS_DAYS)), np.float32)
+        if len(self.ordinals):
+            rows = np.minimum(np.searchsorted(self.ordinals, ordinals_M), len(self.ordinals) - 1)
+            known = self.ordinals[rows] == ordinals_M
+            found[known] = self.sums[rows[known]] * decay(np.array([at_ms - self.at_ms]))
+        return found
+
+
+class Tally:
+    """Sums of the ordinals 0..span-1 that grow; events come in order of time."""
+
+    def __init__(self, span: int) -> None:
+        self._sums_SH = np.zeros((span, len(HORIZONS_DAYS)), np.float32)
+        self._at_S = np.zeros(span, np.int64)
+
+    @classmethod
+    def of_events(
+        cls, span: int, ordinals_E: Ints, at_ms_E: Ints, weights_E: Floats, until_ms: int
+    ) -> Tally:
+        """Of these events, all before `until_ms`: as if added one by one."""
+        tally = cls(span)
+        for h, factors_E in enumerate(decay(until_ms - at_ms_E).T):
+            sums = np.bincount(ordinals_E, weights_E * factors_E, span)
+            tally._sums_SH[:, h] = sums.astype(np.float32)
+        tally._at_S[:] = until_ms
+        return tally
+
+    def add(self, ordinal: int, at_ms: int, weight: float) -> None:
+        """One event."""
+        sums_H = self._sums_SH[ordinal]
+        sums_H *= decay(np.array([at_ms - self._at_S[ordinal]]))[0]
+        sums_H += np.float32(weight)
+        self._at_S[ordinal] = at_ms
+
+    def month(self, at_ms: int) -> float:
+        """As `Activity.month`. O(span)."""
+        return float(self.at(np.arange(len(self._at_S)), at_ms)[:, MONTH].sum(dtype=np.float64))
+
+    def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
+        """Their sums (M, H), of all events added so far."""
+        sums: Floats = self._sums_SH[ordinals_M] * decay(at_ms - self._at_S[ordinals_M])
+        return sums
+
+
+def weight_of(kind: str) -> float:
+    """What an event of that kind counts, 0 for those that say nothing for an item."""
+    return KIND_WEIGHTS.get(kind, 0.0)

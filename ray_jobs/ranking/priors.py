@@ -1,0 +1,114 @@
+"""What a generation knows beside its vectors, on disk: activity, neighbours, and how to weigh them.
+
+    fusion.json               the weights (`fusion.Fusion`); without it there is none of this
+    activity.ordinals.npy     int64   [A]     items ever acted on, ascending
+    activity.sums.npy         float32 [A, H]  `activity.Activity` as of the start of `activity_hour`
+    neighbours.offsets.npy    int64   [S + 1] `neighbours.Neighbours`
+    neighbours.ordinals.npy   int32   [E]
+    neighbours.weights.npy    float16 [E]
+
+The arrays are mapped, not read. The manifest of the generation holds the digest of each file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ray_jobs.ranking.activity import HORIZONS_DAYS, Activity
+from ray_jobs.ranking.fusion import Fusion
+from ray_jobs.ranking.neighbours import Neighbours
+from ray_jobs.ranking.sources import POOL, most_active
+from ray_jobs.ranking.trend import HOUR_MS
+
+FUSION_NAME = "fusion.json"
+ACTIVITY_NAMES = ("activity.ordinals.npy", "activity.sums.npy")
+NEIGHBOURS_NAMES = (
+    "neighbours.offsets.npy",
+    "neighbours.ordinals.npy",
+    "neighbours.weights.npy",
+)
+MAX_FUSION_BYTES = 1 << 20
+
+WholeFile = Callable[[Path], AbstractContextManager[Path]]
+"""Yields a temporary path that becomes the file when the body is done (`shards.atomic`)."""
+
+
+class PriorsError(Exception):
+    """A file is damaged or of another version. `hint` names what to do next."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.hint = "roll back to a generation that verifies, and make a new one: moonlark night"
+        super().__init__(f"{path}: {reason} (hint: {self.hint})")
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Immutable; shared between threads."""
+
+    fusion: Fusion
+    activity: Activity
+    neighbours: Neighbours
+
+    @cached_property
+    def most_active(self) -> NDArray[np.int64]:
+        """The union of the POOL most active items of each horizon, ascending. While nothing new
+        happens this never changes: all sums of a horizon decay alike."""
+        return most_active(self.activity.ordinals, self.activity.sums, POOL)
+
+    @classmethod
+    def open(cls, directory: Path) -> Priors | None:
+        """Those of a generation, None where it has no fusion. Raises PriorsError."""
+        path = directory / FUSION_NAME
+        if not path.is_file():
+            return None
+        try:
+            fusion = Fusion.model_validate_json(path.read_bytes()[: MAX_FUSION_BYTES + 1])
+        except ValidationError as error:
+            raise PriorsError(path, str(error.errors()[0]["msg"])) from error
+        ordinals = _map(directory / ACTIVITY_NAMES[0], "<i8", 1)
+        sums = _map(directory / ACTIVITY_NAMES[1], "<f4", 2)
+        if sums.shape != (len(ordinals), len(HORIZONS_DAYS)):
+            raise PriorsError(directory / ACTIVITY_NAMES[1], f"shape {list(sums.shape)}")
+        offsets, beside, weights = (
+            _map(directory / name, dtype, 1)
+            for name, dtype in zip(NEIGHBOURS_NAMES, ("<i8", "<i4", "<f2"), strict=True)
+        )
+        if not len(offsets) or offsets[-1] != len(beside) or len(beside) != len(weights):
+            raise PriorsError(directory / NEIGHBOURS_NAMES[0], "lengths that do not match")
+        activity = Activity(np.asarray(ordinals), sums, fusion.activity_hour * HOUR_MS)
+        return cls(fusion, activity, Neighbours(offsets, beside, weights))
+
+    def write(self, directory: Path, whole_file: WholeFile) -> None:
+        """Write the files, `fusion.json` last."""
+        beside = self.neighbours
+        arrays: tuple[NDArray[Any], ...] = (
+            *(self.activity.ordinals, self.activity.sums),
+            *(beside.offsets_S1, beside.ordinals_E, beside.weights_E),
+        )
+        for name, array in zip((*ACTIVITY_NAMES, *NEIGHBOURS_NAMES), arrays, strict=True):
+            with whole_file(directory / name) as temporary, temporary.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+        with whole_file(directory / FUSION_NAME) as temporary:
+            temporary.write_text(self.fusion.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _map(path: Path, dtype: str, dimensions: int) -> NDArray[Any]:
+    if not path.is_file():
+        raise PriorsError(path, "is missing")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:  # bad magic, truncated, or an object array
+        raise PriorsError(path, str(error)) from error
+    if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
+        raise PriorsError(path, f"{array.dtype} {list(array.shape)}")
+    return array

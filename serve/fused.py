@@ -1,0 +1,176 @@
+"""A user's list where the generation has priors: candidates of every source, weighed together.
+
+    nearest to the user vector (retrieval)  -+
+    most active, newest, neighbours         -+-> evidence -> fusion -> scores with their parts
+
+The sources and the weights are of `ray_jobs.ranking`, which the night replays. Runs in a thread of
+the replica.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.user_encoder import unit_rows
+from ray_jobs.ranking.activity import Activity
+from ray_jobs.ranking.candidates import Candidates
+from ray_jobs.ranking.fusion import Evidence
+from ray_jobs.ranking.priors import Priors
+from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, at_rows, candidates_beside
+from ray_jobs.shards.faiss_index import mask_at
+from ray_jobs.shards.merge import in_sorted
+from ray_jobs.shards.search import live_vectors_of
+from serve.trending import Trending
+from serve.user_state import UserState
+
+KEPT_POOLS = 4
+"""Of generation, catalog and second: what the requests of a moment share."""
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """Activity since the night, and the pools that it makes."""
+
+    live: Activity
+    pools: Pools
+    is_quiet: bool
+
+
+class FusedList(NamedTuple):
+    """Scored candidates, and whether the weights of a quiet month made the scores."""
+
+    found: Candidates
+    is_quiet: bool
+
+
+class FusedLists:
+    """Scores the candidates of users' lists. Thread-safe."""
+
+    def __init__(self, trending: Trending) -> None:
+        self._trending = trending
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, int, int], _Now] = OrderedDict()
+
+    def of_known(
+        self,
+        state: UserState,
+        priors: Priors,
+        vector_D: NDArray[np.float32],
+        nearest: Candidates,
+        *,
+        eligible: Mask | None,
+        hidden: Ints,
+        as_of_ms: int,
+    ) -> FusedList:
+        """The list's candidates for a user with a vector: `nearest`, and those of other sources.
+
+        `hidden` is sorted.
+        """
+        assert state.session is not None, "a vector has a session"
+        now = self._now(state, priors, as_of_ms)
+        newest_first = state.session.recent[::-1]
+        near_N, near_ND = priors.neighbours.near(newest_first)
+        delta = state.view.delta
+
+        def allowed(ordinals: Ints) -> Mask:
+            shown = delta.is_live(ordinals) & ~in_sorted(ordinals, hidden)
+            return shown if eligible is None else shown & mask_at(eligible, ordinals)
+
+        beside = candidates_beside(now.pools, near_N, near_ND, as_of_ms, allowed)
+        found = np.union1d(nearest.ordinals, beside)
+        there, vectors_ND = live_vectors_of(state.shards, delta, found)
+        if state.shards.missing:  # without its vector an item would be scored as if it were far
+            found, vectors_ND = found[there], vectors_ND[there]
+        there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
+        recent = np.zeros(len(found), np.float32)
+        if there.any():
+            recent = vectors_ND @ unit_rows(recent_RD[there].mean(axis=0))
+        evidence = Evidence(
+            cosines=vectors_ND @ vector_D,
+            activity=_activity(priors, now, found, as_of_ms),
+            published_ms=state.view.items.published_ms(found),
+            neighbours=at_rows(near_N, near_ND, found),
+            recent=recent,
+        )
+        fusion, quiet = priors.fusion, now.is_quiet
+        scored = fusion.score(found, evidence, as_of_ms, is_known=True, is_quiet=quiet)
+        return FusedList(scored, quiet)
+
+    def of_new(
+        self,
+        state: UserState,
+        priors: Priors,
+        *,
+        eligible: Mask,
+        hidden: Ints,
+        also: Ints | None,
+        wanted: int,
+        as_of_ms: int,
+    ) -> FusedList:
+        """The list's candidates for a user without a vector: of the pools, and `also` these.
+
+        Everything that is eligible where `also` is None (any of it may be lifted to the top), and
+        where there would be fewer than `wanted`.
+        """
+        now = self._now(state, priors, as_of_ms)
+
+        def allowed(ordinals: Ints) -> Mask:
+            return mask_at(eligible, ordinals) & ~in_sorted(ordinals, hidden)
+
+        nobody_N, nothing_ND = priors.neighbours.near(np.zeros(0, np.int64))
+        found = candidates_beside(now.pools, nobody_N, nothing_ND, as_of_ms, allowed)
+        if also is None or len(found) < wanted:
+            found = np.flatnonzero(eligible)
+        else:
+            found = np.union1d(found, also)
+        zero = np.zeros(len(found), np.float32)
+        evidence = Evidence(
+            cosines=zero,
+            activity=_activity(priors, now, found, as_of_ms),
+            published_ms=state.view.items.published_ms(found),
+            neighbours=np.zeros((len(found), nothing_ND.shape[1]), np.float32),
+            recent=zero,
+        )
+        fusion, quiet = priors.fusion, now.is_quiet
+        scored = fusion.score(found, evidence, as_of_ms, is_known=False, is_quiet=quiet)
+        return FusedList(scored, quiet)
+
+    def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
+        """Made again when the catalog changed, or activity was read again."""
+        live = self._trending.activity_since(priors.fusion.activity_hour, as_of_ms)
+        key = (state.generation.generation_id, state.catalog_seq, id(live))
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept.live is live:
+                return kept
+        month = priors.activity.month(as_of_ms) + live.month(as_of_ms)
+        pools = _pools(state, priors, live, as_of_ms)
+        now = _Now(live, pools, priors.fusion.is_quiet(month))
+        with self._lock:
+            self._kept[key] = now
+            while len(self._kept) > KEPT_POOLS:
+                self._kept.popitem(last=False)
+        return now
+
+
+def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:
+    items = state.view.items
+    active = np.union1d(priors.most_active, live.ordinals)
+    newest = items.newest(as_of_ms, POOL)
+    return Pools(
+        active,
+        priors.activity.at(active, as_of_ms) + live.at(active, as_of_ms),
+        newest,
+        items.published_ms(newest),
+    )
+
+
+def _activity(priors: Priors, now: _Now, ordinals: Ints, as_of_ms: int) -> NDArray[np.float32]:
+    return priors.activity.at(ordinals, as_of_ms) + now.live.at(ordinals, as_of_ms)
