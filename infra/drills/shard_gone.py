@@ -11,7 +11,7 @@ from infra.drills.checker import check
 from infra.drills.figures import Figures, Options
 from infra.drills.record import Record
 from infra.drills.sick_app import APP
-from infra.drills.sick_rounds import SickRounds, running
+from infra.drills.sick_rounds import SickRounds, list_is_whole, running
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.traffic import Client
 
@@ -51,7 +51,7 @@ def run_on(stack: DrillStack, options: Options, *, items: int, deployments: int)
     the deployments."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures, record = Figures("shard-gone", rounds, options.seed), Record()
-    faults = SickRounds(stack, record, figures, user_id="idle1")
+    faults = SickRounds(stack, record, figures, lambda: list_is_whole(stack.url, "idle1"))
     clients = [
         Client(n, stack.url, items, record, options.seed, prefix="g") for n in range(CLIENTS)
     ]
