@@ -15,6 +15,7 @@ SCENARIOS = {
     "shard-gone": "infra.drills.shard_gone:run",
     "encoder-gone": "infra.drills.encoder_gone:run",
     "overload": "infra.drills.overload:run",
+    "retry-storm": "infra.drills.retry_storm:run",
 }
 MAX_ROUNDS = 10_000
 MAX_OPS = 10_000_000

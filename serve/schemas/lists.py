@@ -18,6 +18,7 @@ from serve.schemas.fields import (
 )
 
 MAX_INLINE_EVENTS = 200
+DIVERSITY = "0: the best first; towards 1, what is like an item above it comes later"
 MAX_USERS = 100
 
 
@@ -30,6 +31,7 @@ class _Filters(StrictBody):
     exclude_seen: bool = True
     as_of: Moment | None = None
     explain: bool = Field(False, description="say of each item why it is there")
+    diversity: float = Field(0.0, ge=0, le=1, description=DIVERSITY)
 
 
 class RecommendUsersBody(_Filters):
