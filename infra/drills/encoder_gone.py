@@ -17,7 +17,7 @@ from infra.drills.checker import check
 from infra.drills.figures import Figures, Options
 from infra.drills.record import Kind, Record
 from infra.drills.sick_app import APP
-from infra.drills.sick_rounds import RECOVERY_S, SickRounds, list_is_whole, running, until
+from infra.drills.sick_rounds import FAULT_S, RECOVERY_S, SickRounds, list_is_whole, running, until
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.traffic import Client
 
@@ -54,11 +54,11 @@ def run(options: Options) -> Figures:
         return run_on(stack, options, items=ITEMS)
 
 
-def run_on(stack: DrillStack, options: Options, *, items: int) -> Figures:
+def run_on(stack: DrillStack, options: Options, *, items: int, fault_s: float = FAULT_S) -> Figures:
     """`rounds` faults on a stack that is there already, dead and slow in turn."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures, record = Figures("encoder-gone", rounds, options.seed), Record()
-    faults = SickRounds(stack, record, figures, lambda: _is_searched(stack.url))
+    faults = SickRounds(stack, record, figures, lambda: _is_searched(stack.url), fault_s)
     clients = [
         SearchingClient(n, stack.url, items, record, options.seed, prefix="s")
         for n in range(CLIENTS)

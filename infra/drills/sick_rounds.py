@@ -21,8 +21,8 @@ from infra.drills.stack import DrillStack
 from infra.drills.traffic import Client
 from infra.drills.windows import milliseconds, percentile
 
-ORDINARY_S = 3.0
 FAULT_S = 6.0
+"""And half of it undisturbed, before."""
 RECOVERY_S = 60.0
 """A dead replica is made anew in some 5 s on a machine that does nothing else."""
 WHOLE_IN_A_ROW = 12
@@ -52,6 +52,7 @@ class SickRounds:
     record: Record
     figures: Figures
     is_whole: Callable[[], bool]
+    fault_s: float = FAULT_S
     spans: dict[str, list[Span]] = field(
         default_factory=lambda: {"ordinary": [], "dead": [], "slow": []}
     )
@@ -59,20 +60,20 @@ class SickRounds:
 
     def ordinary(self) -> None:
         """Undisturbed traffic for a while."""
-        self._span("ordinary", ORDINARY_S)
+        self._span("ordinary", self.fault_s / 2)
 
     def dead(self, name: str) -> None:
         """kill -9, and nobody in its place until the span is over."""
         sickness = Sickness(self.stack.faults, name)
         os.kill(sickness.hold_off(), signal.SIGKILL)
-        self._span("dead", FAULT_S)
+        self._span("dead", self.fault_s)
         self._heal(sickness)
 
     def slow(self, name: str, seconds: float) -> None:
         """Each of its answers takes `seconds` more."""
         sickness = Sickness(self.stack.faults, name)
         sickness.slow_down(seconds)
-        self._span("slow", FAULT_S)
+        self._span("slow", self.fault_s)
         self._heal(sickness)
 
     def report(self) -> None:
