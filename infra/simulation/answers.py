@@ -14,7 +14,7 @@ from infra.simulation.fake_model import Floats
 from infra.simulation.scheduler import Violation
 from infra.simulation.truth import Item, State
 from infra.simulation.world import World
-from serve.recommend import ItemList, ListQuery
+from serve.lists import ItemList, ListQuery
 from serve.user_state import UserState
 
 TOLERANCE = 1e-5

@@ -17,10 +17,11 @@ from ray_jobs.encoders.item_text import compose, text_digest
 from serve.feedback import Post, append_posts
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
+from serve.lists import ItemList, ListQuery
 from serve.loaded_generation import LoadedGeneration
 from serve.policies import Policies
 from serve.problems import ProblemError, unavailable
-from serve.recommend import ItemList, ListQuery, Recommender
+from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.trending import Trending
 from serve.user_state import UserStates

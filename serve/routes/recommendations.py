@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from ray_jobs.encoders.item_text import clean
 from serve.anonymous import NOBODY, inline_log
 from serve.day import Day
+from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import unavailable
-from serve.recommend import ItemList, ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
