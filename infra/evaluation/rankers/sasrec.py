@@ -1,5 +1,5 @@
-"""SASRec (Kang and McAuley, ICDM 2018) with a full softmax, which makes it strong (ANCHORS of the
-literature: Klenitskiy and Vasilev, RecSys 2023): a causal transformer over item ids.
+"""SASRec (Kang and McAuley, ICDM 2018) with a full softmax, which makes it strong (Klenitskiy
+and Vasilev, RecSys 2023): a causal transformer over item ids.
 
 On torch's own layers: RecTools, which has one, does not install beside our pins (it asks for
 attrs < 24 and numpy < 2). Learned at first until validation stops it; later lessons go on from the
@@ -105,7 +105,7 @@ class SasRec:
 
 
 class _Net(nn.Module):
-    """Item i has row i + 1; row 0 pads. Positions count from the window's end, as in service."""
+    """Item i has row i + 1; row 0 pads. Positions count from the start of the window."""
 
     def __init__(self, items: int) -> None:
         super().__init__()
