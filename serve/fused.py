@@ -85,9 +85,10 @@ class FusedLists:
 
         beside = candidates_beside(now.pools, near_N, near_ND, as_of_ms, allowed)
         found = np.union1d(nearest.ordinals, beside)
-        shards = state.generation.shards
-        _, vectors_ND = live_vectors_of(shards, delta, found)
-        there, recent_RD = live_vectors_of(shards, delta, newest_first[:RECENT_ITEMS])
+        there, vectors_ND = live_vectors_of(state.shards, delta, found)
+        if state.shards.missing:  # without its vector an item would be scored as if it were far
+            found, vectors_ND = found[there], vectors_ND[there]
+        there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
         recent = np.zeros(len(found), np.float32)
         if there.any():
             recent = vectors_ND @ unit_rows(recent_RD[there].mean(axis=0))

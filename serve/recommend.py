@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
+from ray_jobs.ranking.diversity import POOL, diverse_order
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
 from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
@@ -47,6 +48,7 @@ class ListQuery:
     exclude_seen: bool = True
     as_of_ms: int | None = None
     explain: bool = False
+    diversity: float = 0.0
 
 
 Basis = Literal["session", "popularity", "item", "text"]
@@ -146,9 +148,22 @@ class Recommender:
             found, is_quiet = self._for_known(state, vector_D, query, allowed, as_of_ms)
         boosts = None if allowed.boosts is None else allowed.boosts.totals_S
         scored = weighed(found, name=BASE_PARTS[basis], boosts=boosts)
-        ranked = rerank_page(scored, query, allowed)
+        first = self._diverse(state, scored, allowed, query.diversity)
+        ranked = rerank_page(scored, query, allowed, first)
         answer = listed(state, basis, ranked, as_of_ms, policies.policy_seq)
         return replace(answer, is_quiet=is_quiet)
+
+    @staticmethod
+    def _diverse(
+        state: UserState, scored: Candidates, allowed: _Allowed, diversity: float
+    ) -> NDArray[np.int64] | None:
+        """What comes first, and in which order; None: as the scores say."""
+        if not diversity:
+            return None
+        best = rerank(scored, eligible=allowed.eligible, excluded=allowed.hidden, k=POOL)
+        shards, delta = state.generation.shards, state.view.delta
+        _, vectors_ND = live_vectors_of(shards, delta, best.ordinals)
+        return best.ordinals[diverse_order(best.scores, vectors_ND, diversity)]
 
     def _for_known(
         self,
@@ -250,7 +265,7 @@ class Recommender:
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
         if taste_D is not None and len(found):
-            _, vectors_ND = live_vectors_of(generation.shards, state.view.delta, found.ordinals)
+            _, vectors_ND = live_vectors_of(state.shards, state.view.delta, found.ordinals)
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
@@ -323,7 +338,7 @@ class Recommender:
         at_least: int = 1,
     ) -> Candidates:
         return candidates_by_vector(
-            state.generation.shards,
+            state.shards,
             state.view,
             query_D,
             max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),
@@ -334,13 +349,19 @@ class Recommender:
         )
 
 
-def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
+def rerank_page(
+    found: Candidates,
+    query: ListQuery,
+    allowed: _Allowed,
+    first: NDArray[np.int64] | None = None,
+) -> Candidates:
     """The page of the list that was asked for."""
     return rerank(
         found,
         eligible=allowed.eligible,
         excluded=allowed.hidden,
         pins=allowed.pins,
+        first=first,
         k=query.k,
         offset=query.offset,
     )
@@ -413,5 +434,6 @@ def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
             "basis": answer.basis,
             "policy_seq": answer.policy_seq,
             "is_quiet": answer.is_quiet,
+            "diversity": query.diversity,
         },
     )

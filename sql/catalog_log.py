@@ -19,6 +19,7 @@ from sql.ids import BadInput, check_id, is_storable
 from sql.item import MAX_VERSION, DeleteOutcome, DeleteResult, ItemPut, PutOutcome, PutResult
 from sql.tables import catalog_head, catalog_log, item_vectors, items, texts
 from sql.transactions import write
+from sql.unlisted import NEVER_PUT
 from sql.vectors import to_bytes
 
 MAX_PUTS = 10_000
@@ -119,7 +120,7 @@ def delete_item(engine: Engine, item_id: str, version: int | None, at_ms: int) -
     with write(engine) as conn:
         writer = _Writer(conn, [item_id], at_ms)
         state = writer.states.get(item_id)
-        if state is None:
+        if state is None or state.change_seq == NEVER_PUT:
             return DeleteResult(item_id, None, 0, "absent", None)
         outcome: DeleteOutcome
         if _is_below(version, state.version):
@@ -164,7 +165,13 @@ def _put(writer: _Writer, put: ItemPut) -> PutResult:
     state = writer.states.get(put.item_id)
     body = put.body.canonical()
     outcome: PutOutcome
-    if state is None or state.deleted:
+    if state is not None and state.change_seq == NEVER_PUT:
+        outcome = "created"  # with the ordinal under which events named it before
+        new = state._replace(
+            deleted=False, version=put.version, body=body, text_digest=put.text_digest
+        )
+        state = writer.change("put", new)
+    elif state is None or state.deleted:
         if state and put.version is not None and not _is_below(state.version, put.version):
             return _result(state, "stale_version")
         outcome = "created"

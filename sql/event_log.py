@@ -30,6 +30,7 @@ from sql.event import Appended, EventKind, NewEvent, Problem, Rejected, shape_pr
 from sql.event_rules import Book, Draft, Known, UserState
 from sql.tables import events, item_activity, text_vectors, users
 from sql.transactions import shown, write
+from sql.unlisted import Unlisted, look_up, reserve
 from sql.user_rows import delete_users, insert_users, lock_users, mark_returned
 from sql.vectors import to_bytes
 
@@ -110,7 +111,16 @@ def _append_group(
         raise _UserErased
     book = _open_book(conn, flat, locked, received_at_ms)
     book.history = history
+    kept = {e.item_id for request, keep in group if keep for e in request if e.item_id is not None}
+    unlisted: Unlisted | None = None
+    if unknown := kept - book.items.keys():
+        unlisted = look_up(conn, unknown)
+        book.items = {**book.items, **unlisted.listed}
+        book.unlisted = unlisted.ordinals
     answers = [_decide(book, request, keep) for request, keep in group]
+    if unlisted is not None:
+        named = (row["item_id"] for row in book.rows if row["item_id"] is not None)
+        reserve(conn, unlisted, named, received_at_ms)
     _store(conn, book)
     touched = {row["user_key"] for row in book.rows}
     if unused := [book.keys[user_id] for user_id in created if book.keys[user_id] not in touched]:

@@ -25,6 +25,7 @@ class Known(NamedTuple):
     kind: str
     item_id: str | None
     ordinal: int | None
+    text_digest: str | None
     text: str | None
     value: float | None
     undoes_seq: int | None
@@ -53,7 +54,8 @@ ActivityKey = tuple[int, int, str]
 class Book:
     """State after the locks. `events` by (user_key, event_id); `undone`: (user_key, seq) -> the seq
     that undid it; `ratings`: (user_key, item_id) -> the effective rating. `history`: the group is a
-    bulk of past events: no daily limit, and activity is counted where it happened."""
+    bulk of past events: no daily limit, and activity is counted where it happened. `unlisted`:
+    ordinals of ids that are no items now (`sql.unlisted`); without one, an event has none."""
 
     received_at_ms: int
     keys: Mapping[str, int]
@@ -63,6 +65,7 @@ class Book:
     undone: dict[tuple[int, int], int]
     ratings: dict[tuple[int, str], Known | None]
     history: bool = False
+    unlisted: Mapping[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     vectors: list[tuple[int, int, NewEvent]] = field(default_factory=list)
     activity: Counter[ActivityKey] = field(default_factory=Counter)
@@ -150,7 +153,8 @@ class Draft:
             user_seq=user_seq,
             kind=event.kind.value,
             item_id=event.item_id,
-            ordinal=item.ordinal if item else None,
+            ordinal=item.ordinal if item else self._unlisted(event.item_id),
+            text_digest=item.text_digest if item else None,
             text=event.text,
             value=event.value,
             undoes_seq=target.user_seq if target else None,
@@ -169,13 +173,15 @@ class Draft:
                 **known._asdict(),
                 "user_key": user_key,
                 "event_id": event.event_id,
-                "text_digest": item.text_digest if item else None,
                 "occurred_at_ms": event.occurred_at_ms,
             }
         )
         if event.vectors:
             self._vectors.append((user_key, user_seq, event))
         return Appended(event.event_id, user_seq, duplicate=False)
+
+    def _unlisted(self, item_id: str | None) -> int | None:
+        return None if item_id is None else self._book.unlisted.get(item_id)
 
     def _next_state(self, user_key: int) -> UserState:
         """The counters after one more event."""
@@ -197,8 +203,8 @@ class Draft:
             self._ratings[user_key, target.item_id] = None
 
     def _count(self, known: Known, n: int) -> None:
-        if known.ordinal is None:
-            return
+        if known.ordinal is None or known.text_digest is None:
+            return  # of no item, or of an id that was none: a stranger could make it trend
         hour = known.counted_hour
         if hour is None:
             hour = known.received_at_ms // HOUR_MS

@@ -12,6 +12,10 @@ from infra.drills.figures import Figures, Options
 SCENARIOS = {
     "switch": "infra.drills.switch:run",
     "deltas": "infra.drills.deltas:run",
+    "shard-gone": "infra.drills.shard_gone:run",
+    "encoder-gone": "infra.drills.encoder_gone:run",
+    "overload": "infra.drills.overload:run",
+    "retry-storm": "infra.drills.retry_storm:run",
 }
 MAX_ROUNDS = 10_000
 MAX_OPS = 10_000_000

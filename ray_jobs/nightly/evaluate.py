@@ -4,10 +4,15 @@ Every held-out event is one question: the list for what was known before it, the
 out (the protocol of the gate; DESIGN.md, "Generations"). The live generation answers the same
 questions with its own weights. Each orders its candidates as it would by day (`replay`).
 
+And what was live feedback worth? The day since the live generation was made is replayed twice
+against it: as it was, each event known at once, and as if everything had waited for this night.
+
 Run: python -m ray_jobs.nightly.evaluate --generation ID
 
 Shapes: N items, Q questions.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,13 +29,17 @@ from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.significance import paired_bootstrap
+from ray_jobs.shards.items import read_items
 from ray_jobs.shards.texts import TextVectors
 from sql import generations
 from sql.engine import read_snapshot
+from sql.generations import Generation
 
 MAX_QUESTIONS = 5_000
 MAX_QUESTIONS_A_USER = 50
 """One busy user must not decide."""
+MIN_DAY_QUESTIONS = 30
+"""A day with fewer says nothing."""
 SEED = 0
 
 
@@ -55,18 +64,57 @@ def evaluate(night: Night) -> Report:
         "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
     live = _live_model(night, model)
+    if live is not None:
+        _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
-        generation_id, live_model = live
+        generation, live_model = live
         live_Q = Replay(live_model, histories, questions).ranks()
         low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
         report["live"] = {
-            "generation": generation_id,
+            "generation": generation.generation_id,
             **_summary(live_Q),
             "difference_low": low,
             "difference_high": high,
         }
     write_json(night.workspace.directory / "metrics.json", report)
     return report
+
+
+def _tell_worth_of_day(
+    night: Night, histories: Histories, generation: Generation, model: Model
+) -> None:
+    """Keep beside the metrics of the live generation what its day showed."""
+    made_at_ms = generation.created_at_ms
+    questions = questions_of(
+        histories,
+        histories.at_ms_E >= made_at_ms,
+        model.ordinals_N,
+        a_user=MAX_QUESTIONS_A_USER,
+        most=MAX_QUESTIONS,
+    )
+    if len(questions) < MIN_DAY_QUESTIONS:
+        return
+    directory = generation_directory(night.workspace.root, generation.generation_id)
+    known_N = np.isin(model.ordinals_N, read_items(directory).blocks[0].ordinals)
+    of_the_night = replace(
+        model,
+        ordinals_N=model.ordinals_N[known_N],
+        vectors_ND=model.vectors_ND[known_N],
+        published_N=model.published_N[known_N],
+    )
+    lively_Q = Replay(model, histories, questions).ranks()
+    frozen_Q = Replay(of_the_night, histories, questions, frozen_at_ms=made_at_ms).ranks()
+    users = np.array([question.user for question in questions], np.int64)
+    low, high = paired_bootstrap(_gains(lively_Q), _gains(frozen_Q), users, seed=SEED)
+    day: Report = {
+        "questions": len(questions),
+        "users": len(np.unique(users)),
+        "ndcg@10": _summary(lively_Q)["ndcg@10"],
+        "frozen_ndcg@10": _summary(frozen_Q)["ndcg@10"],
+        "difference_low": low,
+        "difference_high": high,
+    }
+    generations.add_metrics(night.engine, generation.generation_id, {"day": day})
 
 
 def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
@@ -80,7 +128,7 @@ def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) ->
     return model_of(night.workspace, beside, priors.fusion)
 
 
-def _live_model(night: Night, candidate: Model) -> tuple[str, Model] | None:
+def _live_model(night: Night, candidate: Model) -> tuple[Generation, Model] | None:
     """The live generation, if it reads the same text vectors as the candidate; its item vectors are
     those of tonight's catalog under its own weights."""
     embedded = night.workspace.require_report("embed")
@@ -97,7 +145,7 @@ def _live_model(night: Night, candidate: Model) -> tuple[str, Model] | None:
     items = pq.read_table(night.workspace.items, columns=["text_digest"])
     texts = TextVectors.open(night.workspace.directory)
     bert_NE = np.asarray(texts.vectors[texts.rows_of(items["text_digest"].to_pylist())])
-    return live.generation_id, Model(
+    return live, Model(
         encoder,
         candidate.ordinals_N,
         encoder.item_vectors(bert_NE, candidate.ordinals_N),

@@ -120,6 +120,10 @@ def test_filters_pins_and_boosts_hold_and_no_list_is_short(stack: Stack, user: s
     assert len(ids(listed(stack, user, category=WORDS[0], attribute="n:2"))) == 2
     pages = [ids(listed(stack, user, k=7, offset=7 * page)) for page in range(6)]
     assert [item for page in pages for item in page] == ids(listed(stack, user))
+    diverse = ids(listed(stack, user, diversity=0.6))
+    assert diverse != ids(listed(stack, user))
+    assert sorted(diverse) == sorted(ids(listed(stack, user)))
+    assert ids(listed(stack, user, k=7, offset=7, diversity=0.6)) == diverse[7:14]
     for name, policy in (
         ("a", {"kind": "pin", "item_id": "i21", "position": 2}),
         ("b", {"kind": "boost", "weight": 0.9, "item_id": "i30"}),

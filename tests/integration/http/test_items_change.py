@@ -271,3 +271,21 @@ def test_an_edit_whose_text_has_no_vector_yet_is_not_found_by_its_old_one(stack:
         found = ids(replica.post("/v1/search", json={"text": "space battle", "k": 500}))
         assert "i1" not in found
         assert "i2" in found
+
+
+def test_what_was_hidden_or_seen_before_it_was_put_stays_away_on_every_replica(
+    stack: Stack,
+) -> None:
+    for number, kind in enumerate(("hide", "dislike", "click")):
+        event = {"user_id": "u", "kind": kind, "item_id": f"later{number}"}
+        kept = stack.replicas[0].post("/v1/events?on_unknown_item=keep", json=event)
+        assert kept.status_code == 200, kept.text
+    for number in range(3):
+        body = {"title": "space battle"}
+        assert stack.replicas[1].put(f"/v1/items/later{number}", json=body).status_code == 200
+    for replica in stack.replicas:
+        mine = replica.get("/v1/users/u/recommendations", params={"k": 100}).json()["items"]
+        other = replica.get("/v1/users/other/recommendations", params={"k": 100}).json()["items"]
+        later = {f"later{number}" for number in range(3)}
+        assert not later & {item["item_id"] for item in mine}
+        assert later <= {item["item_id"] for item in other}
