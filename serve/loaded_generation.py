@@ -93,12 +93,12 @@ class LoadedGeneration:
             ray_jobs.ranking.priors.PriorsError: activity, neighbours or their weights are.
         """
         directory = artifact_root / "generations" / generation_id
-        manifest = open_manifest(directory)
-        digest = manifest_digest(directory)
+        digest = manifest_digest(directory)  # before it is parsed: a damaged one names other files
         if sealed_digest is not None and digest != sealed_digest:
             raise CorruptArtifact(
                 directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
             )
+        manifest = open_manifest(directory)
         verify(directory, manifest)  # faiss loads a flipped byte in silence
         return cls(
             manifest,

@@ -12,6 +12,7 @@ from infra.drills.figures import Figures, Options
 SCENARIOS = {
     "switch": "infra.drills.switch:run",
     "deltas": "infra.drills.deltas:run",
+    "bad-generation": "infra.drills.bad_generation:run",
     "retry-storm": "infra.drills.retry_storm:run",
 }
 MAX_ROUNDS = 10_000
