@@ -13,6 +13,7 @@ SCENARIOS = {
     "switch": "infra.drills.switch:run",
     "deltas": "infra.drills.deltas:run",
     "bad-generation": "infra.drills.bad_generation:run",
+    "corrupt": "infra.drills.corrupt:run",
     "retry-storm": "infra.drills.retry_storm:run",
 }
 MAX_ROUNDS = 10_000

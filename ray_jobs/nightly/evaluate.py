@@ -39,7 +39,8 @@ def evaluate(night: Night) -> Report:
     night.workspace.require_report("fuse")
     histories = open_histories(night.workspace)
     held_E = held_out(histories, night.settings)
-    model = _candidate(night, histories, held_E)
+    beside = neighbours_of(histories, histories.effective_E & ~held_E, night.workspace)
+    model = _candidate(night, beside)
     questions = questions_of(
         histories, held_E, model.ordinals_N, a_user=MAX_QUESTIONS_A_USER, most=MAX_QUESTIONS
     )
@@ -54,7 +55,7 @@ def evaluate(night: Night) -> Report:
         **_summary(candidate_Q),
         "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
-    live = _live_model(night, model)
+    live = _live_model(night, model, beside)
     if live is not None and questions:
         generation_id, live_model = live
         live_Q = Replay(live_model, histories, questions).ranks()
@@ -69,20 +70,23 @@ def evaluate(night: Night) -> Report:
     return report
 
 
-def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
+def _candidate(night: Night, beside: Neighbours) -> Model:
     """Tonight's generation as it was before the holdout: its neighbours are counted again, without
     the held-out events, and its activity is that of each question's moment."""
     priors = Priors.open(night.workspace.directory)
     if priors is None:
         return model_of(night.workspace, Neighbours.nobody())
-    before_E = histories.effective_E & ~held_E
-    beside = neighbours_of(histories, before_E, night.workspace)
     return model_of(night.workspace, beside, priors.fusion)
 
 
-def _live_model(night: Night, candidate: Model) -> tuple[str, Model] | None:
+def _live_model(night: Night, candidate: Model, beside: Neighbours) -> tuple[str, Model] | None:
     """The live generation, if it reads the same text vectors as the candidate; its item vectors are
-    those of tonight's catalog under its own weights."""
+    those of tonight's catalog under its own weights.
+
+    Its neighbours are counted again, as the candidate's are: its own were counted up to its
+    watermark, and where the holdout reaches further back (a small log, a night run twice) it would
+    have seen the answers.
+    """
     embedded = night.workspace.require_report("embed")
     with read_snapshot(night.engine) as conn:
         pointer = generations.read_live(conn)
@@ -102,7 +106,7 @@ def _live_model(night: Night, candidate: Model) -> tuple[str, Model] | None:
         candidate.ordinals_N,
         encoder.item_vectors(bert_NE, candidate.ordinals_N),
         published(night.workspace),
-        Neighbours.nobody() if priors is None else priors.neighbours,
+        Neighbours.nobody() if priors is None else beside,
         None if priors is None else priors.fusion,
     )
 
