@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from tqdm import tqdm
 
 from infra.drills.figures import Figures, Options
-from infra.drills.local import LocalStore, local_store, replica
+from infra.drills.local import LocalStore, local_store, quiet, replica
 from infra.drills.small_night import USERS, fill, open_small_night, run_night, steps
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.encoders.fit import FitResult
@@ -189,7 +189,7 @@ def run_with(options: Options, bad: dict[str, Bad], users: int = USERS) -> Figur
     figures = Figures("bad-generation", rounds, options.seed)
     started_s = time.monotonic()
     counts: Counter[str] = Counter()
-    with local_store(items=0, seed=options.seed) as store:
+    with quiet(), local_store(items=0, seed=options.seed) as store:
         fill(store, options.seed, users)
         with (
             replica(store) as client,

@@ -12,7 +12,6 @@ both, nobody knows any more: see infra/RELIABILITY.md.
 Replicas: see `infra.drills.local`.
 """
 
-import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from infra.drills.damage import Damage, damaged, draw
 from infra.drills.figures import Figures, Options
 from infra.drills.generation import make_generation
-from infra.drills.local import LocalStore, local_store, replica
+from infra.drills.local import LocalStore, local_store, quiet, replica
 from infra.drills.stack import now_ms
 from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.ranking.activity import Activity
@@ -57,28 +56,23 @@ def run(options: Options) -> Figures:
     counts: Counter[str] = Counter()
     rng = np.random.default_rng(options.seed)
     started_s = time.monotonic()
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # thousands of refusals, each with its line
-    try:
-        with local_store(items=ITEMS, seed=options.seed) as store:
-            store.publish(GOOD, options.seed)
-            _make_whole(store, HURT, options.seed + 1)
-            watched = _Watched(store, figures, counts)
-            files = sorted(watched.files)
-            with tqdm(
-                total=rounds * (len(files) + 2),
-                desc="corrupt",
-                unit="place",
-                disable=not options.progress,
-            ) as bar:
-                for path in files:
-                    for damage in draw(rng, path.stat().st_size, rounds):
-                        watched.refuses(path, damage)
-                        bar.update()
-                    _live_and_damaged(store, path, figures, counts, rng)
-                _ledger(store, figures, counts, rng, rounds, bar)
-    finally:
-        logging.disable(level)
+    with quiet(), local_store(items=ITEMS, seed=options.seed) as store:
+        store.publish(GOOD, options.seed)
+        _make_whole(store, HURT, options.seed + 1)
+        watched = _Watched(store, figures, counts)
+        files = sorted(watched.files)
+        with tqdm(
+            total=rounds * (len(files) + 2),
+            desc="corrupt",
+            unit="place",
+            disable=not options.progress,
+        ) as bar:
+            for path in files:
+                for damage in draw(rng, path.stat().st_size, rounds):
+                    watched.refuses(path, damage)
+                    bar.update()
+                _live_and_damaged(store, path, figures, counts, rng)
+            _ledger(store, figures, counts, rng, rounds, bar)
     figures.more |= {"files": len(files) + 2, **dict(counts)}
     figures.more["detected_share"] = counts["detected"] / max(1, counts["places"])
     figures.more["seconds"] = round(time.monotonic() - started_s, 1)
