@@ -14,6 +14,7 @@ SCENARIOS = {
     "deltas": "infra.drills.deltas:run",
     "bad-generation": "infra.drills.bad_generation:run",
     "corrupt": "infra.drills.corrupt:run",
+    "erase": "infra.drills.erase:run",
     "full-disk": "infra.drills.full_disk:run",
     "io-error": "infra.drills.io_error:run",
     "retry-storm": "infra.drills.retry_storm:run",

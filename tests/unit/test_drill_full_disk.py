@@ -1,4 +1,4 @@
-"""The drill `full-disk` in short. (That a false acknowledgement is found: `test_drill_io_error`.)"""
+"""The drill `full-disk` in short. (A false acknowledgement is found in `test_drill_io_error`.)"""
 
 from infra.drills.figures import Options
 from infra.drills.full_disk import run_with
