@@ -1,7 +1,9 @@
 """The Serve application: gateway replicas that answer whole by themselves, and BERT beside them.
 
 One HTTP hop: state, deltas and search are in the replica that took the request (a handle call
-costs five times a no-op request, ANCHORS.md). Deployed by `moonlark serve`, or by hand:
+costs five times a no-op request, ANCHORS.md). A catalog that does not fit in each replica's memory
+has its shards in deployments of their own (`MOONLARK_SHARD_PLACEMENT=deployments`), at a handle
+call a deployment and list. Deployed by `moonlark serve`, or by hand:
 
     serve run serve.app:build
 """
@@ -14,11 +16,14 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
+from ray_jobs.shards.distant import Reply, ShardQuery
 from serve.day import Day
 from serve.gateway import build_api
 from serve.keyring import NoKeys
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
+from serve.shard_search import AskDeployment
+from serve.shard_server import ShardServer
 from serve.text_encoder import TextEncoder
 from sql.settings import StoreSettings
 
@@ -27,7 +32,11 @@ class Gateway:
     """A replica: HTTP in, answers out."""
 
     def __init__(
-        self, store: StoreSettings, settings: ServeSettings, encoder: DeploymentHandle[Any]
+        self,
+        store: StoreSettings,
+        settings: ServeSettings,
+        encoder: DeploymentHandle[Any],
+        *shards: DeploymentHandle[Any],
     ) -> None:
         logging.getLogger("serve").setLevel(logging.INFO)
 
@@ -39,7 +48,7 @@ class Gateway:
             return embedded
 
         async def start() -> Day:
-            day = await Day.start(store, settings, embed)
+            day = await Day.start(store, settings, embed, [_asking(handle) for handle in shards])
             try:
                 day.keys.check_exposure()
             except NoKeys:
@@ -57,6 +66,16 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
+
+
+def _asking(handle: DeploymentHandle[Any]) -> AskDeployment:
+    """One deployment of shards as the replica asks it."""
+
+    async def ask(generation_id: str, queries: Mapping[int, ShardQuery]) -> Mapping[int, Reply]:
+        replies: Mapping[int, Reply] = await handle.answer.remote(generation_id, dict(queries))
+        return replies
+
+    return ask
 
 
 # Applied by call: as decorators they would hide the class's own type.
@@ -78,8 +97,35 @@ TEXT_ENCODER = ray_serve.deployment(
 )(TextEncoder)
 
 
+SHARD_SERVER = ray_serve.deployment(
+    # One query is a core's work for a millisecond; who waits longer than its caller is dropped.
+    max_ongoing_requests=64,
+    max_queued_requests=256,
+    ray_actor_options={"num_cpus": 0.1},
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=10,
+)(ShardServer)
+
+
 def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
     settings = ServeSettings()
-    encoder = TEXT_ENCODER.bind(settings.bert_model)
-    return GATEWAY.options(num_replicas=settings.replicas).bind(StoreSettings(), settings, encoder)
+    return assembled(settings, TEXT_ENCODER.bind(settings.bert_model), SHARD_SERVER)
+
+
+def assembled(
+    settings: ServeSettings,
+    encoder: ray_serve.Application,
+    shard_server: ray_serve.Deployment,
+) -> ray_serve.Application:
+    """Gateway replicas with `encoder` beside them, and the shards where `settings` place them."""
+    store, shards = StoreSettings(), []
+    if settings.shard_placement == "deployments":
+        shards = [
+            shard_server.options(name=f"Shards{index}", num_replicas=settings.shard_replicas).bind(
+                store, settings, index
+            )
+            for index in range(settings.shard_deployments)
+        ]
+    gateway = GATEWAY.options(num_replicas=settings.replicas)
+    return gateway.bind(store, settings, encoder, *shards)

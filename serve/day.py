@@ -7,24 +7,27 @@ defaults, so that a test can run the same code without Ray.
 import asyncio
 import os
 import socket
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import faiss
 from sqlalchemy import Engine
 
+from serve.clock import wall_clock_ms
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.keyring import KeyRing
+from serve.loaded_generation import LoadedGeneration
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
 from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.settings import ServeSettings
+from serve.shard_search import AskDeployment, ShardCalls, open_with_distant_shards
 from serve.trending import Trending
 from serve.user_state import UserStates
 from serve.write_behind import WriteBehind
@@ -33,11 +36,6 @@ from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
 from sql.schema import check_schema
 from sql.settings import StoreSettings
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Day:
     now_ms: Callable[[], int]
     encoder: OnlineEncoder
     feedback: Feedback
-    watch: GenerationWatch
+    watch: GenerationWatch[LoadedGeneration]
     recommender: Recommender
     states: UserStates
     write_behind: WriteBehind
@@ -63,10 +61,13 @@ class Day:
         store: StoreSettings,
         settings: ServeSettings,
         embed: EmbedTexts,
+        ask_shards: Sequence[AskDeployment] = (),
         *,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> "Day":
         """Open the database, load the generations, begin to answer.
+
+        `ask_shards`: the deployments that hold the shards; none where they are held here.
 
         Raises:
             sql.errors.StoreError: an unsafe or outdated database.
@@ -84,6 +85,7 @@ class Day:
             replica_id,
             settings.watch_interval_s,
             now_ms,
+            _opener(settings, ask_shards),
         )
         await asyncio.to_thread(watch.start)
         write_behind = WriteBehind(engine, settings.write_behind_queue)
@@ -126,6 +128,16 @@ class Day:
         await asyncio.to_thread(self.watch.stop)
         await asyncio.to_thread(self.keys.stop)
         self.engine.dispose()
+
+
+def _opener(
+    settings: ServeSettings, ask_shards: Sequence[AskDeployment]
+) -> Callable[[Path, str, str], LoadedGeneration]:
+    """How this replica opens a generation. To be called on its loop."""
+    if not ask_shards:
+        return LoadedGeneration.open
+    calls = ShardCalls(ask_shards, asyncio.get_running_loop())
+    return partial(open_with_distant_shards, calls.ask, settings.shard_timeout_s)
 
 
 def _open(database_url: str, root: Path) -> tuple[Engine, Ledger]:

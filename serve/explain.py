@@ -41,7 +41,7 @@ class Past:
 
 def explanations(state: UserState, ranked: Candidates, past: Past) -> list[dict[str, Any]]:
     """One explanation an item of `ranked`, in its order."""
-    shards, delta = state.generation.shards, state.view.delta
+    shards, delta = state.shards, state.view.delta
     found_N, items_ND = live_vectors_of(shards, delta, ranked.ordinals)
     from_base_N = shards.contains(ranked.ordinals) & ~in_sorted(ranked.ordinals, delta.masked)
     rows_NE, cosines_NE = nearest_events(items_ND, past.vectors_MD)

@@ -10,6 +10,7 @@ the replica.
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,14 @@ class _Now:
 
     live: Activity
     pools: Pools
+    is_quiet: bool
+
+
+class FusedList(NamedTuple):
+    """Scored candidates, and whether the weights of a quiet month made the scores."""
+
+    found: Candidates
+    is_quiet: bool
 
 
 class FusedLists:
@@ -59,7 +68,7 @@ class FusedLists:
         eligible: Mask | None,
         hidden: Ints,
         as_of_ms: int,
-    ) -> Candidates:
+    ) -> FusedList:
         """The list's candidates for a user with a vector: `nearest`, and those of other sources.
 
         `hidden` is sorted.
@@ -76,9 +85,10 @@ class FusedLists:
 
         beside = candidates_beside(now.pools, near_N, near_ND, as_of_ms, allowed)
         found = np.union1d(nearest.ordinals, beside)
-        shards = state.generation.shards
-        _, vectors_ND = live_vectors_of(shards, delta, found)
-        there, recent_RD = live_vectors_of(shards, delta, newest_first[:RECENT_ITEMS])
+        there, vectors_ND = live_vectors_of(state.shards, delta, found)
+        if state.shards.missing:  # without its vector an item would be scored as if it were far
+            found, vectors_ND = found[there], vectors_ND[there]
+        there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
         recent = np.zeros(len(found), np.float32)
         if there.any():
             recent = vectors_ND @ unit_rows(recent_RD[there].mean(axis=0))
@@ -89,7 +99,9 @@ class FusedLists:
             neighbours=at_rows(near_N, near_ND, found),
             recent=recent,
         )
-        return priors.fusion.score(found, evidence, as_of_ms, is_known=True)
+        fusion, quiet = priors.fusion, now.is_quiet
+        scored = fusion.score(found, evidence, as_of_ms, is_known=True, is_quiet=quiet)
+        return FusedList(scored, quiet)
 
     def of_new(
         self,
@@ -101,7 +113,7 @@ class FusedLists:
         also: Ints | None,
         wanted: int,
         as_of_ms: int,
-    ) -> Candidates:
+    ) -> FusedList:
         """The list's candidates for a user without a vector: of the pools, and `also` these.
 
         Everything that is eligible where `also` is None (any of it may be lifted to the top), and
@@ -126,7 +138,9 @@ class FusedLists:
             neighbours=np.zeros((len(found), nothing_ND.shape[1]), np.float32),
             recent=zero,
         )
-        return priors.fusion.score(found, evidence, as_of_ms, is_known=False)
+        fusion, quiet = priors.fusion, now.is_quiet
+        scored = fusion.score(found, evidence, as_of_ms, is_known=False, is_quiet=quiet)
+        return FusedList(scored, quiet)
 
     def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
         """Made again when the catalog changed, or activity was read again."""
@@ -136,7 +150,9 @@ class FusedLists:
             kept = self._kept.get(key)
             if kept is not None and kept.live is live:
                 return kept
-        now = _Now(live, _pools(state, priors, live, as_of_ms))
+        month = priors.activity.month(as_of_ms) + live.month(as_of_ms)
+        pools = _pools(state, priors, live, as_of_ms)
+        now = _Now(live, pools, priors.fusion.is_quiet(month))
         with self._lock:
             self._kept[key] = now
             while len(self._kept) > KEPT_POOLS:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,7 +18,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
-from serve.loaded_generation import LoadedGeneration
 from sql import generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
@@ -31,12 +31,30 @@ TAKEN_OUT_AFTER = 2 * RETRY_REFUSED_AFTER
 """Looks without the live generation, while others have it, until this replica is to be replaced."""
 
 
+class Held(Protocol):
+    """What a process holds of a generation."""
+
+    def catch_up(self, engine: Engine) -> object:
+        """Apply what the catalog log says since."""
+        ...
+
+    def warm(self) -> None:
+        """Touch what the first request would have to fault in."""
+        ...
+
+
+HeldT = TypeVar("HeldT", bound=Held)
+
+
 class FellBehind(Exception):
     """This replica cannot load the live generation, while others can: a new one may."""
 
 
-class GenerationWatch:
-    """The generations of one replica. `start` loads before it returns; then a thread keeps on."""
+class GenerationWatch(Generic[HeldT]):
+    """The generations of one replica. `start` loads before it returns; then a thread keeps on.
+
+    `open_generation`: (artifact root, generation id, digest of its manifest) -> what is held of it.
+    """
 
     def __init__(
         self,
@@ -45,7 +63,7 @@ class GenerationWatch:
         replica_id: str,
         interval_s: float,
         now_ms: Callable[[], int],
-        open_generation: Callable[[Path, str, str], LoadedGeneration] = LoadedGeneration.open,
+        open_generation: Callable[[Path, str, str], HeldT],
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
@@ -53,7 +71,7 @@ class GenerationWatch:
         self._interval_s = interval_s
         self._now_ms = now_ms
         self._open_generation = open_generation
-        self._loaded: dict[str, LoadedGeneration] = {}
+        self._loaded: dict[str, HeldT] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
         self._looks_behind = 0
@@ -72,7 +90,7 @@ class GenerationWatch:
         generations.drop_replica(self._engine, self._replica_id)
 
     @property
-    def loaded(self) -> dict[str, LoadedGeneration]:
+    def loaded(self) -> dict[str, HeldT]:
         """The generations that can answer, newest first. A fresh mapping at every change."""
         return self._loaded
 

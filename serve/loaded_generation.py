@@ -26,7 +26,7 @@ from ray_jobs.shards.manifest import (
     open_manifest,
     verify,
 )
-from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.reader import Shards, ShardSet
 from ray_jobs.shards.search import search
 from ray_jobs.shards.texts import TextVectors
 from sql import catalog
@@ -51,6 +51,27 @@ class CatalogView:
     """Changed items that have no vector of this encoder yet: shown by id, not retrieved."""
 
 
+def open_sealed(
+    artifact_root: Path, generation_id: str, sealed_digest: str | None
+) -> tuple[Path, Manifest]:
+    """The folder and the manifest of a generation. The other files are not verified yet.
+
+    `sealed_digest`: of the manifest, as the registry has it. The files are checked against the
+    manifest, so whoever can write them must not be able to write it anew. None: not looked at, by
+    a tool that made the generation itself.
+
+    Raises:
+        ray_jobs.shards.errors.ShardsError: the manifest is missing, altered or foreign.
+    """
+    directory = artifact_root / "generations" / generation_id
+    digest = manifest_digest(directory)  # before it is parsed: a damaged one names other files
+    if sealed_digest is not None and digest != sealed_digest:
+        raise CorruptArtifact(
+            directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
+        )
+    return directory, open_manifest(directory)
+
+
 class LoadedGeneration:
     """What a replica answers from. `view` is safe to read at any time; `catch_up` moves it."""
 
@@ -58,7 +79,7 @@ class LoadedGeneration:
         self,
         manifest: Manifest,
         encoder: UserEncoder,
-        shards: ShardSet,
+        shards: Shards,
         texts: TextVectors,
         items: ItemTable,
         priors: Priors | None = None,
@@ -80,25 +101,14 @@ class LoadedGeneration:
     def open(
         cls, artifact_root: Path, generation_id: str, sealed_digest: str | None = None
     ) -> "LoadedGeneration":
-        """Verify every digest, then map the files.
-
-        Args:
-            sealed_digest: of the manifest, as the registry has it. The files are checked against
-                the manifest, so whoever can write them must not be able to write it anew. None:
-                not looked at, by a tool that made the generation itself.
+        """Verify every digest, then map the files. `sealed_digest`: see `open_sealed`.
 
         Raises:
             ray_jobs.shards.errors.ShardsError: a file is missing, altered or foreign.
             ray_jobs.encoders.errors.EncoderError: the weights are.
             ray_jobs.ranking.priors.PriorsError: activity, neighbours or their weights are.
         """
-        directory = artifact_root / "generations" / generation_id
-        digest = manifest_digest(directory)  # before it is parsed: a damaged one names other files
-        if sealed_digest is not None and digest != sealed_digest:
-            raise CorruptArtifact(
-                directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
-            )
-        manifest = open_manifest(directory)
+        directory, manifest = open_sealed(artifact_root, generation_id, sealed_digest)
         verify(directory, manifest)  # faiss loads a flipped byte in silence
         return cls(
             manifest,
@@ -121,7 +131,7 @@ class LoadedGeneration:
             _ = self.priors.most_active
         query_D = np.zeros(self.shards.dim, np.float32)
         query_D[0] = 1.0
-        search(self.shards, self._view.delta, query_D, 10)
+        search(self.shards.for_answer(), self._view.delta, query_D, 10)
 
     def catch_up(self, engine: Engine, at_least: int | None = None) -> CatalogView:
         """Apply the catalog log up to its head (at least `at_least`); returns the new view.

@@ -88,8 +88,10 @@ def rebuild(engine: Engine, artifact_root: Path, exposure: Exposure) -> RebuiltA
     vector_D = _user_vector(engine, generation, log, exposure, reasons)
     shown = [_with_ordinal(item, view) for item in exposure.items]
     cosines = _cosines(engine, generation, view, shown, vector_D)
-    priors = generation.priors
-    weight = 1.0 if priors is None else priors.fusion.cosine_weight
+    weight, priors = 1.0, generation.priors
+    if priors is not None:
+        is_quiet = bool(exposure.params.get("is_quiet", False))
+        weight = priors.fusion.cosine_weight(is_quiet=is_quiet)
     cosines = [None if cosine is None else weight * cosine for cosine in cosines]
     if vector_D is not None and None in cosines:
         reasons.append(f"the texts of {cosines.count(None)} items are gone, with their vectors")

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
+from ray_jobs.ranking.diversity import POOL, diverse_order
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
 from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
 from serve.explain import Past, explanations, past_of, read_past
-from serve.fused import FusedLists
+from serve.fused import FusedList, FusedLists
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
 from serve.retrieval import candidates_by_vector
@@ -47,6 +48,7 @@ class ListQuery:
     exclude_seen: bool = True
     as_of_ms: int | None = None
     explain: bool = False
+    diversity: float = 0.0
 
 
 Basis = Literal["session", "popularity", "item", "text"]
@@ -67,6 +69,8 @@ class ItemList:
     """The rows of `items`: ordinals, scores and their parts."""
     policy_seq: int = 0
     """Every change of a policy up to this one is reflected."""
+    is_quiet: bool = False
+    """Whether the weights of a quiet month made the scores (`ray_jobs.ranking.fusion`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +143,69 @@ class Recommender:
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
         basis: Basis = "popularity" if vector_D is None else "session"
         if vector_D is None:
-            found = self._popular(state, query, allowed, as_of_ms)
+            found, is_quiet = self._for_new(state, query, allowed, as_of_ms)
         else:
-            found = self._nearest(state, vector_D, query, allowed)
-            priors = state.generation.priors
-            if priors is not None:
-                eligible, hidden = allowed.eligible, allowed.hidden
-                found = self._fused.of_known(
-                    *(state, priors, vector_D, found),
-                    eligible=eligible,
-                    hidden=hidden,
-                    as_of_ms=as_of_ms,
-                )
+            found, is_quiet = self._for_known(state, vector_D, query, allowed, as_of_ms)
         boosts = None if allowed.boosts is None else allowed.boosts.totals_S
         scored = weighed(found, name=BASE_PARTS[basis], boosts=boosts)
-        ranked = rerank_page(scored, query, allowed)
-        return listed(state, basis, ranked, as_of_ms, policies.policy_seq)
+        first = self._diverse(state, scored, allowed, query.diversity)
+        ranked = rerank_page(scored, query, allowed, first)
+        answer = listed(state, basis, ranked, as_of_ms, policies.policy_seq)
+        return replace(answer, is_quiet=is_quiet)
+
+    @staticmethod
+    def _diverse(
+        state: UserState, scored: Candidates, allowed: _Allowed, diversity: float
+    ) -> NDArray[np.int64] | None:
+        """What comes first, and in which order; None: as the scores say."""
+        if not diversity:
+            return None
+        best = rerank(scored, eligible=allowed.eligible, excluded=allowed.hidden, k=POOL)
+        shards, delta = state.generation.shards, state.view.delta
+        _, vectors_ND = live_vectors_of(shards, delta, best.ordinals)
+        return best.ordinals[diverse_order(best.scores, vectors_ND, diversity)]
+
+    def _for_known(
+        self,
+        state: UserState,
+        vector_D: NDArray[np.float32],
+        query: ListQuery,
+        allowed: _Allowed,
+        as_of_ms: int,
+    ) -> FusedList:
+        """Of a user with a vector: the nearest, and where the night learned to weigh them what is
+        active, new or goes with the user's last items."""
+        nearest, priors = self._nearest(state, vector_D, query, allowed), state.generation.priors
+        if priors is None:
+            return FusedList(nearest, is_quiet=False)
+        return self._fused.of_known(
+            *(state, priors, vector_D, nearest),
+            eligible=allowed.eligible,
+            hidden=allowed.hidden,
+            as_of_ms=as_of_ms,
+        )
+
+    def _for_new(
+        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
+    ) -> FusedList:
+        """Of a user without a vector: by what needs no user."""
+        items, priors, boosts = state.view.items, state.generation.priors, allowed.boosts
+        assert allowed.eligible is not None, "it was asked for"
+        if priors is None:
+            everything = np.arange(items.ordinal_span, dtype=np.int64)
+            scores = self._trending.scores(items, as_of_ms)
+            return FusedList(Candidates(scores, everything), is_quiet=False)
+        lifted = np.array([pin.ordinal for pin in allowed.pins], np.int64)
+        if boosts is not None:
+            lifted = np.union1d(lifted, boosts.direct)
+        return self._fused.of_new(
+            *(state, priors),
+            eligible=allowed.eligible,
+            hidden=allowed.hidden,
+            also=lifted if boosts is None or boosts.groups_S is None else None,
+            wanted=candidates_wanted(query.k, query.offset, len(allowed.pins)),
+            as_of_ms=as_of_ms,
+        )
 
     def similar(self, item_id: str, query: ListQuery) -> ItemList:
         """Items nearest to an item's vector, without itself. The item may be withdrawn.
@@ -214,7 +265,7 @@ class Recommender:
         scores = self._text_scores(state, bert_E, found)
         taste_D = state.vector
         if taste_D is not None and len(found):
-            _, vectors_ND = live_vectors_of(generation.shards, state.view.delta, found.ordinals)
+            _, vectors_ND = live_vectors_of(state.shards, state.view.delta, found.ordinals)
             scores = (1 - PERSONAL_WEIGHT) * scores + PERSONAL_WEIGHT * (vectors_ND @ taste_D)
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
@@ -287,7 +338,7 @@ class Recommender:
         at_least: int = 1,
     ) -> Candidates:
         return candidates_by_vector(
-            state.generation.shards,
+            state.shards,
             state.view,
             query_D,
             max(at_least, candidates_wanted(query.k, query.offset, len(allowed.pins))),
@@ -297,36 +348,20 @@ class Recommender:
             pins=allowed.pins,
         )
 
-    def _popular(
-        self, state: UserState, query: ListQuery, allowed: _Allowed, as_of_ms: int
-    ) -> Candidates:
-        """Of a user without a vector: by what needs no user, else popular and trending."""
-        items, priors = state.view.items, state.generation.priors
-        if priors is not None and allowed.eligible is not None:
-            pinned = len(allowed.pins) + len(allowed.hidden)
-            boosts = allowed.boosts
-            also = np.array([pin.ordinal for pin in allowed.pins], np.int64)
-            if boosts is not None:
-                also = np.union1d(also, boosts.direct)
-            return self._fused.of_new(
-                *(state, priors),
-                eligible=allowed.eligible,
-                hidden=allowed.hidden,
-                also=also if boosts is None or boosts.groups_S is None else None,
-                wanted=candidates_wanted(query.k, query.offset, pinned),
-                as_of_ms=as_of_ms,
-            )
-        everything = np.arange(items.ordinal_span, dtype=np.int64)
-        return Candidates(self._trending.scores(items, as_of_ms), everything)
 
-
-def rerank_page(found: Candidates, query: ListQuery, allowed: _Allowed) -> Candidates:
+def rerank_page(
+    found: Candidates,
+    query: ListQuery,
+    allowed: _Allowed,
+    first: NDArray[np.int64] | None = None,
+) -> Candidates:
     """The page of the list that was asked for."""
     return rerank(
         found,
         eligible=allowed.eligible,
         excluded=allowed.hidden,
         pins=allowed.pins,
+        first=first,
         k=query.k,
         offset=query.offset,
     )
@@ -398,5 +433,7 @@ def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
             "exclude_seen": query.exclude_seen,
             "basis": answer.basis,
             "policy_seq": answer.policy_seq,
+            "is_quiet": answer.is_quiet,
+            "diversity": query.diversity,
         },
     )

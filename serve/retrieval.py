@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.rerank import Pin
 from ray_jobs.shards.merge import union_sorted
-from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.reader import Shards
 from ray_jobs.shards.search import live_vectors_of, search
 from serve.loaded_generation import CatalogView
 from serve.policies import Boosts
@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 
 
 def candidates_by_vector(
-    shards: ShardSet,
+    shards: Shards,
     view: CatalogView,
     query_D: NDArray[np.float32],
     wanted: int,
@@ -61,7 +61,7 @@ def _group_masks(groups_S: NDArray[np.uint8], eligible: Mask | None) -> list[Mas
 
 
 def _scored_alone(
-    shards: ShardSet,
+    shards: Shards,
     view: CatalogView,
     query_D: NDArray[np.float32],
     ordinals: NDArray[np.int64],

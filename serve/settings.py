@@ -14,6 +14,21 @@ class ServeSettings(BaseSettings):
     replicas: int = Field(2, ge=1, le=256)
     """Gateway replicas. Any of them answers any request: state is in the database."""
 
+    shard_placement: Literal["replica", "deployments"] = "replica"
+    """`replica`: each gateway replica holds all shards (one hop; for what fits in its memory).
+    `deployments`: Serve deployments of their own hold them, and a list asks all of these."""
+
+    shard_deployments: int = Field(2, ge=1, le=256)
+    """With `deployments`: how many. Shard s of every generation is in the one numbered
+    s % shard_deployments."""
+
+    shard_replicas: int = Field(1, ge=1, le=64)
+    """With `deployments`: replicas of each."""
+
+    shard_timeout_s: float = Field(0.5, gt=0, le=30)
+    """With `deployments`: what one list waits for shards; those that did not answer are left out,
+    and the list is marked `shard_gone`."""
+
     bert_model: str | None = None
     """Hugging Face BERT that embeds texts online: a folder, a hub name, or the default MiniLM.
     Must be the one the night uses, else promise 3 (online equals batch) breaks."""

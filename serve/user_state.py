@@ -9,6 +9,7 @@ one transaction {live pointer, session, tail of the log, head of the catalog log
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ray_jobs.encoders.errors import SessionError
 from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
 from ray_jobs.encoders.logged import fold_events
 from ray_jobs.encoders.session import Session
+from ray_jobs.shards.reader import Shards
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import CatalogView, LoadedGeneration
 from serve.problems import unavailable
@@ -33,8 +35,19 @@ log = logging.getLogger(__name__)
 TextVectors = Mapping[int, NDArray[np.float32]]
 """`user_seq` of a search or comment -> its BERT vector (text_dim,)."""
 
+SHARD_GONE = "shard_gone"
+"""The mark of a list that was made without some shards."""
+
 MAX_HISTORY = 100_000
 """Events folded from nothing for one answer (some 2 s); past it, `user_behind`."""
+
+
+class ShardsAnswered(TypedDict):
+    """3 of 4, and the numbers of those that did not."""
+
+    answered: int
+    of: int
+    missing: list[int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,9 @@ class UserState:
     user: UserRow | None
     session: Session | None
     user_seq: int
-    degraded: tuple[str, ...]
+    shards: Shards
+    """The generation's, for this one answer: they have its deadline, and say which were missing."""
+    marks: tuple[str, ...]
     policy_seq: int = 0
     """Policies are those of this change or of a newer one."""
     unembedded: tuple[StoredEvent, ...] = ()
@@ -56,6 +71,17 @@ class UserState:
     def catalog_seq(self) -> int:
         """Every item change up to this one is reflected."""
         return self.view.catalog_seq
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why an answer made of this is less, up to now: a search may find a shard gone."""
+        return (*self.marks, SHARD_GONE) if self.shards.missing else self.marks
+
+    @property
+    def shards_answered(self) -> ShardsAnswered | None:
+        """How many shards the answer is made of; None where it is all of them."""
+        missing, of = list(self.shards.missing), self.shards.shard_count
+        return {"answered": of - len(missing), "of": of, "missing": missing} if missing else None
 
     @property
     def vector(self) -> NDArray[np.float32] | None:
@@ -75,7 +101,7 @@ class UserStates:
     def __init__(
         self,
         engine: Engine,
-        watch: GenerationWatch,
+        watch: GenerationWatch[LoadedGeneration],
         cache: SessionCache,
         write_behind: WriteBehind,
         *,
@@ -130,7 +156,8 @@ class UserStates:
             user=user,
             session=session,
             user_seq=_reflected(user, session, degraded),
-            degraded=tuple(degraded),
+            shards=generation.shards.for_answer(),
+            marks=tuple(degraded),
             policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
         )
@@ -153,7 +180,7 @@ class UserStates:
             nobody,
             session=session,
             user_seq=session.user_seq,
-            degraded=(*nobody.degraded, *marks),
+            marks=(*nobody.marks, *marks),
         )
 
     def _session(

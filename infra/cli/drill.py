@@ -17,6 +17,9 @@ SCENARIOS = {
     "erase": "infra.drills.erase:run",
     "full-disk": "infra.drills.full_disk:run",
     "io-error": "infra.drills.io_error:run",
+    "shard-gone": "infra.drills.shard_gone:run",
+    "encoder-gone": "infra.drills.encoder_gone:run",
+    "overload": "infra.drills.overload:run",
     "retry-storm": "infra.drills.retry_storm:run",
 }
 MAX_ROUNDS = 10_000

@@ -1,62 +1,188 @@
-"""`moonlark evaluate`: how good the model is, by a public protocol, beside a baseline."""
+"""`moonlark evaluate`: how good the model is, by a public protocol, beside what else there is."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Table as RichTable
+from tqdm import tqdm
 
 from infra.cli.console import console
 from infra.cli.settings import CliSettings
-from infra.evaluation.leave_one_out import MODELS, run_leave_one_out
+from infra.evaluation.evaluate import Request, as_json, evaluate
+from infra.evaluation.load import load_interactions
+from infra.evaluation.plots import draw
+from infra.evaluation.registry import MODELS
+from infra.evaluation.replay import VARIANTS, Variant
+from infra.evaluation.text_vectors import TextVectors
+from infra.evaluation.walk import Progress
 from ray_jobs.nightly.settings import NightSettings
+
+DEFAULT_MODELS = ("moonlark", "popularity", "item-knn", "sequential-knn", "ease")
+SHOWN = {
+    "ndcg@10": "ndcg@10",
+    "hr@10": "hr@10",
+    "mrr": "mrr",
+    "coverage@10": "cover",
+    "diversity": "divers",
+    "warm": "warm",
+    "cold": "cold",
+    "known_users": "known",
+    "new_users": "new",
+}
 
 
 def command(
     data: Annotated[
-        str, typer.Option(help="ml-100k, or a folder with items.* and events.*.")
+        str,
+        typer.Option(
+            help="ml-100k, or a folder: IFDB, Online Retail (known by their files), or one with "
+            "items.* and events.*."
+        ),
     ] = "ml-100k",
     protocol: Annotated[
-        Literal["leave-one-out"], typer.Option(help="How it is measured.")
+        Literal["leave-one-out", "replay"], typer.Option(help="How it is measured.")
     ] = "leave-one-out",
     models: Annotated[
         list[str] | None,
-        typer.Option(help=f"Of {', '.join(MODELS)}; may be repeated; default all."),
+        typer.Option(
+            help=f"Of {', '.join(MODELS)}; separated by commas. The others are compared with the "
+            f"first. Default: {','.join(DEFAULT_MODELS)}."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the training run.", min=0)] = 0,
+    seed: Annotated[
+        str, typer.Option(help="Of the training runs; several, separated by commas: the mean.")
+    ] = "0",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Replay only, of {', '.join(VARIANTS)}; default the last."),
+    ] = None,
+    nights: Annotated[
+        int, typer.Option(help="Replay only: learned anew every so many nights.", min=1)
+    ] = 7,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Replay only: stop at this day (UTC)."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write plots into this folder (needs the extra evaluation).")
     ] = None,
 ) -> None:
     """Measure the model on a data set.
 
     Leave-one-out: each user's last event is to be found among all items, those seen before
-    excluded; the one before it chooses the epoch; the rest trains a twin of the night's model.
-    Nothing is stored or published.
+    excluded; the one before it chooses the epoch and all options; the rest trains a twin of the
+    night's model. Replay: what came before a cut is learned from; the later events are asked for
+    one by one, each with what was known a moment before. Nothing is stored or published.
     """
-    result = run_leave_one_out(
-        data,
-        list(models or MODELS),
-        seed,
-        lambda line: typer.echo(line, err=True),
-        bert_model=NightSettings().bert_model,
-        state_dir=CliSettings().state_dir,
+    settings = CliSettings()
+    cache = settings.state_dir / "evaluation"
+
+    def say(line: str) -> None:
+        tqdm.write(line)  # above the bar
+
+    interactions = load_interactions(data, settings.state_dir)
+    request = Request(
+        models=_split(models) or DEFAULT_MODELS,
+        protocol=protocol,
+        variants=_variants(_split(variant)),
+        seeds=_seeds(seed),
+        nights=nights,
+        until_ms=None if until is None else round(until.replace(tzinfo=UTC).timestamp() * 1000),
+        embed=TextVectors(cache, _bert(settings), say).of,
+        cache=cache,
+        say=say,
+        bar=_bar,
     )
-    assert result["protocol"] == protocol
+    tables = evaluate(interactions, request)
+    result = as_json(interactions, request, tables)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    console.print(_table(result["models"]))
+    for table in tables:
+        console.print(f"\n{interactions.name}, {table.variant}")
+        figures = table.figures()
+        console.print(_shown(figures))
+        for line in _compared(figures):
+            console.print(line, soft_wrap=True)
+        if plot is not None:
+            for path in draw(table, plot, f"{interactions.name}-{table.variant}"):
+                console.print(str(path))
+    for name, gain in result.get("live_feedback", {}).items():
+        console.print(f"live feedback adds to {name}: {_interval(gain)}")
 
 
-def _table(models: dict[str, dict[str, Any]]) -> Table:
-    """A row a model, a column a figure, in the order of the result."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    names = list(next(iter(models.values()), {}))
+def _bert(settings: CliSettings) -> str | None:
+    named = NightSettings().bert_model
+    own = settings.state_dir / "models" / "all-MiniLM-L6-v2"
+    return named or (str(own) if own.is_dir() else None)
+
+
+def _split(values: list[str] | None) -> tuple[str, ...]:
+    return tuple(
+        name.strip() for value in values or () for name in value.split(",") if name.strip()
+    )
+
+
+def _variants(names: tuple[str, ...]) -> tuple[Variant, ...]:
+    known = {variant: variant for variant in VARIANTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r}, accepted: {', '.join(VARIANTS)}")
+    return tuple(known[name] for name in names) or VARIANTS[-1:]  # type: ignore[index]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"--seed {text!r}, accepted: numbers, separated by commas")
+    return tuple(map(int, parts))
+
+
+def _bar(label: str, total: int) -> Progress:
+    bar = tqdm(total=total, desc=label, unit="question", leave=False)
+
+    def advance(count: int) -> None:
+        bar.update(count)
+        if bar.n >= total:
+            bar.close()
+
+    return advance
+
+
+def _shown(models: dict[str, dict[str, Any]]) -> RichTable:
+    """A row a model, a column a figure."""
+    table = RichTable(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    names = [name for name in SHOWN if any(row.get(name) is not None for row in models.values())]
     for name in names:
-        table.add_column(name, justify="right")
-    for model, figures in models.items():
-        cells = [f"{figures[n]:.1f}" if n == "fit_s" else f"{figures[n]:.4f}" for n in names]
+        table.add_column(SHOWN[name], justify="right", no_wrap=True)
+    for model, row in models.items():
+        cells = [_cell(name, row.get(name)) for name in names]
         table.add_row(model, *cells)
     return table
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if name.startswith("ndcg") else f"{value:.3f}"
+
+
+def _compared(models: dict[str, dict[str, Any]]) -> list[str]:
+    """How much more the first gains than each of the others."""
+    first, *others = models
+    return [
+        f"{first} less {name}: {_interval(models[name]['difference'])}"
+        + (f" [{models[name]['chosen']}]" if models[name]["chosen"] else "")
+        for name in others
+    ]
+
+
+def _interval(found: dict[str, Any]) -> str:
+    real = "" if found["is_real"] else ", may be chance"
+    return f"{found['mean']:+.4f} NDCG@10 ({found['low']:+.4f} to {found['high']:+.4f}{real})"

@@ -1,6 +1,7 @@
 """`moonlark generations`: the registry as a table."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,9 @@ def command(
 
     The newest first, an asterisk at the live one. States: building, sealed (complete), staged
     (replicas load it), published (was or is live), failed (with the reason), pruned (its files
-    are gone). `parity`: how far user vectors of the day were from the night's, at most.
+    are gone). `day`: NDCG@10 of the day on which it was live, and what its lists would have been
+    worth without what came by day (the next night measures both). `parity`: how far user vectors
+    of the day were from the night's, at most.
     """
     with read_snapshot(open_store().engine) as conn:
         live = generations.read_live(conn)
@@ -37,6 +40,13 @@ def command(
         for generation in found:
             if generation.failed_reason:
                 typer.echo(f"{generation.generation_id} failed: {generation.failed_reason}")
+
+
+def _day(day: Any) -> str:
+    """`0.1383 (frozen 0.1210)`."""
+    if not isinstance(day, Mapping):
+        return ""
+    return f"{day['ndcg@10']:.4f} (frozen {day['frozen_ndcg@10']:.4f})"
 
 
 def _row(generation: Generation, live: LivePointer | None) -> dict[str, Any]:
@@ -58,7 +68,7 @@ def _table(found: list[Generation], live: LivePointer | None) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in ("", "generation", "state", "created"):
         table.add_column(name, no_wrap=True)
-    for name in ("events", "users", "ndcg@10", "parity"):
+    for name in ("events", "users", "ndcg@10", "day", "parity"):
         table.add_column(name, justify="right", no_wrap=True)
     for generation in found:
         is_live = live is not None and live.generation_id == generation.generation_id
@@ -72,6 +82,7 @@ def _table(found: list[Generation], live: LivePointer | None) -> Table:
             f"{generation.event_count:,}",
             f"{generation.user_count:,}",
             f"{ndcg:.4f}" if isinstance(ndcg, float) else "",
+            _day(generation.metrics.get("day")),
             f"{parity:.0e}" if isinstance(parity, float) else "",
         )
     return table

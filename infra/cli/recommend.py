@@ -30,6 +30,9 @@ def command(
     offset: Annotated[
         int, typer.Option(help="Skip so many of the best.", min=0, max=MAX_OFFSET)
     ] = 0,
+    diversity: Annotated[
+        float, typer.Option(help="Towards 1, like items come later.", min=0.0, max=1.0)
+    ] = 0.0,
     url: Annotated[
         str | None, typer.Option(help="Where the API answers; default MOONLARK_URL.")
     ] = None,
@@ -50,6 +53,7 @@ def command(
             exclude=exclude or [],
             exclude_seen=exclude_seen,
             offset=offset,
+            diversity=diversity,
         )
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))

@@ -113,11 +113,13 @@ class Moonlark:
         offset: int = 0,
         as_of: datetime | None = None,
         explain: bool = False,
+        diversity: float = 0.0,
     ) -> RecommendationAnswer:
         """The user's list, best first. `as_of` pins what changes with time alone (activity).
 
         An attribute given as a text that looks like a number matches both; `'"1995"'`, in quotes,
-        is the text alone. `explain`: each item says why it is there.
+        is the text alone. `explain`: each item says why it is there. `diversity`, 0 to 1: how much
+        what is like an item above it comes later.
         """
         query = [("k", str(k)), ("offset", str(offset)), ("exclude_seen", _text(exclude_seen))]
         query += _filters(category, attributes, exclude)
@@ -125,6 +127,8 @@ class Moonlark:
             query.append(("as_of", _rfc3339("as_of", as_of)))
         if explain:
             query.append(("explain", "true"))
+        if diversity:
+            query.append(("diversity", str(diversity)))
         path = f"/v1/users/{quote_id(user_id)}/recommendations"
         return self._call(RecommendationAnswer, "GET", path, query=query)
 
@@ -140,6 +144,7 @@ class Moonlark:
         offset: int = 0,
         as_of: datetime | None = None,
         explain: bool = False,
+        diversity: float = 0.0,
     ) -> RecommendManyAnswer:
         """As `recommend`, for up to 100 users, in the order given."""
         body = _list_body(
@@ -151,6 +156,7 @@ class Moonlark:
             offset,
             as_of,
             explain,
+            diversity,
             users=list(users),
         )
         return self._call(RecommendManyAnswer, "POST", "/v1/recommendations", body=body)
@@ -167,6 +173,7 @@ class Moonlark:
         offset: int = 0,
         as_of: datetime | None = None,
         explain: bool = False,
+        diversity: float = 0.0,
         keep_unknown_items: bool = False,
     ) -> RecommendationAnswer:
         """The list of someone who is not stored: from 1 to 200 events, oldest first, as in
@@ -175,7 +182,8 @@ class Moonlark:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_INLINE_EVENTS}")
         inline = [_without_none(event) for event in events]
         body = _list_body(
-            k, category, attributes, exclude, exclude_seen, offset, as_of, explain, events=inline
+            *(k, category, attributes, exclude, exclude_seen, offset, as_of, explain, diversity),
+            events=inline,
         )
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
         path = "/v1/recommendations"
@@ -356,6 +364,7 @@ def _list_body(
     offset: int,
     as_of: datetime | None,
     explain: bool,
+    diversity: float,
     **whose: Any,
 ) -> dict[str, Any]:
     """The body of POST /v1/recommendations; `whose`: users or events."""
@@ -369,6 +378,7 @@ def _list_body(
         "offset": offset,
         "as_of": as_of,
         "explain": explain,
+        "diversity": diversity,
     }
 
 

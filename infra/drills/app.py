@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from ray import serve as ray_serve
 
 from infra.drills.catalog import ENCODER_ID, embed
-from serve.app import GATEWAY
+from serve.app import SHARD_SERVER, assembled
 from serve.settings import ServeSettings
-from sql.settings import StoreSettings
 
 
 class WordsEncoder:
@@ -35,6 +34,4 @@ WORDS_ENCODER = ray_serve.deployment(max_ongoing_requests=256, ray_actor_options
 
 def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
-    settings = ServeSettings()
-    gateway = GATEWAY.options(num_replicas=settings.replicas)
-    return gateway.bind(StoreSettings(), settings, WORDS_ENCODER.bind())
+    return assembled(ServeSettings(), WORDS_ENCODER.bind(), SHARD_SERVER)

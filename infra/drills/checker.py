@@ -9,6 +9,7 @@ item of the catalog at that change, by a matrix product. D = dimension.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from ray_jobs.encoders.fold import Session, fold, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.workspace import generation_directory
+from ray_jobs.shards.manifest import Manifest, open_manifest
+from ray_jobs.shards.placement import shard_of
 from sql import catalog
 from sql.engine import read_snapshot
 from sql.events import StoredEvent, find_user, read_tail
@@ -114,6 +117,7 @@ class _Catalog:
         self._changes, self._next = changes, 0
         self.vectors = vectors
         span = max((change.ordinal for change in changes), default=-1) + 1
+        self._changed_at = np.zeros(span, np.int64)
         self.alive = np.zeros(span, np.bool_)
         self.ordinals: dict[str, int] = {}
         self._bert = np.zeros((span, len(next(iter(vectors.values())))), np.float32)
@@ -130,6 +134,7 @@ class _Catalog:
             if change.replaced_ordinal is not None:
                 self.alive[change.replaced_ordinal] = False
             self.alive[change.ordinal] = change.op == "put"
+            self._changed_at[change.ordinal] = change.change_seq
             if change.text_digest is not None:
                 self.ordinals[change.item_id] = change.ordinal
                 self._bert[change.ordinal] = self.vectors[change.text_digest]
@@ -139,6 +144,14 @@ class _Catalog:
             if len(rows):
                 projected[rows] = encoder.item_vectors(self._bert[rows], rows)
 
+    def in_shards(self, missing: tuple[int, ...], manifest: Manifest) -> NDArray[np.bool_]:
+        """By ordinal: whether the item is only in one of these shards, as the night put it there
+        (what changed since is in the delta)."""
+        if not missing:
+            return np.zeros(len(self.alive), np.bool_)
+        numbers = shard_of(np.arange(len(self.alive)), manifest.shard_count)
+        return np.isin(numbers, missing) & (self._changed_at <= manifest.catalog_seq)
+
     def item_vectors(self, generation_id: str, encoder: UserEncoder) -> NDArray[np.float32]:
         """All items (ordinal_span, D) under that generation's weights; rows of dead ones too."""
         if generation_id not in self._projected:
@@ -146,6 +159,11 @@ class _Catalog:
             made = encoder.item_vectors(self._bert, everything)
             self._projected[generation_id] = (encoder, made)
         return self._projected[generation_id][1]
+
+
+class _Generation(NamedTuple):
+    encoder: UserEncoder
+    manifest: Manifest
 
 
 class _Users:
@@ -171,17 +189,17 @@ def _check_answers(
     root: Path,
     figures: Figures,
 ) -> None:
-    encoders: dict[str, UserEncoder] = {}
+    generations: dict[str, _Generation] = {}
     users = _Users(logs, items.vectors)
     shown: dict[str, int] = defaultdict(int)
     for answer in sorted(record.answers, key=lambda a: a.catalog_seq):
         items.advance(answer.catalog_seq)
         shown[answer.generation] += 1
-        if answer.generation not in encoders:
+        if answer.generation not in generations:
             directory = generation_directory(root, answer.generation)
-            encoders[answer.generation] = load_weights(directory / "weights.safetensors")
-        encoder = encoders[answer.generation]
-        for kind, what in _faults(answer, encoder, items, users, figures):
+            weights = load_weights(directory / "weights.safetensors")
+            generations[answer.generation] = _Generation(weights, open_manifest(directory))
+        for kind, what in _faults(answer, generations[answer.generation], items, users, figures):
             setattr(figures, kind, getattr(figures, kind) + 1)
             figures.tell(f"{what}: {answer._replace(items=answer.items[:3])}")
     figures.more["answers"] = len(record.answers)
@@ -190,9 +208,10 @@ def _check_answers(
 
 
 def _faults(
-    answer: Answer, encoder: UserEncoder, items: _Catalog, users: _Users, figures: Figures
+    answer: Answer, generation: _Generation, items: _Catalog, users: _Users, figures: Figures
 ) -> Iterator[tuple[str, str]]:
     """(figure, what is wrong) of an answer, each figure at most once."""
+    encoder = generation.encoder
     if answer.user_seq < answer.least_user_seq or answer.catalog_seq < answer.least_catalog_seq:
         yield "stale_reads", "stale"
     session = users.session(answer.generation, encoder, answer.user_id, answer.user_seq)
@@ -206,7 +225,11 @@ def _faults(
         yield "resurrected", "an item that may not be shown, or one twice"
         return
     vector_D = user_vector(encoder, session)
-    if vector_D is None or answer.basis != "session":
+    if vector_D is None or answer.basis != "session" or "text_not_embedded" in answer.degraded:
+        return  # of the last, which texts were folded as unknown is not told
+    eligible &= ~items.in_shards(answer.shards_missing, generation.manifest)
+    if not bool(np.all(eligible[listed])):
+        yield "mixed_generation", "an item of a shard that did not answer"
         return
     scores = items.item_vectors(answer.generation, encoder) @ vector_D
     told = np.array([score for _, score in answer.items], np.float32)

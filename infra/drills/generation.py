@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
-from infra.drills.catalog import ENCODER_ID
+from infra.drills.catalog import ENCODER_ID, embed
+from ray_jobs.encoders import logged
 from ray_jobs.encoders.fit import FitResult
 from ray_jobs.encoders.fold import FoldEvent, fold_many
+from ray_jobs.encoders.item_text import clean
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.user_lstm import UserLSTM, UserLSTMConfig
 from ray_jobs.encoders.weights import load_weights, save_weights
@@ -43,6 +45,7 @@ def make_generation(
     at_ms: int,
     dim: int = DIM,
     choice: FamilyChoice | None = None,
+    shards: int = MIN_SHARDS,
 ) -> None:
     """Write the files of a generation of the catalog as it stands, and seal it.
 
@@ -66,8 +69,8 @@ def make_generation(
     if choice.family != "Flat":
         coarse = directory / COARSE_NAME
         write_coarse(coarse, train_coarse(vectors_ND, choice.nlist, seed=0))
-    numbers = shard_of(ordinals_N, MIN_SHARDS)
-    for number in range(MIN_SHARDS):
+    numbers = shard_of(ordinals_N, shards)
+    for number in range(shards):
         here = numbers == number
         path = directory / shard_name(number)
         write_shard(path, vectors_ND[here], ordinals_N[here], choice.family, coarse)
@@ -80,7 +83,7 @@ def make_generation(
         family=choice.family,
         nlist=choice.nlist,
         nprobe=choice.nprobe,
-        shard_count=MIN_SHARDS,
+        shard_count=shards,
         item_count=len(items),
         catalog_seq=seq,
     )
@@ -116,18 +119,12 @@ def fold_sessions(engine: Engine, encoder: UserEncoder) -> list[SessionRow]:
 def fold_events(
     history: list[StoredEvent], vectors: dict[str, NDArray[np.float32]]
 ) -> list[FoldEvent]:
-    """Log rows as the fold reads them. The drills post no texts, so digests are all there is."""
-    return [
-        FoldEvent(
-            user_seq=event.user_seq,
-            kind=str(event.kind),
-            ordinal=event.ordinal,
-            vector=None if event.text_digest is None else vectors[event.text_digest],
-            value=event.value,
-            undoes_seq=event.undoes_seq,
-        )
-        for event in history
-    ]
+    """Log rows as the fold reads them; `vectors` of the items' texts, by digest. Those of searches
+    are the words' own."""
+    texts = {e.user_seq: embed([clean(e.text)])[0] for e in history if e.text is not None}
+    events, without = logged.fold_events(history, texts, vectors)
+    assert not without, without[0]
+    return events
 
 
 def _read_catalog(

@@ -46,6 +46,8 @@ class Answer(NamedTuple):
     degraded: tuple[str, ...]
     least_user_seq: int
     least_catalog_seq: int
+    shards_missing: tuple[int, ...] = ()
+    """Numbers of the shards that it was made without."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Record:
     item_acks: list[ItemAck] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    refused: list[Kind] = field(default_factory=list)
+    """503 or 429 with Retry-After, where the scenario allows them."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalog_seq: int = 0
 

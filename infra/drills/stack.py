@@ -16,10 +16,12 @@ from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
 from infra.drills.night_worker import begin_niced, make
+from infra.drills.sickness import FOLDER_VARIABLE
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import migrate, open_engine
 from sql.events import EventKind, NewEvent, append
 
@@ -43,6 +45,11 @@ class DrillStack:
     night: ProcessPoolExecutor
 
     @property
+    def faults(self) -> Path:
+        """Where a drill says which deployment is sick (`sickness`)."""
+        return self.folder / "faults"
+
+    @property
     def url(self) -> str:
         """Base URL of the API."""
         return self.cluster.http_url
@@ -50,11 +57,18 @@ class DrillStack:
 
 @contextmanager
 def drill_stack(
-    *, items: int, users: int, seed: int, replicas: int = 2, env: Mapping[str, str] | None = None
+    *,
+    items: int,
+    users: int,
+    seed: int,
+    replicas: int = 2,
+    env: Mapping[str, str] | None = None,
+    app: str = APP,
+    shards: int = MIN_SHARDS,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
-    `env`: further settings of the replicas.
+    `env`: further settings of the replicas. `shards`: of g0.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
@@ -64,15 +78,17 @@ def drill_stack(
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        FOLDER_VARIABLE: str(folder / "faults"),
         **(env or {}),
     }
+    (folder / "faults").mkdir()
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
     cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)
     try:
         migrate(engine)
         fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
         _fill_log(engine, users, items, np.random.default_rng(seed + 1))
-        night.submit(make, url, root, "g0", seed).result()
+        night.submit(make, url, root, "g0", seed, shards).result()
         stage_and_flip(
             engine,
             "g0",
@@ -83,7 +99,7 @@ def drill_stack(
             now_ms=now_ms,
         )
         with cluster:
-            deploy(cluster, APP, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
+            deploy(cluster, app, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night)
     finally:
         night.shutdown(cancel_futures=True)

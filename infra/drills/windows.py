@@ -25,25 +25,24 @@ class Windows:
         found: dict[str, float | int | None] = {}
         for kind in KINDS:
             halves = [self.ordinary[0::2], self.ordinary[1::2]]
-            calm = _milliseconds(timings, kind, self.ordinary)
-            switch = _milliseconds(timings, kind, self.switch)
+            calm = milliseconds(timings, kind, self.ordinary)
+            switch = milliseconds(timings, kind, self.switch)
             found[f"{kind}_ordinary_n"], found[f"{kind}_switch_n"] = len(calm), len(switch)
             for name, values in (("ordinary", calm), ("switch", switch)):
                 for at in (50, 99):
-                    found[f"{kind}_p{at}_ms_{name}"] = _percentile(values, at)
-            found[f"{kind}_p99_ratio_switch"] = _ratio(
-                _percentile(switch, 99), _percentile(calm, 99)
-            )
-            a, b = (_percentile(_milliseconds(timings, kind, half), 99) for half in halves)
+                    found[f"{kind}_p{at}_ms_{name}"] = percentile(values, at)
+            found[f"{kind}_p99_ratio_switch"] = _ratio(percentile(switch, 99), percentile(calm, 99))
+            a, b = (percentile(milliseconds(timings, kind, half), 99) for half in halves)
             found[f"{kind}_p99_ratio_a_a"] = _ratio(a, b)
-        bulk = _milliseconds(timings, "event", self.bulk)
+        bulk = milliseconds(timings, "event", self.bulk)
         found["ack_bulk_n"] = len(bulk)
-        found["ack_p99_ms_bulk_write"] = _percentile(bulk, 99)
+        found["ack_p99_ms_bulk_write"] = percentile(bulk, 99)
         found["ack_max_ms_bulk_write"] = round(max(bulk), 1) if bulk else None
         return found
 
 
-def _milliseconds(timings: Sequence[Timing], kind: Kind, spans: Sequence[Span]) -> list[float]:
+def milliseconds(timings: Sequence[Timing], kind: Kind, spans: Sequence[Span]) -> list[float]:
+    """How long each request of `kind` took that began in one of the spans."""
     return [
         t.seconds * 1000
         for t in timings
@@ -51,7 +50,8 @@ def _milliseconds(timings: Sequence[Timing], kind: Kind, spans: Sequence[Span]) 
     ]
 
 
-def _percentile(values: Sequence[float], at: int) -> float | None:
+def percentile(values: Sequence[float], at: int) -> float | None:
+    """The percentile `at`, None of nothing."""
     return round(float(np.percentile(values, at)), 1) if values else None
 
 

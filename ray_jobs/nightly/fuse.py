@@ -22,7 +22,7 @@ from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import item_vectors
 from ray_jobs.nightly.histories import NONE, Histories, open_histories
 from ray_jobs.nightly.holdout import held_out, validation
-from ray_jobs.nightly.replay import Model, Replay, questions_of
+from ray_jobs.nightly.replay import Model, Replay, questions_of, weights_of
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.activity import Activity
@@ -30,7 +30,7 @@ from ray_jobs.ranking.fusion import FEATURES, Fusion
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion
 from ray_jobs.ranking.neighbours import Neighbours, count_neighbours
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.trend import HOUR_MS
+from ray_jobs.ranking.trend import HOUR_MS, Counts
 from ray_jobs.shards.atomic import whole_file
 
 log = logging.getLogger("moonlark.night")
@@ -53,24 +53,34 @@ def fuse(night: Night) -> Report:
         a_user=QUESTIONS_A_USER,
         most=night.settings.fusion_questions,
     )
-    taught: list[Question] = []
-    for question, found, features in Replay(model, histories, questions).features():
-        place = int(np.searchsorted(found, question.ordinal))
-        if place < len(found) and found[place] == question.ordinal:
-            taught.append(Question(features, place))
-    report: Report = {"questions": len(questions), "answerable": len(taught)}
-    fusion = fit_fusion(taught)
+    fusion = _learn(Replay(model, histories, questions))
+    report: Report = {"questions": len(questions)}
     if fusion is None:
-        log.info("no fusion: %d questions, at least %d are needed", len(taught), MIN_QUESTIONS)
+        log.info("no fusion: %d questions, at least %d are needed", len(questions), MIN_QUESTIONS)
         return report
+    report["answerable"] = fusion.questions
     hour = night.workspace.require_report("export")["activity_hour"]
     priors = Priors(
         fusion.model_copy(update={"activity_hour": hour}),
-        _activity(night.workspace, hour),
+        _activity(night.workspace, histories, hour),
         neighbours_of(histories, histories.effective_E, night.workspace),
     )
     priors.write(night.workspace.directory, whole_file)
     return {**report, "neighbours": len(priors.neighbours.ordinals_E), "weights": _told(fusion)}
+
+
+def _learn(replay: Replay) -> Fusion | None:
+    """From the questions whose item is among the candidates: the others, re-ranking cannot help."""
+    lively: list[Question] = []
+    quiet: list[Question] = []
+    months: list[float] = []
+    for question, found, evidence, month in replay.evidence():
+        place = int(np.searchsorted(found, question.ordinal))
+        if place < len(found) and found[place] == question.ordinal:
+            lively.append(Question(evidence.features(question.at_ms), place))
+            quiet.append(Question(evidence.features(question.at_ms, quiet=True), place))
+            months.append(month)
+    return fit_fusion(lively, quiet, float(np.mean(months)) if months else 0.0)
 
 
 def model_of(workspace: Workspace, neighbours: Neighbours, fusion: Fusion | None = None) -> Model:
@@ -101,25 +111,41 @@ def neighbours_of(
     return count_neighbours(histories.user_keys_E[rows], histories.ordinals_E[rows], span)
 
 
-def _activity(workspace: Workspace, before_hour: int) -> Activity:
-    """Of all hours before that one."""
+def _activity(workspace: Workspace, histories: Histories, before_hour: int) -> Activity:
+    """Of all hours before that one: as the day counted them, and before the first that retention
+    left, as the log tells them."""
     table = pq.read_table(workspace.activity)
     hours = table["hour"].to_numpy()
-    ordinals, sums = table["ordinal"].to_numpy(), table["n"].to_numpy()
-    starts = np.flatnonzero(np.diff(hours, prepend=-1))
-    ends = np.append(starts[1:], len(hours))
+    first_hour = int(hours.min()) if len(hours) else before_hour
+    hours_E = histories.at_ms_E // HOUR_MS
+    weights_E = weights_of(histories.kinds_E)
+    old = histories.effective_E & (histories.ordinals_E != NONE) & (weights_E > 0)
+    rows = np.flatnonzero(old & (hours_E < first_hour))
+    rows = rows[np.argsort(hours_E[rows], kind="stable")]
     counted = [
-        (int(hours[first]), (ordinals[first:end], sums[first:end]))
-        for first, end in zip(starts, ends, strict=True)
+        *_by_hour(hours_E[rows], histories.ordinals_E[rows], weights_E[rows]),
+        *_by_hour(hours, table["ordinal"].to_numpy(), table["n"].to_numpy()),
     ]
     return Activity.of_hours(counted, before_hour * HOUR_MS)
+
+
+def _by_hour(
+    hours_L: NDArray[np.int64], ordinals_L: NDArray[np.int64], sums_L: NDArray[np.float32]
+) -> list[tuple[int, Counts]]:
+    """Rows whose hours ascend, an hour at a time."""
+    starts = np.flatnonzero(np.diff(hours_L, prepend=-1))
+    ends = np.append(starts, len(hours_L))[1:]
+    return [
+        (int(hours_L[first]), (ordinals_L[first:end], sums_L[first:end]))
+        for first, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _told(fusion: Fusion) -> dict[str, float]:
     """The weights that an on-call reads in the step's log."""
     return {
         name: round(weight, 4)
-        for name, weight in zip(FEATURES, fusion.known, strict=True)
+        for name, weight in zip(FEATURES, fusion.lively.known, strict=True)
         if weight
     }
 

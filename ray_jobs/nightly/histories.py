@@ -41,6 +41,11 @@ class Histories:
     event_vectors: EventVectors
 
     @cached_property
+    def at_ms_E(self) -> NDArray[np.int64]:
+        """When each event counts as done (`fold.event_time`)."""
+        return np.minimum(self.occurred_E, self.received_E)
+
+    @cached_property
     def offsets_U1(self) -> NDArray[np.int64]:
         """User u has the events offsets[u] .. offsets[u + 1]."""
         starts = np.flatnonzero(np.diff(self.user_keys_E, prepend=NONE))

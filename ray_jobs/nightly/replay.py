@@ -101,16 +101,22 @@ def _some(questions: list[Question], most: int) -> list[Question]:
     return [questions[index] for index in np.sort(kept)]
 
 
+def weights_of(kinds_E: NDArray[np.str_]) -> Floats:
+    """What events of these kinds count as activity, (E,)."""
+    kinds, rows_E = np.unique(kinds_E, return_inverse=True)
+    weights: Floats = np.array([weight_of(str(kind)) for kind in kinds], np.float32)[rows_E]
+    return weights
+
+
 class Clock:
     """What everybody did before a moment; it only moves forward."""
 
     def __init__(self, histories: Histories, span: int, from_ms: int) -> None:
         """`span`: one more than the largest ordinal. `from_ms`: no question is earlier."""
-        at_E = np.minimum(histories.occurred_E, histories.received_E)  # `event_time`, of all
+        at_E = histories.at_ms_E
         counted = histories.effective_E & (histories.ordinals_E != NONE)
         counted &= histories.ordinals_E < span
-        weight_of_kind = {kind: weight_of(str(kind)) for kind in np.unique(histories.kinds_E)}
-        weights_E = np.array([weight_of_kind[kind] for kind in histories.kinds_E], np.float32)
+        weights_E = weights_of(histories.kinds_E)
         rows = np.flatnonzero(counted & (weights_E > 0))
         rows = rows[np.argsort(at_E[rows], kind="stable")]
         self._at, self._ordinals = at_E[rows], histories.ordinals_E[rows]
@@ -156,21 +162,32 @@ class Model:
 class Replay:
     """Answers questions in order of time."""
 
-    def __init__(self, model: Model, histories: Histories, questions: Sequence[Question]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        histories: Histories,
+        questions: Sequence[Question],
+        *,
+        frozen_at_ms: int | None = None,
+    ) -> None:
+        """`frozen_at_ms`: what came later is not known, as where lists are made by night only."""
         self._model = model
         self._questions = questions
+        self._frozen_at_ms = frozen_at_ms
         first_ms = questions[0].at_ms if questions else 0
-        self._clock = Clock(histories, int(model.ordinals_N[-1]) + 1, first_ms)
+        start_ms = first_ms if frozen_at_ms is None else min(first_ms, frozen_at_ms)
+        self._clock = Clock(histories, int(model.ordinals_N[-1]) + 1, start_ms)
         self._sessions: dict[int, tuple[int, Session | None]] = {}
         self._pool: Ints = np.zeros(0, np.int64)
         self._pool_hour = -1
+        self._month = 0.0
 
-    def features(self) -> Iterator[tuple[Question, Ints, Floats]]:
-        """Each question with its candidates (M,) ascending and their features (M, F)."""
+    def evidence(self) -> Iterator[tuple[Question, Ints, Evidence, float]]:
+        """Each question with its candidates (M,) ascending, what is known of them, and the
+        activity of the last month."""
         for question in self._questions:
-            session = self._session(question)
-            found, evidence = self._evidence(question, session)
-            yield question, found, evidence.features(question.at_ms)
+            found, evidence = self._evidence(question, self._session(question))
+            yield question, found, evidence, self._month
 
     def ranks(self) -> Ints:
         """Rank (Q,) from 0 of each question's item; N where it is no candidate."""
@@ -185,8 +202,12 @@ class Replay:
             scores, found = scores[shown], found[shown]
         else:
             found, evidence = self._evidence(question, session)
-            fused = model.fusion.score(found, evidence, question.at_ms, is_known=True)
-            scores = fused.scores
+            is_quiet = model.fusion.is_quiet(self._month)
+            scores = model.fusion.score(
+                *(found, evidence, question.at_ms),
+                is_known=session.steps > 0,
+                is_quiet=is_quiet,
+            ).scores
         place = int(np.searchsorted(found, question.ordinal))
         if place == len(found) or found[place] != question.ordinal:
             return len(model.ordinals_N)
@@ -195,13 +216,18 @@ class Replay:
 
     def _session(self, question: Question) -> Session:
         done, base = self._sessions.get(question.user, (0, None))
-        session = fold(self._model.encoder, base, question.events[done : question.position])
-        self._sessions[question.user] = (question.position, session)
+        position = question.position
+        if self._frozen_at_ms is not None:
+            before = [event.at_ms < self._frozen_at_ms for event in question.events[:position]]
+            position = before.index(False) if False in before else position
+        session = fold(self._model.encoder, base, question.events[done : max(done, position)])
+        self._sessions[question.user] = (max(done, position), session)
         return session
 
     def _cosines(self, session: Session) -> Floats:
         vector_D = user_vector(self._model.encoder, session)
-        assert vector_D is not None, "a question has a history"
+        if vector_D is None:  # a user who was new when all was frozen
+            return np.zeros(len(self._model.ordinals_N), np.float32)
         cosines: Floats = self._model.vectors_ND @ vector_D
         return cosines
 
@@ -241,12 +267,12 @@ class Replay:
 
     def _pools(self, at_ms: int) -> Pools:
         """The most active of all are looked for once an hour; what was acted on since is added."""
-        model, new = self._model, self._clock.forward(at_ms)
+        model, new = self._model, self._clock.forward(min(at_ms, self._frozen_at_ms or at_ms))
         if at_ms // HOUR_MS != self._pool_hour:
             self._pool_hour = at_ms // HOUR_MS
             sums_NH = self._clock.tally.at(model.ordinals_N, at_ms)
-            pool = most_active(model.ordinals_N, sums_NH, POOL)
-            self._pool = pool
+            self._pool = most_active(model.ordinals_N, sums_NH, POOL)
+            self._month = self._clock.tally.month(at_ms)
         else:
             self._pool = np.union1d(self._pool, new)
         published = model.published_N[model.by_date]

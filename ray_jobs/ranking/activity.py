@@ -28,6 +28,9 @@ DAY_MS = 24 * HOUR_MS
 HORIZONS_DAYS: tuple[float, ...] = (0.25, 1, 3, 7, 30, 90, 365, math.inf)
 """From what is hot this morning to what was always liked. A file says which ones it holds."""
 
+MONTH = HORIZONS_DAYS.index(30)
+"""Column of the horizon by which it is told whether the log goes on as usual."""
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -67,6 +70,11 @@ class Activity:
         )
         return cls(ordinals.astype(np.int64), sums.astype(np.float32), at_ms)
 
+    def month(self, at_ms: int) -> float:
+        """All of the last month, of all items together."""
+        factor = decay(np.array([at_ms - self.at_ms]))[0, MONTH]
+        return float(self.sums[:, MONTH].sum(dtype=np.float64) * factor)
+
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
         found = np.zeros((len(ordinals_M), len(HORIZONS_DAYS)), np.float32)
@@ -102,6 +110,10 @@ class Tally:
         sums_H *= decay(np.array([at_ms - self._at_S[ordinal]]))[0]
         sums_H += np.float32(weight)
         self._at_S[ordinal] = at_ms
+
+    def month(self, at_ms: int) -> float:
+        """As `Activity.month`. O(span)."""
+        return float(self.at(np.arange(len(self._at_S)), at_ms)[:, MONTH].sum(dtype=np.float64))
 
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H), of all events added so far."""

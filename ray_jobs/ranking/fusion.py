@@ -31,6 +31,9 @@ from ray_jobs.ranking.activity import DAY_MS, HORIZONS_DAYS
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.neighbours import DECAYS
 
+QUIET_SHARE = 0.1
+"""A month with less than this share of the usual activity is quiet."""
+
 AGES_DAYS = (3.0, 14.0, 60.0, 365.0)
 """An item's newness is exp(-age / each of these)."""
 
@@ -47,10 +50,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part of a score -> its features, in the order of the columns."""
 
 FEATURES: tuple[str, ...] = tuple(name for names in PARTS.values() for name in names)
-NEVER_WORSE = frozenset({"cosine", *PARTS["activity"], *PARTS["age"]})
-"""Features whose weights are not negative: who was acted on at some time is never worse for it, and
-nobody is worse for being new. Without that, a log of one season teaches that what was liked a year
-ago is bad (it stands for what is not liked now), and a shop whose log pauses lists its worst."""
+NEVER_WORSE = frozenset({"cosine", *PARTS["age"]})
+"""Features whose weights are not negative: nobody is worse for being near, or for being new."""
 
 NEEDS_USER = frozenset({"cosine", *PARTS["neighbours"], "recent"})
 IS_NEVER_WORSE_F = np.array([name in NEVER_WORSE for name in FEATURES])
@@ -72,12 +73,15 @@ class Evidence:
     neighbours: Floats
     recent: Floats
 
-    def features(self, as_of_ms: int) -> Floats:
-        """(N, F), in the order of FEATURES."""
+    def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
+        """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
         highest_D = self.neighbours.max(axis=0, initial=np.float32(1e-9))
+        activity = _added(np.log1p(self.activity))
+        if quiet:
+            activity[:, :-1], activity[:, -1] = 0, np.log1p(self.activity[:, -1])
         columns: tuple[Floats, ...] = (
             self.cosines[:, None],
-            _added(np.log1p(self.activity)),
+            activity,
             _added(newness(self.published_ms, as_of_ms)),
             self.neighbours / highest_D,
             np.log1p(10 * self.neighbours[:, -1:]),
@@ -104,17 +108,32 @@ def newness(published_ms: Ints, as_of_ms: int) -> Floats:
 Weights = Annotated[tuple[float, ...], Field(min_length=len(FEATURES), max_length=len(FEATURES))]
 
 
+class UserWeights(BaseModel):
+    """Weights (F,) of users with a vector, and of those without: 0 where a feature needs one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    known: Weights
+    new: Weights
+
+
 class Fusion(BaseModel):
-    """fusion.json. Frozen; unknown fields are refused."""
+    """fusion.json. Frozen; unknown fields are refused.
+
+    In a lively log what was liked a year ago and is not any more is worse than what nobody knew, so
+    weights of old activity are often negative. Where the log has paused, the same weights would
+    list the least liked first. `quiet` weights are for that: they were learned on the same
+    questions as if all activity were long ago.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format_version: Literal[1] = 1
     features: tuple[str, ...] = FEATURES
-    known: Weights
-    """Of users with a vector."""
-    new: Weights
-    """Of users without; 0 where a feature needs one."""
+    lively: UserWeights
+    quiet: UserWeights
+    usual_month: float = Field(ge=0)
+    """Activity of a month when the weights were learned (`activity.Activity.month`)."""
     questions: int = Field(ge=0)
     """How many taught them."""
     activity_hour: int = Field(default=0, ge=0)
@@ -127,17 +146,28 @@ class Fusion(BaseModel):
             raise ValueError(f"features {list(self.features)}, this version has {list(FEATURES)}")
         return self
 
-    @property
-    def cosine_weight(self) -> float:
+    def is_quiet(self, month: float) -> bool:
+        """Whether so little happened in a month that recency says nothing."""
+        return month < QUIET_SHARE * self.usual_month
+
+    def cosine_weight(self, *, is_quiet: bool) -> float:
         """What a known user's cosine is multiplied by."""
-        return self.known[FEATURES.index("cosine")]
+        weights = self.quiet if is_quiet else self.lively
+        return weights.known[FEATURES.index("cosine")]
 
     def score(
-        self, found: Ints, evidence: Evidence, as_of_ms: int, *, is_known: bool
+        self,
+        found: Ints,
+        evidence: Evidence,
+        as_of_ms: int,
+        *,
+        is_known: bool,
+        is_quiet: bool = False,
     ) -> Candidates:
         """The candidates `found` (N,) with their scores, made of one part for each of PARTS."""
-        weights_F = np.array(self.known if is_known else self.new, np.float32)
-        shares_NF = evidence.features(as_of_ms) * weights_F
+        weights = self.quiet if is_quiet else self.lively
+        weights_F = np.array(weights.known if is_known else weights.new, np.float32)
+        shares_NF = evidence.features(as_of_ms, quiet=is_quiet) * weights_F
         parts: dict[str, Floats] = {}
         first = 0
         for part, names in PARTS.items():

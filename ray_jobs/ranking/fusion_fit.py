@@ -17,7 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.fusion import FEATURES, IS_NEVER_WORSE_F, IS_USERS_F, Fusion
+from ray_jobs.ranking.fusion import (
+    FEATURES,
+    IS_NEVER_WORSE_F,
+    IS_USERS_F,
+    Fusion,
+    UserWeights,
+)
 
 RIDGE = 1e-3
 """Times the number of questions."""
@@ -42,18 +48,32 @@ class Question(NamedTuple):
     target: int
 
 
-def fit_fusion(questions: Sequence[Question]) -> Fusion | None:
-    """The weights that these questions teach; None where they are fewer than MIN_QUESTIONS."""
-    if len(questions) < MIN_QUESTIONS:
+def fit_fusion(
+    lively: Sequence[Question], quiet: Sequence[Question], usual_month: float
+) -> Fusion | None:
+    """The weights that these questions teach; None where they are fewer than MIN_QUESTIONS.
+
+    `quiet`: the same questions, their features as if all activity were long ago.
+    """
+    if len(lively) < MIN_QUESTIONS:
         return None
-    known_F = fit_logit(questions, np.ones(len(FEATURES), np.bool_))
-    new_F = fit_logit(questions, ~IS_USERS_F)
-    spread = _spread(questions, FEATURES.index("cosine"))
     return Fusion(
-        known=tuple(known_F * spread / max(_spread_of(questions, known_F), 1e-9)),
-        new=tuple(new_F * spread / max(_spread_of(questions, new_F), 1e-9)),
-        questions=len(questions),
+        lively=_fit_users(lively),
+        quiet=_fit_users(quiet),
+        usual_month=usual_month,
+        questions=len(lively),
     )
+
+
+def _fit_users(questions: Sequence[Question]) -> UserWeights:
+    """Scaled to scores that are spread as widely as the cosines are."""
+    cosine_F = np.array([name == "cosine" for name in FEATURES], np.float64)
+    spread = _spread(questions, cosine_F)
+    of_users = []
+    for used_F in (np.ones(len(FEATURES), np.bool_), ~IS_USERS_F):
+        weights_F = fit_logit(questions, used_F)
+        of_users.append(weights_F * spread / max(_spread(questions, weights_F), 1e-9))
+    return UserWeights(known=tuple(of_users[0]), new=tuple(of_users[1]))
 
 
 def fit_logit(questions: Sequence[Question], used_F: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -119,10 +139,6 @@ def _loss(
     return loss, gradient, hessian
 
 
-def _spread(questions: Sequence[Question], feature: int) -> float:
-    """Mean standard deviation of a feature over the candidates of a question."""
-    return float(np.mean([question.features[:, feature].std() for question in questions]))
-
-
-def _spread_of(questions: Sequence[Question], weights: NDArray[np.float64]) -> float:
+def _spread(questions: Sequence[Question], weights: NDArray[np.float64]) -> float:
+    """Mean standard deviation of the scores over the candidates of a question."""
     return float(np.mean([(question.features @ weights).std() for question in questions]))

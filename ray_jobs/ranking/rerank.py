@@ -51,6 +51,7 @@ def rerank(
     seen: OrdinalSet = (),
     excluded: OrdinalSet = (),
     pins: Sequence[Pin] = (),
+    first: NDArray[np.int64] | None = None,
     k: int,
     offset: int = 0,
 ) -> Candidates:
@@ -58,6 +59,8 @@ def rerank(
 
     `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible.
     `seen`, `excluded`: ordinals never to show. An ordinal that repeats keeps its best score.
+
+    `first`: ordinals that come before all others, in this order (`diversity`).
 
     `pins` that are among the candidates and may be shown take their place, and leave the one they
     would have had; pins of one position follow each other in the order given, an item that is
@@ -78,8 +81,15 @@ def rerank(
         keep[inside] = eligible[candidates.ordinals[inside]]
     kept = candidates.take(keep)
     order = np.lexsort((kept.ordinals, -kept.scores))
-    first = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
-    ranked = kept.take(order[first])
+    best = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
+    ranked = kept.take(order[best])
+    if first is not None:
+        places = np.full(len(ranked), len(first))
+        row_of = {ordinal: row for row, ordinal in enumerate(ranked.ordinals.tolist())}
+        for place, ordinal in enumerate(first.tolist()):
+            if ordinal in row_of:
+                places[row_of[ordinal]] = place
+        ranked = ranked.take(np.argsort(places, kind="stable"))
     placed, positions = _with_pins(ranked.ordinals, pins)
     page = ranked.take(placed[offset : offset + k])
     parts = {**page.parts, "pin": positions[offset : offset + k]}

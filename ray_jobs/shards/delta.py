@@ -25,7 +25,7 @@ from ray_jobs.shards.blocks import Block, ExactBlock, IvfBlock
 from ray_jobs.shards.faiss_index import stored_precision
 from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 from ray_jobs.shards.placement import Family
-from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.reader import Shards
 
 # Exact search of 4,096 x 128 takes about 0.1 ms; above, rows move to `sealed`.
 SEAL_AT = 4_096
@@ -59,7 +59,7 @@ class Delta:
     seal_at: int = SEAL_AT
 
     @classmethod
-    def empty(cls, base: ShardSet, *, seal_at: int = SEAL_AT) -> Delta:
+    def empty(cls, base: Shards, *, seal_at: int = SEAL_AT) -> Delta:
         """No change yet. `seal_at`: rows of the head at which they move to `sealed`."""
         if seal_at < 1:
             raise ValueError(f"seal_at must be at least 1, got {seal_at}")

@@ -46,10 +46,19 @@ class AllowedOrdinals:
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self._mask = mask
 
+    @classmethod
+    def from_bits(cls, bits: NDArray[np.uint8]) -> AllowedOrdinals:
+        """The bitmap that `bits` were taken of; ordinals in the rest of the last byte are not."""
+        return cls(np.unpackbits(bits, bitorder="little").astype(np.bool_))
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """Bit o % 8 of byte o // 8 is ordinal o."""
+        return np.packbits(self._mask, bitorder="little")
+
     @cached_property
     def faiss_selector(self) -> Any:
-        # faiss keeps a reference to the bits.
-        return faiss.IDSelectorBitmap(np.packbits(self._mask, bitorder="little"))
+        return faiss.IDSelectorBitmap(self.bits)  # faiss keeps a reference to the bits
 
     def admits(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether it is allowed."""

@@ -2,16 +2,19 @@
 
     Shard      one file of shards/
     ShardSet   all of them, with the coarse quantizer they share; ranks the centroids once a query
+    Shards     what a search needs of them, wherever they are (`distant` has the other kind)
 
-Both are read-only and safe to share between threads (faiss releases the GIL in a search). Replicas
-on one machine share the pages. B = queries, K = results, D = dimension, N = ordinals asked for.
+Shard and ShardSet are read-only and safe to share between threads (faiss releases the GIL in a
+search). Replicas on one machine share the pages. B = queries, K = results, D = dimension,
+N = ordinals asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -101,6 +104,22 @@ class Shard:
             return search_flat(self._index, queries_BD, k, selector)
         return search_ivf(self._index, queries_BD, k, assignment, selector)
 
+    def best(
+        self,
+        query_BD: NDArray[np.float32],
+        fetch: int,
+        assignment: Assignment | None,
+        allowed: AllowedOrdinals | None,
+    ) -> Ranked:
+        """The `fetch` best rows of one query (1, D), or all: scores (K,), ordinals (K,)."""
+        if self.count == 0:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        scores_BK, ordinals_BK = self.search_assigned(
+            query_BD, min(fetch, self.count), assignment, allowed
+        )
+        real = ordinals_BK[0] >= 0
+        return scores_BK[0][real], ordinals_BK[0][real]
+
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
         return self._stored.get(np.asarray(ordinals, dtype=np.int64))
@@ -120,11 +139,61 @@ class Shard:
         return StoredVectors(self._index, self.family)
 
 
+class Shards(Protocol):
+    """The shards of one generation as a search sees them. `coarse` is None for Flat."""
+
+    family: Family
+    dim: int
+    count: int
+    nlist: int
+    shard_count: int
+    coarse: Any | None
+
+    @property
+    def ordinals(self) -> Ordinals:
+        """All ordinals, sorted; also those of shards that do not answer."""
+        ...
+
+    @property
+    def missing(self) -> Sequence[int]:
+        """Numbers of the shards that did not answer, up to now, in this answer."""
+        ...
+
+    def for_answer(self) -> Shards:
+        """The same shards for one answer: with a deadline and a `missing` of its own."""
+        ...
+
+    def assign(self, queries_BD: NDArray[np.float32], nprobe: int | None) -> Assignment | None:
+        """The lists each query probes; None for Flat. `nprobe` above nlist means all."""
+        ...
+
+    def best_of_each(
+        self,
+        query_BD: NDArray[np.float32],
+        fetch: int,
+        assignment: Assignment | None,
+        allowed: AllowedOrdinals | None,
+    ) -> Iterable[Ranked]:
+        """The `fetch` best rows, or all, of every shard that answers; one query, unpadded."""
+        ...
+
+    def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
+        ...
+
+    def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
+        """For each ordinal (N,), whether some shard holds it."""
+        ...
+
+
 class ShardSet:
-    """All shards of one generation. `coarse` is None for Flat."""
+    """Shards of one generation that are open in this process. `coarse` is None for Flat."""
+
+    missing: tuple[int, ...] = ()
 
     def __init__(self, manifest: Manifest, shards: list[Shard], coarse: Any | None) -> None:
         self.shards = shards
+        self.shard_count = manifest.shard_count
         self.coarse = coarse
         self.family: Family = manifest.family
         self.dim = manifest.dim
@@ -133,18 +202,23 @@ class ShardSet:
         self.default_nprobe = manifest.nprobe
 
     @classmethod
-    def open(cls, directory: Path, manifest: Manifest) -> ShardSet:
+    def open(
+        cls, directory: Path, manifest: Manifest, numbers: Sequence[int] | None = None
+    ) -> ShardSet:
         """Opens every shard the manifest names and checks that they belong together.
 
-        Raises MissingArtifact, CorruptArtifact, ShardMismatch. Digests are `manifest.verify`'s.
+        `numbers`: of those only, in this order. Raises MissingArtifact, CorruptArtifact,
+        ShardMismatch. Digests are `manifest.verify`'s.
         """
-        names = [shard_name(number) for number in range(manifest.shard_count)]
+        wanted = range(manifest.shard_count) if numbers is None else numbers
+        names = [shard_name(number) for number in wanted]
         shards = [Shard.open(directory / name, manifest.family) for name in names]
         coarse = None if manifest.family == "Flat" else read_coarse(directory / COARSE_NAME)
         for shard in shards:
             _expect(shard.path, "dimension", manifest.dim, shard.dim)
             _expect(shard.path, "nlist", manifest.nlist, shard.nlist)
-        _expect(directory, "item count", manifest.item_count, sum(s.count for s in shards))
+        if numbers is None:
+            _expect(directory, "item count", manifest.item_count, sum(s.count for s in shards))
         if coarse is not None:
             _check_centroids(directory / COARSE_NAME, coarse, manifest, shards)
         return cls(manifest, shards, coarse)
@@ -175,6 +249,21 @@ class ShardSet:
         if wanted < 1:
             raise ValueError(f"nprobe must be at least 1, got {nprobe}")
         return assign_lists(self.coarse, queries_BD, min(wanted, self.nlist))
+
+    def for_answer(self) -> ShardSet:
+        """Itself: what is in this process answers."""
+        return self
+
+    def best_of_each(
+        self,
+        query_BD: NDArray[np.float32],
+        fetch: int,
+        assignment: Assignment | None,
+        allowed: AllowedOrdinals | None,
+    ) -> Iterable[Ranked]:
+        """The `fetch` best rows, or all, of every shard; one query, unpadded."""
+        for shard in self.shards:
+            yield shard.best(query_BD, fetch, assignment, allowed)
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""

@@ -10,7 +10,8 @@ When few items are eligible at all, they are scored one by one instead (`gather`
 
 Promises: never fewer than min(k, items that may be shown); nothing twice; nothing that is
 deleted, replaced, ineligible or excluded; order by score descending, ordinal ascending. With full
-nprobe, and always for Flat, the answer is the exact top k. D = dimension, K = results.
+nprobe, and always for Flat, the answer is the exact top k. Where shards did not answer
+(`base.missing`), all of this holds of the others. D = dimension, K = results.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.faiss_index import AllowedOrdinals, Assignment, mask_at, score_rows
 from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted, merge_top_k, sorted_ordinals
-from ray_jobs.shards.reader import ShardSet, check_queries
+from ray_jobs.shards.reader import Shards, check_queries
 
 MAX_K = 10_000
 # Stage 1 pays for what it throws away: above this many rows a source, the selector is cheaper.
@@ -41,7 +42,7 @@ GATHER_LIMIT = 2_048
 
 
 def search(
-    base: ShardSet,
+    base: Shards,
     delta: Delta,
     query_D: NDArray[np.float32],
     k: int,
@@ -80,7 +81,7 @@ def search(
 
 
 def live_vectors_of(
-    base: ShardSet, delta: Delta, ordinals: Ordinals
+    base: Shards, delta: Delta, ordinals: Ordinals
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Current vectors: (found (N,), vectors (N, D)); deleted and unknown ordinals are not found."""
     ordinals = np.asarray(ordinals, dtype=np.int64)
@@ -102,7 +103,7 @@ _NOTHING: Ordinals = np.empty(0, np.int64)
 class _View:
     """What one query may see. Lives for one call of `search`."""
 
-    base: ShardSet
+    base: Shards
     delta: Delta
     query_BD: NDArray[np.float32]
     eligible: NDArray[np.bool_] | None
@@ -183,14 +184,8 @@ class _View:
         base_allowed, sealed_allowed, head_allowed = (
             self.allowed if with_selector else (None, None, None)
         )
-        for shard in self.base.shards:
-            if shard.count == 0:
-                continue
-            scores_BK, ordinals_BK = shard.search_assigned(
-                self.query_BD, min(fetch, shard.count), assignment, base_allowed
-            )
-            real = ordinals_BK[0] >= 0
-            yield (scores_BK[0][real], ordinals_BK[0][real]), self.delta.masked
+        for best in self.base.best_of_each(self.query_BD, fetch, assignment, base_allowed):
+            yield best, self.delta.masked
         query_D, delta = self.query_BD[0], self.delta
         if len(delta.sealed.ordinals):
             yield delta.sealed.top(query_D, fetch, assignment, sealed_allowed), delta.dead

@@ -20,6 +20,7 @@ from serve.routes.context import day_of, from_ms, parse_attributes, request_id_o
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
 from serve.schemas.lists import (
+    DIVERSITY,
     RecommendationAnswer,
     RecommendBody,
     RecommendEventsBody,
@@ -36,6 +37,7 @@ K = Annotated[int, Query(ge=1, le=MAX_K, description="length of the list")]
 Category = Annotated[str | None, Query(max_length=200)]
 Attribute = Annotated[list[str], Query(description="name:value, repeated", max_length=10)]
 Exclude = Annotated[list[Identifier], Query(description="item ids", max_length=MAX_EXCLUDE)]
+Diversity = Annotated[float, Query(ge=0, le=1, description=DIVERSITY)]
 Explain = Annotated[bool, Query(description="say of each item why it is there")]
 
 
@@ -52,6 +54,7 @@ async def recommend(
     exclude_seen: bool = True,
     as_of: Moment | None = None,
     explain: Explain = False,
+    diversity: Diversity = 0.0,
 ) -> Response:
     """The user's list. Reflects every event and item change that was acknowledged before."""
     query = ListQuery(
@@ -63,6 +66,7 @@ async def recommend(
         exclude_seen=exclude_seen,
         as_of_ms=None if as_of is None else to_ms(as_of),
         explain=explain,
+        diversity=diversity,
     )
     request_id = request_id_of(request)
     answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
@@ -91,6 +95,7 @@ async def recommend_many(
         exclude_seen=body.exclude_seen,
         as_of_ms=None if body.as_of is None else to_ms(body.as_of),
         explain=body.explain,
+        diversity=body.diversity,
     )
     if isinstance(body, RecommendEventsBody):
         answer = await _for_events(day, body, query, keep=on_unknown_item == "keep")
@@ -133,6 +138,7 @@ async def similar(
             "catalog_seq": answer.state.catalog_seq,
             "request_id": request_id_of(request),
             "degraded": list(answer.state.degraded),
+            "shards": answer.state.shards_answered,
         }
     )
 
@@ -166,6 +172,7 @@ async def search(
             "catalog_seq": answer.state.catalog_seq,
             "request_id": request_id_of(request),
             "degraded": list(answer.state.degraded),
+            "shards": answer.state.shards_answered,
         }
     )
 
@@ -207,6 +214,7 @@ def _recommendation(user_id: str | None, answer: ItemList, request_id: str) -> d
         "as_of": from_ms(answer.as_of_ms).isoformat(),
         "request_id": request_id,
         "degraded": list(answer.state.degraded),
+        "shards": answer.state.shards_answered,
     }
 
 

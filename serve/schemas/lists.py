@@ -18,6 +18,7 @@ from serve.schemas.fields import (
 )
 
 MAX_INLINE_EVENTS = 200
+DIVERSITY = "0: the best first; towards 1, what is like an item above it comes later"
 MAX_USERS = 100
 
 
@@ -30,6 +31,7 @@ class _Filters(StrictBody):
     exclude_seen: bool = True
     as_of: Moment | None = None
     explain: bool = Field(False, description="say of each item why it is there")
+    diversity: float = Field(0.0, ge=0, le=1, description=DIVERSITY)
 
 
 class RecommendUsersBody(_Filters):
@@ -91,6 +93,17 @@ class ScoredItem(BaseModel):
     explanation: Explanation | None = Field(None, description="only where it was asked for")
 
 
+class ShardsAnswer(BaseModel):
+    """Of how many shards a list was made."""
+
+    answered: int
+    of: int
+    missing: list[int] = Field(description="shards whose items are not in the list")
+
+
+SHARDS = Field(None, description="with `shard_gone`: what answered; null where all did")
+
+
 class RecommendationAnswer(BaseModel):
     """A list, and exactly what it reflects."""
 
@@ -106,6 +119,7 @@ class RecommendationAnswer(BaseModel):
     as_of: AwareDatetime
     request_id: str
     degraded: list[str] = Field(description="empty, or the reasons why this list is less")
+    shards: ShardsAnswer | None = SHARDS
 
 
 class RecommendManyAnswer(BaseModel):
@@ -124,6 +138,7 @@ class SimilarAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS
 
 
 class SearchBody(StrictBody):
@@ -148,3 +163,4 @@ class SearchAnswer(BaseModel):
     catalog_seq: int
     request_id: str
     degraded: list[str]
+    shards: ShardsAnswer | None = SHARDS

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from infra.drills.catalog import fill_catalog
 from infra.drills.generation import make_generation
 from serve.generation_watch import RETRY_REFUSED_AFTER, TAKEN_OUT_AFTER, FellBehind, GenerationWatch
+from serve.loaded_generation import LoadedGeneration
 from sql.engine import read_snapshot
 from sql.generations import flip, fresh_replicas
 from tests.contract.store_builder import NOW_MS
@@ -22,7 +23,7 @@ def test_a_replica_behind_the_others_fails_its_health_check_until_it_has_caught_
     flip(engine, "g1", expected_flip=0, who="t", why="t", hold=False, at_ms=NOW_MS)
     elsewhere = tmp_path / "a disk that lacks the files"
     whole, blind = (
-        GenerationWatch(engine, root, name, 1.0, lambda: NOW_MS)
+        GenerationWatch(engine, root, name, 1.0, lambda: NOW_MS, LoadedGeneration.open)
         for root, name in ((tmp_path, "whole"), (elsewhere, "blind"))
     )
     for _ in range(TAKEN_OUT_AFTER + 1):

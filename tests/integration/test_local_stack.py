@@ -17,9 +17,9 @@ import pytest
 from infra.stack import processes, serve_app
 from infra.stack.airflow_env import AirflowEnvironment
 from infra.stack.errors import PortTaken, StackNotRunning, StackRunning, StackStartFailed
+from infra.stack.haproxy import SERVE_HEADERS
 from infra.stack.ports import is_free
 from infra.stack.ray_cluster import LocalRay
-from infra.stack.ray_environment import SERVE_HEADERS
 
 PROJECT_ROOT = Path(__file__).parents[2]
 LOOPBACK_ADDRESSES = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -60,6 +60,12 @@ def test_the_proxy_hands_the_raw_path_on_so_that_an_id_may_hold_a_slash(stack: L
     seen = json.loads(get(f"{stack.http_url}/seen/a%2Fb/c%252Fd/e%20f/similar"))
     assert seen["raw_path"] == "/seen/a%2Fb/c%252Fd/e%20f/similar"
     assert seen["rest"] == "a/b/c%2Fd/e f/similar"  # decoded it cannot be told apart
+
+
+def test_replicas_run_at_the_priority_of_whoever_started_them(stack: LocalRay) -> None:
+    replicas = [p for p in living(stack) if "ServeReplica" in " ".join(p.cmdline())]
+    assert len(replicas) == 2
+    assert {replica.nice() for replica in replicas} == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def test_headers_of_serves_own_are_no_business_of_a_client(stack: LocalRay) -> None:

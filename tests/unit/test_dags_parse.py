@@ -3,6 +3,7 @@
 Airflow parses the files again and again; torch alone would cost 1.8 s and 219 MiB each time.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -60,12 +61,24 @@ def rollback(airflow_home: Path) -> dict[str, Any]:
     return parse("dags.rollback_generation", airflow_home)
 
 
+@pytest.fixture(scope="module")
+def upkeep(airflow_home: Path) -> dict[str, Any]:
+    return parse("dags.upkeep", airflow_home)
+
+
 @pytest.mark.parametrize("heavy", HEAVY)
 def test_parsing_loads_nothing_heavy(
-    heavy: str, night: dict[str, Any], rollback: dict[str, Any]
+    heavy: str, night: dict[str, Any], rollback: dict[str, Any], upkeep: dict[str, Any]
 ) -> None:
-    for found in (night, rollback):
+    for found in (night, rollback, upkeep):
         assert heavy not in found["modules"]
+
+
+def test_erasures_are_finished_before_what_is_old_goes(upkeep: dict[str, Any]) -> None:
+    assert upkeep["tasks"]["erase_users"]["downstream"] == ["retain"]
+    for job, task in upkeep["tasks"].items():
+        assert task["entrypoint"] == ["python", "-m", f"ray_jobs.nightly.{job}"]
+        assert importlib.util.find_spec(f"ray_jobs.nightly.{job}") is not None
 
 
 def test_the_night_runs_its_steps_in_order(night: dict[str, Any]) -> None:

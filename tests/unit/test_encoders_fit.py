@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import (
@@ -27,7 +28,12 @@ from ray_jobs.ranking.metrics import ndcg_at_k, ranks_of_targets
 ITEMS, LENGTH = 30, 8
 
 
-def circle(users: int = 120, held_out: int = 1, kind: str = "click") -> TrainData:
+def circle(
+    users: int = 120,
+    held_out: int = 1,
+    kind: str = "click",
+    at_ms_E: NDArray[np.int64] | None = None,
+) -> TrainData:
     """Oracle data: whoever saw item i goes on to item i + 1, around a circle of 30."""
     rng = np.random.default_rng(0)
     starts = rng.integers(0, ITEMS, users)
@@ -44,6 +50,7 @@ def circle(users: int = 120, held_out: int = 1, kind: str = "click") -> TrainDat
         bert_NT=rng.normal(size=(ITEMS, 24)).astype(np.float32),
         item_ordinals_I=100 + np.arange(ITEMS),
         item_texts_I=np.arange(ITEMS),
+        at_ms_E=at_ms_E,
     )
 
 
@@ -184,7 +191,12 @@ def test_the_softmax_leaves_out_what_was_seen_and_nothing_else() -> None:
     rows_I = model_config_of(config, data)[1]
     columns = columns_of(data, model.config, rows_I)
     windows = [(0, 4), (4, 7), (8 + 2, 8 + 7), (16, 17)]
-    found = loss(columns.batch(windows), columns.next_targets(windows), columns.barred(windows))
+    found = loss(
+        columns.batch(windows),
+        columns.next_targets(windows),
+        columns.asked_at(windows),
+        columns.barred(windows),
+    )
     items_ID = model.items(torch.from_numpy(data.bert_NT), torch.from_numpy(rows_I))
     users_BLD = model(torch.from_numpy(data.bert_NT), columns.batch(windows))
     losses = []
@@ -197,6 +209,39 @@ def test_the_softmax_leaves_out_what_was_seen_and_nothing_else() -> None:
     assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
+def test_what_happened_at_one_time_is_asked_for_together_from_the_state_before_it() -> None:
+    """Against the plain formula: each line of a basket from the state before the basket; nothing
+    is asked of what has nothing before it in its window."""
+    at_ms = np.tile([1, 1, 2, 3, 3, 3, 4, 4], 5)
+    data, config = circle(users=5, held_out=0, at_ms_E=at_ms), tiny()
+    assert data.moments_E[:8].tolist() == [0, 0, 2, 3, 3, 3, 6, 6]
+    assert data.moments_E[8] == 8  # another user at the same time
+    loss, model = loss_of(data, config)
+    rows_I = model_config_of(config, data)[1]
+    columns = columns_of(data, model.config, rows_I)
+    windows = [(0, 4), (4, 7), (8, 8 + 7)]
+    found = loss(
+        columns.batch(windows),
+        columns.next_targets(windows),
+        columns.asked_at(windows),
+        columns.barred(windows),
+    )
+    items_ID = model.items(torch.from_numpy(data.bert_NT), torch.from_numpy(rows_I))
+    users_BLD = model(torch.from_numpy(data.bert_NT), columns.batch(windows))
+    losses = []
+    for row, (first, last) in enumerate(windows):
+        for step in range(last - first):
+            before = int(data.moments_E[first + step + 1]) - 1 - first
+            if before < 0:
+                continue
+            logits = model.logit_scale.exp() * (items_ID @ users_BLD[row, before])
+            seen = data.items_E[first // LENGTH * LENGTH : first + step + 1]
+            logits[torch.from_numpy(seen)] = -torch.inf
+            losses.append(-logits.log_softmax(0)[data.items_E[first + step + 1]])
+    assert len(losses) == 3 + 2 + 6
+    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
 def test_a_sampled_softmax_estimates_the_full_one() -> None:
     data = circle(users=60, held_out=0)
     windows = windows_of(data, 20, np.random.default_rng(0))
@@ -205,7 +250,12 @@ def test_a_sampled_softmax_estimates_the_full_one() -> None:
         config = replace(tiny(), softmax_items=limit)
         loss, model = loss_of(data, config)
         columns = columns_of(data, model.config, model_config_of(config, data)[1])
-        batch = (columns.batch(windows), columns.next_targets(windows), columns.barred(windows))
+        batch = (
+            columns.batch(windows),
+            columns.next_targets(windows),
+            columns.asked_at(windows),
+            columns.barred(windows),
+        )
         values[limit] = np.mean([loss(*batch).item() for _ in range(20)])
     assert values[ITEMS - 1] == pytest.approx(values[ITEMS], rel=0.02)
     assert values[ITEMS // 3] == pytest.approx(values[ITEMS], rel=0.05)
@@ -217,7 +267,9 @@ def test_a_batch_without_targets_costs_nothing_and_reaches_every_parameter() -> 
     columns = columns_of(data, model.config, model_config_of(tiny(), data)[1])
     windows = [(0, 3)]
     targets = torch.full_like(columns.next_targets(windows), NO_TARGET)
-    value = loss(columns.batch(windows), targets, columns.barred(windows))
+    value = loss(
+        columns.batch(windows), targets, columns.asked_at(windows), columns.barred(windows)
+    )
     value.backward()
     assert value.item() == 0.0
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -15,6 +15,7 @@ from ray_jobs.ranking.fusion import (
     PARTS,
     Evidence,
     Fusion,
+    UserWeights,
     newness,
 )
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion, fit_logit
@@ -43,22 +44,30 @@ def evidence(count: int, rng: np.random.Generator) -> Evidence:
 
 
 def fusion_of(rng: np.random.Generator) -> Fusion:
-    known, new = rng.normal(size=(2, len(FEATURES)))
-    return Fusion(known=tuple(known), new=tuple(np.where(IS_USERS_F, 0, new)), questions=500)
+    def drawn_weights() -> UserWeights:
+        known, new = rng.normal(size=(2, len(FEATURES)))
+        return UserWeights(known=tuple(known), new=tuple(np.where(IS_USERS_F, 0, new)))
+
+    return Fusion(lively=drawn_weights(), quiet=drawn_weights(), usual_month=50, questions=500)
 
 
+@pytest.mark.parametrize("is_quiet", [True, False])
 @pytest.mark.parametrize("is_known", [True, False])
-def test_the_parts_of_a_score_add_up_to_it(is_known: bool) -> None:
+def test_the_parts_of_a_score_add_up_to_it(is_known: bool, is_quiet: bool) -> None:
     rng = np.random.default_rng(0)
     fusion, given = fusion_of(rng), evidence(50, rng)
-    scored = fusion.score(np.arange(50), given, NOW, is_known=is_known)
+    scored = fusion.score(np.arange(50), given, NOW, is_known=is_known, is_quiet=is_quiet)
     assert list(scored.parts) == list(PARTS)
     np.testing.assert_allclose(scored.scores, sum(scored.parts.values()), rtol=1e-5)
-    weights = np.array(fusion.known if is_known else fusion.new)
-    np.testing.assert_allclose(scored.scores, given.features(NOW) @ weights, rtol=1e-4, atol=1e-4)
+    of_users = fusion.quiet if is_quiet else fusion.lively
+    weights = np.array(of_users.known if is_known else of_users.new)
+    features = given.features(NOW, quiet=is_quiet)
+    np.testing.assert_allclose(scored.scores, features @ weights, rtol=1e-4, atol=1e-4)
     if is_known:
         np.testing.assert_allclose(
-            scored.parts["cosine"], fusion.cosine_weight * given.cosines, rtol=1e-5
+            scored.parts["cosine"],
+            fusion.cosine_weight(is_quiet=is_quiet) * given.cosines,
+            rtol=1e-5,
         )
     else:
         assert not scored.parts["cosine"].any()
@@ -103,22 +112,36 @@ def test_new_users_weights_need_no_user_and_scores_are_spread_as_cosines_are() -
     rng = np.random.default_rng(2)
     truth = np.where(np.array(FEATURES) == "cosine", 9.0, 0.5)
     questions = drawn(MIN_QUESTIONS, truth, rng)
-    fusion = fit_fusion(questions)
+    fusion = fit_fusion(questions, questions, 1.0)
     assert fusion is not None
-    assert not np.array(fusion.new)[IS_USERS_F].any()
-    assert np.array(fusion.new)[~IS_USERS_F].any()
-    spreads = [(q.features @ np.array(fusion.known)).std() for q in questions]
+    assert not np.array(fusion.lively.new)[IS_USERS_F].any()
+    assert np.array(fusion.lively.new)[~IS_USERS_F].any()
+    spreads = [(q.features @ np.array(fusion.lively.known)).std() for q in questions]
     cosines = [q.features[:, 0].std() for q in questions]
     np.testing.assert_allclose(np.mean(spreads), np.mean(cosines), rtol=1e-3)
 
 
-def test_nobody_is_worse_for_being_liked_once_or_for_being_new() -> None:
-    rng = np.random.default_rng(7)
+def test_nobody_is_worse_for_being_near_or_new() -> None:
     truth = np.array([-1.0 if name in NEVER_WORSE else 0.0 for name in FEATURES])
-    fusion = fit_fusion(drawn(MIN_QUESTIONS, truth, rng))
+    found = fit_logit(drawn(500, truth, np.random.default_rng(7)), np.ones(len(FEATURES), np.bool_))
+    for name, weight in zip(FEATURES, found, strict=True):
+        assert name not in NEVER_WORSE or weight >= 0, name
+
+
+def test_in_a_quiet_month_what_was_always_liked_is_listed_first() -> None:
+    """Lively, what was liked long ago and is not now is bad; then the log pauses for years."""
+    rng = np.random.default_rng(8)
+    lively, quiet = [], []
+    for _ in range(300):
+        given = evidence(30, rng)
+        taken = int(np.argmax(given.activity[:, 0] * 20 - given.activity[:, -1]))
+        given.activity[taken, -1] += 20  # and it is much liked in all
+        lively.append(Question(given.features(NOW), taken))
+        quiet.append(Question(given.features(NOW, quiet=True), taken))
+    fusion = fit_fusion(lively, quiet, usual_month=100.0)
     assert fusion is not None
-    for name, known, new in zip(FEATURES, fusion.known, fusion.new, strict=True):
-        assert name not in NEVER_WORSE or (known >= 0 and new >= 0), name
+    assert fusion.is_quiet(9.9)
+    assert not fusion.is_quiet(10.1)
     count = 20
     old = Evidence(
         cosines=np.zeros(count, np.float32),
@@ -127,11 +150,10 @@ def test_nobody_is_worse_for_being_liked_once_or_for_being_new() -> None:
         neighbours=np.zeros((count, len(DECAYS)), np.float32),
         recent=np.zeros(count, np.float32),
     )
-    old.activity[:, -1] = np.arange(count)  # all that was done is years ago
-    scored = Fusion(known=(0.1,) * len(FEATURES), new=fusion.new, questions=1).score(
-        np.arange(count), old, NOW, is_known=False
-    )
-    assert (np.diff(scored.scores) >= 0).all()
+    old.activity[:, -1] = np.arange(count)
+    for is_known in (True, False):
+        scored = fusion.score(np.arange(count), old, NOW, is_known=is_known, is_quiet=True)
+        assert (np.diff(scored.scores) > 0).all()
 
 
 def test_what_hardly_varied_gets_no_weight_that_would_decide_alone() -> None:
@@ -149,7 +171,7 @@ def test_what_hardly_varied_gets_no_weight_that_would_decide_alone() -> None:
 def test_a_feature_that_never_varies_and_too_few_questions_teach_nothing() -> None:
     rng = np.random.default_rng(3)
     questions = drawn(MIN_QUESTIONS, np.zeros(len(FEATURES)), rng)
-    assert fit_fusion(questions[1:]) is None
+    assert fit_fusion(questions[1:], questions[1:], 1.0) is None
     for question in questions:
         question.features[:, FEATURES.index("recent")] = 0
     found = fit_logit(questions, np.ones(len(FEATURES), np.bool_))
@@ -213,7 +235,7 @@ def test_weights_of_other_features_and_unknown_fields_are_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
         Fusion.model_validate(fusion.model_dump() | {"more": 1})
     with pytest.raises(ValidationError, match="finite"):
-        Fusion.model_validate(fusion.model_dump() | {"known": (float("nan"),) * len(FEATURES)})
+        UserWeights(known=(float("nan"),) * len(FEATURES), new=fusion.quiet.new)
 
 
 def test_every_source_gives_its_best_of_what_may_be_shown() -> None:

@@ -1,6 +1,7 @@
 """Promises 5, 8 and 9: a switch is not noticed, and what is missing is said."""
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,10 @@ def test_while_bert_is_away_every_route_that_needs_it_says_so(stack: Stack) -> N
         assert (marked["user_seq"], marked["degraded"]) == (2, ["text_not_embedded"])
         assert "i2" not in [item["item_id"] for item in marked["items"]]
     stack.bert_is_there = True
+    deadline = time.monotonic() + 20  # it was left alone: a request a second tries it again
+    while stack.replicas[0].get(LIST).json()["degraded"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     healed = [stack.replicas[replica].get(LIST, params={"as_of": AS_OF}) for replica in (0, 1)]
     assert [answer.json()["degraded"] for answer in healed] == [[], []]
     assert healed[0].json()["items"] == healed[1].json()["items"]

@@ -14,7 +14,7 @@ from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, run_step
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.activity import Activity
-from ray_jobs.ranking.fusion import FEATURES, PARTS, Fusion
+from ray_jobs.ranking.fusion import FEATURES, PARTS, Fusion, UserWeights
 from ray_jobs.ranking.neighbours import count_neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.items import read_items
@@ -36,7 +36,8 @@ def priors_of(known: tuple[float, ...], new: tuple[float, ...] | None = None) ->
         np.array([1, 1, 2, 2, 3, 3, 3]), np.array([0, 9, 0, 9, 0, 9, 17]), ITEMS
     )
     liked = Activity.of_hours([(0, (np.array([3]), np.array([9.0], np.float32)))], 3_600_000)
-    fusion = Fusion(known=known, new=new or known, questions=1, activity_hour=1)
+    of_users = UserWeights(known=known, new=new or known)
+    fusion = Fusion(lively=of_users, quiet=of_users, usual_month=0, questions=1, activity_hour=1)
     return Priors(fusion, liked, beside)
 
 
@@ -119,6 +120,10 @@ def test_filters_pins_and_boosts_hold_and_no_list_is_short(stack: Stack, user: s
     assert len(ids(listed(stack, user, category=WORDS[0], attribute="n:2"))) == 2
     pages = [ids(listed(stack, user, k=7, offset=7 * page)) for page in range(6)]
     assert [item for page in pages for item in page] == ids(listed(stack, user))
+    diverse = ids(listed(stack, user, diversity=0.6))
+    assert diverse != ids(listed(stack, user))
+    assert sorted(diverse) == sorted(ids(listed(stack, user)))
+    assert ids(listed(stack, user, k=7, offset=7, diversity=0.6)) == diverse[7:14]
     for name, policy in (
         ("a", {"kind": "pin", "item_id": "i21", "position": 2}),
         ("b", {"kind": "boost", "weight": 0.9, "item_id": "i30"}),
@@ -154,11 +159,12 @@ def test_the_night_replays_what_the_day_answers(stack: Stack) -> None:
     last = histories.user_seqs_E == 6
     (question,) = questions_of(histories, last, model.ordinals_N, a_user=9, most=9)
     replay = Replay(model, histories, [question])
-    ((_, found, features),) = replay.features()
+    ((_, found, evidence, _),) = replay.evidence()
+    features = evidence.features(question.at_ms)
     shown = {item["item_id"]: item["explanation"]["parts"] for item in answer["items"]}
     items = read_items(night.workspace.work)
     assert {item.item_id for item in items.get_many(found) if item} == set(shown)
-    shares = features * np.array(model.fusion.known, np.float32)  # type: ignore[union-attr]
+    shares = features * np.array(model.fusion.lively.known, np.float32)  # type: ignore[union-attr]
     first = 0
     for part, names in PARTS.items():
         ours = shares[:, first : first + len(names)].sum(axis=1)

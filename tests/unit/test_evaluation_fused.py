@@ -1,0 +1,119 @@
+"""Our model in a replay: the shelves of the day, with what the night would have learned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
+from infra.evaluation.log import Log
+from infra.evaluation.rankers.choosing import OrPopular
+from infra.evaluation.rankers.fused import Fused
+from infra.evaluation.rankers.moonlark import Moonlark, train_data
+from infra.evaluation.rankers.popularity import Popularity
+from infra.evaluation.replay import replay
+from infra.evaluation.task import Lesson, Question
+from infra.evaluation.walk import listed, walk
+from ray_jobs.encoders.fit import tiny
+
+GROUPS, EACH = 4, 12
+NONE = np.zeros(0, np.int64)
+
+
+def groups(users: int, hours: int = 6) -> Interactions:
+    """Each user takes six items of one of four groups, in a random order; a user each six hours."""
+    rng = np.random.default_rng(0)
+    events = [
+        (user, user % GROUPS * EACH + item, user * hours * DAY_MS // 24 + step)
+        for user in range(users)
+        for step, item in enumerate(rng.choice(EACH, 6, replace=False))
+    ]
+    columns = np.array(events, np.int64).T
+    rule = ReplayRule(cut_ms=users * 9 // 10 * hours * DAY_MS // 24, validation_days=2)
+    return from_columns("groups", ["-"] * (GROUPS * EACH), *columns, "view", rule=rule)
+
+
+def fused(folder: Path) -> Fused:
+    rng = np.random.default_rng(1)
+    texts = rng.normal(size=(GROUPS * EACH, 24)).astype(np.float32)  # they say nothing
+    cosine = Moonlark(tiny(), texts, folder)
+    return Fused(cosine, OrPopular(cosine, (30.0,)))
+
+
+def test_fusion_learns_and_lists_what_the_group_takes(tmp_path: Path) -> None:
+    task = replay(groups(400), "live")
+    model = fused(tmp_path)
+    answers = walk(task, model)
+    assert "neighbours" in model.choice  # who takes one item of a group takes the others
+    assert answers.ndcg_Q.mean() > walk(task, Popularity()).ndcg_Q.mean() + 0.1
+    for (_, questions), lists in zip(task.steps, [answers.lists_QK], strict=True):
+        assert not any(
+            np.isin(shown, question.seen).any()
+            for shown, question in zip(lists, questions, strict=True)
+        )
+
+
+def test_events_of_the_day_change_the_scores_of_the_next_question(tmp_path: Path) -> None:
+    task = replay(groups(400), "live")
+    model = fused(tmp_path)
+    ((lesson, questions),) = list(task.steps)
+    model.fit(task.log, lesson)
+    early = next(q for q in questions if len(q.history) == 1)
+    late = next(q for q in questions if q.user == early.user and len(q.history) == 5)
+    before = listed(np.asarray(model.scores(task.log, early)), early)
+    after = listed(np.asarray(model.scores(task.log, late)), late)
+    group = early.user % GROUPS * EACH + np.arange(EACH)
+    open_items = np.setdiff1d(group, late.seen)
+    others = np.setdiff1d(np.arange(GROUPS * EACH), group)
+    assert after[open_items].min() > after[others].max()
+    assert not np.array_equal(before[open_items], after[open_items])
+
+
+def test_too_few_questions_leave_the_cosine_alone(tmp_path: Path) -> None:
+    task = replay(groups(60), "live")
+    model = fused(tmp_path)
+    answers = walk(task, model)
+    assert model.choice.startswith("cosine alone")
+    alone = walk(task, OrPopular(Moonlark(tiny(), texts_of(model), tmp_path), (30.0,)))
+    assert np.array_equal(answers.lists_QK, alone.lists_QK)
+
+
+def texts_of(model: Fused) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(GROUPS * EACH, 24)).astype(np.float32)
+
+
+def test_the_export_of_a_lesson_knows_what_was_published_and_what_came_together() -> None:
+    events = from_columns(
+        "made",
+        ["a", "b", "c", "d"],
+        np.array([0, 0, 0, 1]),
+        np.array([0, 1, 2, 1]),
+        np.array([5, 5, 6, 7]),
+        "purchase",
+        published_ms_I=np.array([0, 0, 0, 100]),
+    )
+    lesson = Lesson(10, np.arange(4), np.array([3]))
+    data = train_data(Log(events), lesson, np.zeros((4, 3), np.float32))
+    assert data.item_ordinals_I.tolist() == [0, 1, 2]  # d is of tomorrow
+    assert data.moments_E.tolist() == [0, 0, 2, 3]  # a and b are one basket
+    assert data.held_out_E.tolist() == [False, False, False, True]
+
+
+def test_an_earlier_question_is_folded_from_nothing(tmp_path: Path) -> None:
+    task = replay(groups(60), "live")
+    model = Moonlark(tiny(), texts_of(fused(tmp_path)), tmp_path)
+    ((lesson, questions),) = list(task.steps)
+    model.fit(task.log, lesson)
+    first, later = sorted(
+        (q for q in questions if q.user == questions[0].user), key=lambda q: len(q.history)
+    )[1:3]
+    expected = model.vector(task.log, first)
+    model.vector(task.log, later)
+    again = model.vector(task.log, first)
+    assert expected is not None
+    assert again == pytest.approx(expected)
+    assert model.vector(task.log, empty(first)) is None
+
+
+def empty(question: Question) -> Question:
+    return Question(question.user + 1, 0, NONE, NONE, 0, 0, 0, NONE, None)
