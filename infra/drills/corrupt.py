@@ -26,7 +26,7 @@ from infra.drills.local import LocalStore, local_store, quiet, replica
 from infra.drills.stack import now_ms
 from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.ranking.activity import Activity
-from ray_jobs.ranking.fusion import FEATURES, Fusion
+from ray_jobs.ranking.fusion import FEATURES, Fusion, UserWeights
 from ray_jobs.ranking.neighbours import count_neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.trend import HOUR_MS
@@ -96,7 +96,8 @@ def _write_priors(directory: Path) -> None:
     activity = Activity.of_hours([(1, (ordinals, np.ones(ITEMS, np.float32)))], 2 * HOUR_MS)
     users, items = np.repeat(np.arange(50), 6), np.tile(np.arange(60), 5)
     neighbours = count_neighbours(users, items.astype(np.int64), ITEMS)
-    fusion = Fusion(known=nothing, new=nothing, questions=0, activity_hour=2)
+    of_users = UserWeights(known=nothing, new=nothing)
+    fusion = Fusion(lively=of_users, quiet=of_users, usual_month=0, questions=0, activity_hour=2)
     Priors(fusion, activity, neighbours).write(directory, whole_file)
 
 
