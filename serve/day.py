@@ -21,6 +21,7 @@ from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.keyring import KeyRing
+from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
@@ -47,6 +48,7 @@ class Day:
     replica_id: str
     now_ms: Callable[[], int]
     encoder: OnlineEncoder
+    late_texts: LateTexts
     feedback: Feedback
     watch: GenerationWatch[LoadedGeneration]
     recommender: Recommender
@@ -104,6 +106,7 @@ class Day:
         )
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()
+        encoder = OnlineEncoder(embed, settings.embed_timeout_s)
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
         )
@@ -112,7 +115,8 @@ class Day:
             settings=settings,
             replica_id=replica_id,
             now_ms=now_ms,
-            encoder=OnlineEncoder(embed, settings.embed_timeout_s),
+            encoder=encoder,
+            late_texts=LateTexts(engine, encoder),
             feedback=feedback,
             watch=watch,
             recommender=recommender,
@@ -125,6 +129,7 @@ class Day:
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
         await self.feedback.stop()
+        await self.late_texts.stop()
         await asyncio.to_thread(self.write_behind.stop)
         await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)

@@ -96,12 +96,12 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Repor
     generations.resume(night.engine, night.generation_id)
     try:
         report = step(night)
+        report["seconds"] = round(time.perf_counter() - started, 3)
+        if night.workspace.work.exists():  # publish takes the work files away
+            night.workspace.write_report(name, report)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, f"{name}: {error}")
         raise
-    report["seconds"] = round(time.perf_counter() - started, 3)
-    if night.workspace.work.exists():  # publish takes the work files away
-        night.workspace.write_report(name, report)
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
 
