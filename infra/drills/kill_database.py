@@ -7,7 +7,6 @@ was acknowledged before that moment; writes are answered 503 and tried again.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 import psutil
@@ -59,9 +58,7 @@ def postgres_on(
         figures.tell("no list was answered while Postgres was down")
 
 
-def writers_on(
-    stack: DrillStack, options: Options, rounds: int, figures: Figures, **crowd: Any
-) -> None:
+def writers_on(stack: DrillStack, options: Options, rounds: int, figures: Figures) -> None:
     """All replicas at once, in the middle of commits: nobody is left who knows what was open."""
 
     def harm(_: int, __: np.random.Generator) -> None:
@@ -70,7 +67,7 @@ def writers_on(
             kill(psutil.Process(pid))
         whole_again(stack, victims)
 
-    Rounds(stack, harm, PATIENT, **crowd).run(options, rounds, figures, "sqlite_")
+    Rounds(stack, harm, PATIENT).run(options, rounds, figures, "sqlite_")
 
 
 def _is_fresh(stack: DrillStack) -> bool:

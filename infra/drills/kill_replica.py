@@ -4,13 +4,11 @@ Nothing is lost, nothing is there twice, no list is behind what was acknowledged
 client, which tries again, no request fails.
 """
 
-from typing import Any
-
 import numpy as np
 import psutil
 
 from infra.drills.figures import Figures, Options
-from infra.drills.kills import ITEMS, USERS, Rounds, whole_again
+from infra.drills.kills import ALL_MUST_ANSWER, ITEMS, USERS, Rounds, whole_again
 from infra.drills.shoppers import Load
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.victims import gateways, kill
@@ -24,8 +22,10 @@ def run(options: Options) -> Figures:
         return run_on(stack, options)
 
 
-def run_on(stack: DrillStack, options: Options, **crowd: Any) -> Figures:
-    """`rounds` kills on a stack that is there already. `crowd`: of `Rounds`."""
+def run_on(
+    stack: DrillStack, options: Options, *, load: Load = ALL_MUST_ANSWER, items: int = ITEMS
+) -> Figures:
+    """`rounds` kills on a stack that is there already, of `items`."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures = Figures("kill-replica", rounds, options.seed)
 
@@ -34,5 +34,5 @@ def run_on(stack: DrillStack, options: Options, **crowd: Any) -> Figures:
         kill(psutil.Process(victim))
         whole_again(stack, [victim])
 
-    Rounds(stack, harm, Load(), **crowd).run(options, rounds, figures)
+    Rounds(stack, harm, load, items).run(options, rounds, figures)
     return figures

@@ -6,7 +6,6 @@ Lists that had no answer within their 2 s are counted.
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import psutil
@@ -34,7 +33,7 @@ def run_controller(options: Options) -> Figures:
         return controller_on(stack, options)
 
 
-def proxy_on(stack: DrillStack, options: Options, **crowd: Any) -> Figures:
+def proxy_on(stack: DrillStack, options: Options, items: int = ITEMS) -> Figures:
     """`rounds` deaths of HAProxy on a stack that is there already."""
 
     def recovered(gone: set[int]) -> bool:
@@ -43,16 +42,16 @@ def proxy_on(stack: DrillStack, options: Options, **crowd: Any) -> Figures:
         with Moonlark(stack.url, timeout_s=1.0) as api:
             return api.ready()
 
-    return _rounds("kill-proxy", stack, options, proxies, recovered, crowd)
+    return _rounds("kill-proxy", stack, options, proxies, recovered, items)
 
 
-def controller_on(stack: DrillStack, options: Options, **crowd: Any) -> Figures:
+def controller_on(stack: DrillStack, options: Options, items: int = ITEMS) -> Figures:
     """`rounds` deaths of the controller on a stack that is there already."""
 
     def recovered(gone: set[int]) -> bool:
         return bool({process.pid for process in controllers(stack)} - gone)
 
-    return _rounds("kill-controller", stack, options, controllers, recovered, crowd)
+    return _rounds("kill-controller", stack, options, controllers, recovered, items)
 
 
 def _rounds(
@@ -61,7 +60,7 @@ def _rounds(
     options: Options,
     find: Callable[[DrillStack], list[psutil.Process]],
     recovered: Callable[[set[int]], bool],
-    crowd: dict[str, Any],
+    items: int,
 ) -> Figures:
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures = Figures(scenario, rounds, options.seed)
@@ -76,5 +75,5 @@ def _rounds(
         whole_again(stack)
         time.sleep(STEADY_S)
 
-    Rounds(stack, harm, PATIENT, **crowd).run(options, rounds, figures)
+    Rounds(stack, harm, PATIENT, items).run(options, rounds, figures)
     return figures

@@ -26,6 +26,7 @@ REPLICAS = 2
 WARM_UP_S = 3.0
 CALM_S = 1.0
 """After a recovery, before the next round."""
+ALL_MUST_ANSWER = Load()
 PATIENT = Load(read_timeout_s=2.0, reads_may_fail=True)
 """Where nobody can answer for a while: events are tried again for a minute, lists for 2 s."""
 NAMES: dict[Kind, str] = {"event": "events", "recommend": "lists"}
@@ -37,7 +38,7 @@ class Rounds:
 
     stack: DrillStack
     harm: Callable[[int, np.random.Generator], None]
-    load: Load = field(default_factory=Load)
+    load: Load
     items: int = ITEMS
     spans: list[Span] = field(default_factory=list)
 

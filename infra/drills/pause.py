@@ -9,14 +9,13 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
 
 from infra.drills.clock import step_clock
 from infra.drills.figures import Figures, Options
-from infra.drills.kills import ITEMS, USERS, Rounds, whole_again
+from infra.drills.kills import ALL_MUST_ANSWER, ITEMS, USERS, Rounds, whole_again
 from infra.drills.night_worker import make
 from infra.drills.shoppers import Load
 from infra.drills.stack import DrillStack, drill_stack, now_ms
@@ -39,13 +38,18 @@ def run(options: Options) -> Figures:
 
 
 def run_on(
-    stack: DrillStack, options: Options, *, pause_s: float = PAUSE_S, **crowd: Any
+    stack: DrillStack,
+    options: Options,
+    *,
+    pause_s: float = PAUSE_S,
+    load: Load = ALL_MUST_ANSWER,
+    items: int = ITEMS,
 ) -> Figures:
-    """`rounds` on a stack that is there already. `crowd`: of `Rounds`."""
+    """`rounds` on a stack that is there already, of `items`."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures = Figures("pause", rounds, options.seed)
     drill = _Pause(stack, options.seed, pause_s, figures)
-    Rounds(stack, drill.harm, Load(), **crowd).run(options, rounds, figures)
+    Rounds(stack, drill.harm, load, items).run(options, rounds, figures)
     return figures
 
 

@@ -76,7 +76,8 @@ class Writer(Shopper):
 
     def __init__(self, number: int, url: str, items: int, record: Record, seed: int) -> None:
         super().__init__(f"writer-{number}", url, record, WRITE_TIMEOUT_S)
-        self._number, self._items = number, items
+        self._prefix, self._items = f"w{seed}-{number}", items
+        """With the seed: runs that share a stack share no user."""
         self._rng = np.random.default_rng((seed, number))
         self._users = 0
         self._own: dict[str, bool] = {}
@@ -94,7 +95,7 @@ class Writer(Shopper):
 
     def _next_user(self) -> None:
         self._users += 1
-        self.told = Told(f"w{self._number}-{self._users}", 0)
+        self.told = Told(f"{self._prefix}-{self._users}", 0)
         self._undoable: list[str] = []
 
     def _post(self, api: Moonlark) -> None:
@@ -128,7 +129,7 @@ class Writer(Shopper):
         return event | {"value": float(self._rng.integers(1, 6))} if kind == "rating" else event
 
     def _item(self, api: Moonlark) -> None:
-        name = f"w{self._number}-item{self._rng.integers(20)}"
+        name = f"{self._prefix}-item{self._rng.integers(20)}"
         title = None if self._own.get(name) else made_title(self._rng)
         started_s, failed = time.monotonic(), None
         try:

@@ -33,8 +33,8 @@ def proxies(stack: DrillStack) -> list[psutil.Process]:
 
 
 def controllers(stack: DrillStack) -> list[psutil.Process]:
-    """Serve's controller."""
-    return of_stack(stack, lambda line: bool(line) and line[0] == "ray::ServeController")
+    """Serve's controller; Ray writes the method that it runs behind its name."""
+    return of_stack(stack, lambda line: bool(line) and line[0].startswith("ray::ServeController"))
 
 
 def gcs(stack: DrillStack) -> list[psutil.Process]:

@@ -145,6 +145,8 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         # A HAProxy that died is replaced after three failed checks: 30 s by default, here 3 s and
         # the start. A replica that is frozen is left after two checks: 10 s by default, here 4 s.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # Three times 5 s by default, in which a busy machine may not have started it; it is killed.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
     }
 
