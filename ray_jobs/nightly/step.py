@@ -57,6 +57,8 @@ class Night:
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
+    lease_now_ms: Callable[[], int] | None = None
+    """The clock of the replicas' leases; None: the database's."""
 
     @property
     def generation_id(self) -> str:
