@@ -81,12 +81,13 @@ class Day:
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
         await asyncio.to_thread(keys.start)
+        # Leases keep the database's time: a replica's own clock may be an hour off.
         watch = GenerationWatch(
             engine,
             root,
             replica_id,
             settings.watch_interval_s,
-            now_ms,
+            None,
             _opener(settings, ask_shards),
         )
         await asyncio.to_thread(watch.start)
@@ -101,6 +102,7 @@ class Day:
             cache,
             write_behind,
             write_back_after=settings.write_back_after,
+            now_ms=now_ms,
         )
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()

@@ -97,8 +97,8 @@ class Recommender:
         return answer
 
     def _list(self, state: UserState, query: ListQuery) -> ItemList:
-        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         vector_D = state.vector
         allowed = self._allowed(state, query, policies, as_of_ms, filtered=vector_D is None)
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
@@ -190,8 +190,8 @@ class Recommender:
                 f"item {item_id!r} was put without a vector",
                 hint="put it again while the text encoder answers, or wait for the night",
             )
-        as_of_ms = self._now_ms()
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         itself = state.view.items.with_returned(np.array([item.ordinal], np.int64))
         allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
         ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
@@ -200,7 +200,7 @@ class Recommender:
     def trending(self, query: ListQuery, hours: int) -> TrendingList:
         """What was acted on in these hours, the most unusual first (`ray_jobs.ranking.trend`)."""
         state = self._states.read(None)
-        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        as_of_ms = self._as_of_ms(state, query)
         items = state.view.items
         trends = self._trending.trends(items, as_of_ms, hours)
         active = np.flatnonzero(trends.activity > 0)
@@ -219,8 +219,8 @@ class Recommender:
         state = self._states.read(user_id)
         generation = state.generation
         query_D = generation.encoder.text_vectors(bert_E[None, :])[0]
-        as_of_ms = self._now_ms()
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         allowed = self._allowed(state, query, policies, as_of_ms)
         found = self._nearest(state, query_D, query, allowed, at_least=TEXT_CANDIDATES)
         scores = self._text_scores(state, bert_E, found)
@@ -231,6 +231,17 @@ class Recommender:
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
         return listed(state, "text", ranked, as_of_ms)
+
+    def _as_of_ms(self, state: UserState, query: ListQuery) -> int:
+        """The moment that the list is of. Without the database it is the one up to which the state
+        reflects what was acknowledged: so the answer tells its age."""
+        asked_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        return asked_ms if state.as_of_ms is None else min(asked_ms, state.as_of_ms)
+
+    def _policies_of(self, state: UserState) -> PolicySet:
+        if state.as_of_ms is not None:
+            return self._policies.held(state.policy_seq)
+        return self._policies.at(state.policy_seq, state.catalog_seq)
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates

@@ -56,8 +56,8 @@ PLANS = (
     Plan("MovieLens 100K, leave-one-out", "ml-100k", "leave-one-out", EVERY, seeds=3),
     Plan("MovieLens 100K, replay from 1998-04-01", "ml-100k", "replay", LIVE, VARIANTS),
     Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest")),
-    Plan("IFDB, replay from 2025-01-01", "ifdb", "replay", (*EVERY, "newest"), train_days=182),
-    Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=182),
+    Plan("IFDB, replay from 2025-01-01", "ifdb", "replay", (*EVERY, "newest"), train_days=728),
+    Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=728),
     Plan(
         "Online Retail, replay by basket from 2011-10-01",
         "online_retail",

@@ -78,8 +78,10 @@ def first_items(scores_I: NDArray[np.float64], k: int) -> Ints:
     """The k best items, ties in the order of the catalog; -1 where fewer can be listed."""
     count = min(k, len(scores_I))
     bound = np.partition(scores_I, len(scores_I) - count)[len(scores_I) - count]
-    chosen = np.flatnonzero((scores_I >= bound) & (scores_I > -np.inf))
-    best = chosen[np.argsort(-scores_I[chosen], kind="stable")][:k]
+    better = np.flatnonzero(scores_I > bound)
+    best = better[np.argsort(-scores_I[better], kind="stable")]
+    if bound > -np.inf:  # of those at the bound, the first in the catalog
+        best = np.append(best, np.flatnonzero(scores_I == bound)[: k - len(best)])
     return np.pad(best, (0, k - len(best)), constant_values=-1)
 
 

@@ -62,7 +62,7 @@ class Replica:
         self._posts: list[tuple[Post, Call]] = []
         engine, scheduler = world.engine, world.scheduler
         self.watch = GenerationWatch(
-            engine, world.root, name, WATCH_INTERVAL_S, self.now_ms, self._open_generation
+            engine, world.root, name, WATCH_INTERVAL_S, world.now_ms, self._open_generation
         )
         self.write_behind = WriteBehind(engine, 50, scheduler.sleep)
         cache = SessionCache(CACHED_SESSIONS)
@@ -73,6 +73,7 @@ class Replica:
             cache,
             self.write_behind,
             write_back_after=WRITE_BACK_AFTER,
+            now_ms=self.now_ms,
         )
         trending, policies = Trending(engine, self.now_ms), Policies(engine)
         for locked in (trending, policies):  # they hold their lock while they read

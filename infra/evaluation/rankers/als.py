@@ -6,8 +6,8 @@ A user's factors are computed from the history of the question, so that they are
 import numpy as np
 import scipy.sparse
 
-from infra.evaluation.interactions import DAY_MS
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
 
 try:
@@ -36,15 +36,11 @@ class Als:
             "num_threads": 1,
             "use_gpu": False,
         }
-        self._days = days
-        self._learned: tuple[Log, int] | None = None
+        self._every = Every(days)
 
     def fit(self, log: Log, lesson: Lesson) -> None:
-        if self._learned is not None and self._learned[0] is log:
-            due_ms = self._learned[1] + self._days * DAY_MS
-            if self._learned[1] <= lesson.at_ms < due_ms:
-                return
-        self._learned = (log, lesson.at_ms)
+        if not self._every.is_due(log, lesson):
+            return
         events = log.interactions
         users, items = events.users_E[lesson.rows], events.items_E[lesson.rows]
         self._model = AlternatingLeastSquares(**self._options)

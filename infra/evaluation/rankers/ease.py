@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from infra.evaluation.interactions import DAY_MS
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.neighbours import Cooccurrence
 from infra.evaluation.task import Floats, Lesson, Question
 
@@ -18,18 +18,14 @@ class Ease:
     """`ridge` is the paper's lambda."""
 
     def __init__(self, ridge: float, days: int = 28) -> None:
-        self._ridge, self._days = ridge, days
+        self._ridge, self._every = ridge, Every(days)
         self._counts = Cooccurrence()
         self._weights_II = np.zeros((0, 0), np.float32)
-        self._learned: tuple[Log, int] | None = None
 
     def fit(self, log: Log, lesson: Lesson) -> None:
-        if self._learned is not None and self._learned[0] is log:
-            due_ms = self._learned[1] + self._days * DAY_MS
-            if self._learned[1] <= lesson.at_ms < due_ms:
-                return
+        if not self._every.is_due(log, lesson):
+            return
         self._counts.learn(log, lesson.rows)
-        self._learned = (log, lesson.at_ms)
         counts_II = self._counts.counts_II
         taken = np.flatnonzero(np.diag(counts_II) > 0)  # the others' weights are 0
         gram = counts_II[np.ix_(taken, taken)]

@@ -9,8 +9,9 @@ Shapes: I items, M candidates, R recent items, F features.
 
 import numpy as np
 
-from infra.evaluation.interactions import DAY_MS, LONG_AGO_MS, Ints
+from infra.evaluation.interactions import LONG_AGO_MS, Ints
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.moonlark import Moonlark
 from infra.evaluation.task import Floats, Lesson, Question, Ranker
 from ray_jobs.encoders.config import KINDS
@@ -31,8 +32,8 @@ from ray_jobs.ranking.sources import (
 )
 from ray_jobs.ranking.trend import HOUR_MS
 
-FUSED_DAYS = 28
-"""The weights of fusion are learned anew when the last ones are so old: it takes seconds."""
+FUSED_DAYS = 84
+"""The weights of fusion are learned anew when the last ones are so old: it takes 20 s."""
 
 QUESTIONS, QUESTIONS_A_USER = 2_000, 20
 """That teach them, as by night: a user's newest ones, drawn evenly where they are more."""
@@ -44,7 +45,7 @@ class Fused:
 
     def __init__(self, cosine: Moonlark, alone: Ranker) -> None:
         self._cosine, self._alone = cosine, alone
-        self._learned: tuple[Log, int] | None = None
+        self._every = Every(FUSED_DAYS)
         self._fusion: Fusion | None = None
         self._neighbours = Neighbours.nobody()
         self._clock: _Clock | None = None
@@ -60,15 +61,9 @@ class Fused:
     def fit(self, log: Log, lesson: Lesson) -> None:
         self._alone.fit(log, lesson)
         self._cosine.fit(log, lesson)
-        if self._due(log, lesson):
-            self._learned = (log, lesson.at_ms)
+        if self._every.is_due(log, lesson):
             self._learn(log, lesson)
         self._neighbours = _neighbours_of(log, lesson.rows)
-
-    def _due(self, log: Log, lesson: Lesson) -> bool:
-        if self._learned is None or self._learned[0] is not log:
-            return True
-        return not self._learned[1] <= lesson.at_ms < self._learned[1] + FUSED_DAYS * DAY_MS
 
     def _learn(self, log: Log, lesson: Lesson) -> None:
         self._neighbours = _neighbours_of(log, np.setdiff1d(lesson.rows, lesson.held_out))

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.evaluation.interactions import DAY_MS, Ints
+from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import EpochReport, TrainConfig, fit
@@ -40,8 +41,7 @@ class Moonlark:
         days: int = 84,
     ) -> None:
         self._config, self._bert_IT, self._cache, self._say = config, bert_IT, cache, say
-        self._days = days
-        self._learned: tuple[Log, int] | None = None
+        self._every = Every(days)
         self._encoder: UserEncoder | None = None
         self._items_ID = np.zeros((0, 0), np.float32)
         self._sessions: dict[int, tuple[int, Session]] = {}
@@ -58,9 +58,8 @@ class Moonlark:
         return self._items_ID
 
     def fit(self, log: Log, lesson: Lesson) -> None:
-        if not self._due(log, lesson):
+        if not self._every.is_due(log, lesson):
             return
-        self._learned = (log, lesson.at_ms)
         data = train_data(log, lesson, self._bert_IT)
         path = self._cache / f"{_key(self._config, data)}.safetensors"
         if not path.is_file():
@@ -68,11 +67,6 @@ class Moonlark:
         self._encoder = load_weights(path)
         self._items_ID = self._encoder.item_vectors(self._bert_IT, np.arange(len(self._bert_IT)))
         self._sessions.clear()
-
-    def _due(self, log: Log, lesson: Lesson) -> bool:
-        if self._learned is None or self._learned[0] is not log:
-            return True
-        return not self._learned[1] <= lesson.at_ms < self._learned[1] + self._days * DAY_MS
 
     def _told(self, report: EpochReport) -> None:
         self._say(

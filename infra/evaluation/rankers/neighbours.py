@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
 
 MOST_ITEMS = 20_000
@@ -77,14 +78,17 @@ class SequentialKNN:
 
 
 class ItemKNN:
-    """The classic (Sarwar et al. 2001): of each item the `k` nearest, summed over the history."""
+    """The classic (Sarwar et al. 2001): of each item the `k` nearest, summed over the history.
+    Learned anew every `days`: to find the nearest of all takes longer than to count."""
 
-    def __init__(self, k: int) -> None:
-        self._k = k
+    def __init__(self, k: int, days: int = 28) -> None:
+        self._k, self._every = k, Every(days)
         self._counts = Cooccurrence()
         self._cosine_II = np.zeros((0, 0), np.float32)
 
     def fit(self, log: Log, lesson: Lesson) -> None:
+        if not self._every.is_due(log, lesson):
+            return
         self._counts.learn(log, lesson.rows)
         cosine_II = self._counts.cosine()
         k = min(self._k, len(cosine_II))

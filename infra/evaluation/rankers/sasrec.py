@@ -1,5 +1,5 @@
-"""SASRec (Kang and McAuley, ICDM 2018) with a full softmax, which makes it strong (ANCHORS of the
-literature: Klenitskiy and Vasilev, RecSys 2023): a causal transformer over item ids.
+"""SASRec (Kang and McAuley, ICDM 2018) with a full softmax, which makes it strong (Klenitskiy
+and Vasilev, RecSys 2023): a causal transformer over item ids.
 
 On torch's own layers: RecTools, which has one, does not install beside our pins (it asks for
 attrs < 24 and numpy < 2). Learned at first until validation stops it; later lessons go on from the
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infra.evaluation.interactions import DAY_MS, Ints
+from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
 from infra.evaluation.walk import CUTOFF
 
@@ -30,16 +31,13 @@ class SasRec:
     """Learned on `seed`."""
 
     def __init__(self, seed: int, days: int = 84, again: int = 2) -> None:
-        self._seed, self._days, self._again = seed, days, again
-        self._learned: tuple[Log, int] | None = None
+        self._seed, self._every, self._again = seed, Every(days), again
+        self._log: Log | None = None
 
     def fit(self, log: Log, lesson: Lesson) -> None:
-        before, fresh = self._learned, True
-        if before is not None and before[0] is log:
-            if lesson.at_ms < before[1] + self._days * DAY_MS:
-                return
-            fresh = False
-        self._learned = (log, lesson.at_ms)
+        if not self._every.is_due(log, lesson):
+            return
+        fresh, self._log = self._log is not log, log
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             rng = np.random.default_rng(self._seed)
@@ -107,7 +105,7 @@ class SasRec:
 
 
 class _Net(nn.Module):
-    """Item i has row i + 1; row 0 pads. Positions count from the window's end, as in service."""
+    """Item i has row i + 1; row 0 pads. Positions count from the start of the window."""
 
     def __init__(self, items: int) -> None:
         super().__init__()
