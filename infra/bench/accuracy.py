@@ -116,14 +116,14 @@ def measured(
         if len(plan.variants) == 1
         for path in draw(table, PLOTS, f"{interactions.name}-{table.variant}", PLOTTED)
     ]
-    command = f"moonlark evaluate --data {plan.data} --protocol {plan.protocol}"
+    command = f"python -m infra.bench.accuracy --data FOLDER --plans '{plan.title}'"
     training = f"neural weights of {plan.epochs} epochs at most"
     if plan.protocol == "replay":
         training += f", learned at the cut and every {plan.train_days} days, weights of fusion "
         training += f"every {plan.fuse_days}"
-    return Section(
-        plan.title, command, training, as_json(interactions, request, tables), tuple(plots)
-    )
+    result = as_json(interactions, request, tables)
+    missing = tuple(name for name in plan.models if name not in result["models"])
+    return Section(plan.title, command, training, result, tuple(plots), missing)
 
 
 def main() -> None:

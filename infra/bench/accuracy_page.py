@@ -53,6 +53,8 @@ class Section:
     training: str
     result: dict[str, Any]
     plots: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+    """Models of the plan that were not measured."""
 
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
@@ -76,6 +78,8 @@ def _section(section: Section, folder: Path) -> str:
         lines += _variants(variants, result["live_feedback"])
     else:
         lines += _models(result["models"])
+    if section.missing:
+        lines += [f"Not measured yet: {', '.join(section.missing)}.", ""]
     lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in section.plots]
     return "\n".join([*lines, ""])
 
