@@ -1,6 +1,7 @@
 # make demo   a night and a day on MovieLens 100K, then leaves nothing behind
 # make up     the same, and keeps answering; make down stops it
 # make test   the tests; make check   ruff, mypy, import-linter
+# make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo up down test check setup data clean
+.PHONY: demo up down test drills check setup data clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.installed
@@ -50,6 +51,9 @@ test: data
 	$(BIN)/python -m pytest -q $(RAY_TOKEN_TESTS)
 	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http \
 		$(addprefix --ignore=,$(RAY_TOKEN_TESTS))
+
+drills: setup
+	$(BIN)/moonlark drill all
 
 clean:
 	rm -rf .moonlark build *.egg-info

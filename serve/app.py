@@ -9,7 +9,7 @@ call a deployment and list. Deployed by `moonlark serve`, or by hand:
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from ray_jobs.shards.distant import Reply, ShardQuery
+from serve.clock import wall_clock_ms
 from serve.day import Day
 from serve.gateway import build_api
 from serve.keyring import NoKeys
@@ -37,6 +38,7 @@ class Gateway:
         settings: ServeSettings,
         encoder: DeploymentHandle[Any],
         *shards: DeploymentHandle[Any],
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         logging.getLogger("serve").setLevel(logging.INFO)
 
@@ -48,7 +50,8 @@ class Gateway:
             return embedded
 
         async def start() -> Day:
-            day = await Day.start(store, settings, embed, [_asking(handle) for handle in shards])
+            asked = [_asking(handle) for handle in shards]
+            day = await Day.start(store, settings, embed, asked, now_ms=now_ms)
             try:
                 day.keys.check_exposure()
             except NoKeys:
@@ -117,6 +120,7 @@ def assembled(
     settings: ServeSettings,
     encoder: ray_serve.Application,
     shard_server: ray_serve.Deployment,
+    now_ms: Callable[[], int] = wall_clock_ms,
 ) -> ray_serve.Application:
     """Gateway replicas with `encoder` beside them, and the shards where `settings` place them."""
     store, shards = StoreSettings(), []
@@ -128,4 +132,4 @@ def assembled(
             for index in range(settings.shard_deployments)
         ]
     gateway = GATEWAY.options(num_replicas=settings.replicas)
-    return gateway.bind(store, settings, encoder, *shards)
+    return gateway.bind(store, settings, encoder, *shards, now_ms=now_ms)

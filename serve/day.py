@@ -21,6 +21,7 @@ from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
 from serve.keyring import KeyRing
+from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
@@ -47,6 +48,7 @@ class Day:
     replica_id: str
     now_ms: Callable[[], int]
     encoder: OnlineEncoder
+    late_texts: LateTexts
     feedback: Feedback
     watch: GenerationWatch[LoadedGeneration]
     recommender: Recommender
@@ -79,12 +81,13 @@ class Day:
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
         await asyncio.to_thread(keys.start)
+        # Leases keep the database's time: a replica's own clock may be an hour off.
         watch = GenerationWatch(
             engine,
             root,
             replica_id,
             settings.watch_interval_s,
-            now_ms,
+            None,
             _opener(settings, ask_shards),
         )
         await asyncio.to_thread(watch.start)
@@ -99,9 +102,11 @@ class Day:
             cache,
             write_behind,
             write_back_after=settings.write_back_after,
+            now_ms=now_ms,
         )
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()
+        encoder = OnlineEncoder(embed, settings.embed_timeout_s)
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
         )
@@ -110,7 +115,8 @@ class Day:
             settings=settings,
             replica_id=replica_id,
             now_ms=now_ms,
-            encoder=OnlineEncoder(embed, settings.embed_timeout_s),
+            encoder=encoder,
+            late_texts=LateTexts(engine, encoder),
             feedback=feedback,
             watch=watch,
             recommender=recommender,
@@ -123,6 +129,7 @@ class Day:
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
         await self.feedback.stop()
+        await self.late_texts.stop()
         await asyncio.to_thread(self.write_behind.stop)
         await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)

@@ -18,6 +18,7 @@ from serve.problems import FieldError, ProblemError, unavailable
 from serve.rates import Rates
 from serve.settings import ServeSettings
 from sql.erasure_ledger import ErasureKey
+from sql.errors import StoreBusy, StoreUnavailable
 from sql.events import Appended, NewEvent, Rejected, append
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ Post = tuple[Sequence[NewEvent], bool]
 """Events of one request, and whether unknown items are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     events: Sequence[NewEvent]
     keep_unknown_items: bool
@@ -73,8 +74,8 @@ class Feedback:
         """Append `events` (all of them or none); returns once they are durable.
 
         Raises:
-            ProblemError: 503 when the queue is full or the database did not take the events, 429
-                when one user sent too many in the last minute.
+            ProblemError: 503 when the queue is full, or the database did not take the events, or
+                not in time; 429 when one user sent too many in the last minute.
         """
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
@@ -85,7 +86,14 @@ class Feedback:
         self._waiting.append(waiting)
         self._waiting_events += len(events)
         self._wake.set()
-        return await waiting.done
+        try:
+            return await asyncio.wait_for(waiting.done, self._settings.commit_timeout_s)
+        except TimeoutError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._waiting_events -= len(events)
+            waited = f"no transaction ended within {self._settings.commit_timeout_s:g} s"
+            raise _not_stored(f"{waited}; whether it was stored is not known") from None
 
     def _count(self, events: Sequence[NewEvent]) -> None:
         per_minute = self._settings.user_events_per_minute
@@ -163,6 +171,10 @@ def append_posts(
             )
         )
     except Exception as error:  # the one writer outlives also a bug of ours
+        gone = isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy)
+        if gone:  # it is nobody's fault among these: to try each alone would only take longer
+            log.error("%d posts were not stored: %s", len(posts), error)
+            return [error for _ in posts]
         if len(posts) == 1:
             log.error("a post of %d events was not stored", len(posts[0][0]), exc_info=error)
             return [error]

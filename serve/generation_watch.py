@@ -53,6 +53,7 @@ class FellBehind(Exception):
 class GenerationWatch(Generic[HeldT]):
     """The generations of one replica. `start` loads before it returns; then a thread keeps on.
 
+    `lease_now_ms`: the clock of the leases; None is the database's, which all replicas share.
     `open_generation`: (artifact root, generation id, digest of its manifest) -> what is held of it.
     """
 
@@ -62,14 +63,14 @@ class GenerationWatch(Generic[HeldT]):
         artifact_root: Path,
         replica_id: str,
         interval_s: float,
-        now_ms: Callable[[], int],
+        lease_now_ms: Callable[[], int] | None,
         open_generation: Callable[[Path, str, str], HeldT],
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
         self._replica_id = replica_id
         self._interval_s = interval_s
-        self._now_ms = now_ms
+        self._lease_now_ms = lease_now_ms
         self._open_generation = open_generation
         self._loaded: dict[str, HeldT] = {}
         self._refused: dict[str, str] = {}
@@ -135,7 +136,7 @@ class GenerationWatch(Generic[HeldT]):
         self._count_behind(live)
         refused = {g: why for g, why in self._refused.items() if g in wanted}
         generations.heartbeat(
-            self._engine, self._replica_id, list(self._loaded), self._now_ms(), refused
+            self._engine, self._replica_id, list(self._loaded), self._at_ms(), refused
         )
 
     def _run(self) -> None:
@@ -168,9 +169,12 @@ class GenerationWatch(Generic[HeldT]):
             self._looks_behind = 0
             return
         with read_snapshot(self._engine) as conn:
-            replicas = generations.fresh_replicas(conn, self._now_ms())
+            replicas = generations.fresh_replicas(conn, self._at_ms())
         others_have_it = any(live in replica.ready for replica in replicas)
         self._looks_behind = self._looks_behind + 1 if others_have_it else 0
+
+    def _at_ms(self) -> int | None:
+        return None if self._lease_now_ms is None else self._lease_now_ms()
 
     def _let_go(self, wanted: set[str], gone: set[str], live: str | None) -> None:
         # Without the live one, keep whatever answers: an old list, marked, beats none.

@@ -64,13 +64,12 @@ def open_sealed(
         ray_jobs.shards.errors.ShardsError: the manifest is missing, altered or foreign.
     """
     directory = artifact_root / "generations" / generation_id
-    manifest = open_manifest(directory)
-    digest = manifest_digest(directory)
+    digest = manifest_digest(directory)  # before it is parsed: a damaged one names other files
     if sealed_digest is not None and digest != sealed_digest:
         raise CorruptArtifact(
             directory / MANIFEST_NAME, expected=f"sha256 {sealed_digest}", actual=digest
         )
-    return directory, manifest
+    return directory, open_manifest(directory)
 
 
 class LoadedGeneration:

@@ -21,6 +21,7 @@ from ray_jobs.ranking.rerank import Pin
 from ray_jobs.ranking.seen import SeenRule, hidden_as_seen
 from ray_jobs.shards.items import ItemTable
 from serve.loaded_generation import CatalogView
+from serve.problems import unavailable
 from sql import catalog
 from sql.engine import read_snapshot
 from sql.policies import read_policies, read_policy_seq
@@ -127,6 +128,21 @@ class Policies:
             if not _covers(self._held, policy_seq, catalog_seq):
                 self._held = self._read(self._held)
             return self._held
+
+    def held(self, policy_seq: int) -> PolicySet:
+        """What was read last, while the database does not answer.
+
+        Raises:
+            ProblemError: 503, where that is older than `policy_seq`.
+        """
+        held = self._held
+        if held.policy_seq < policy_seq:
+            raise unavailable(
+                "the database does not answer",
+                "this replica has not read the policies in force",
+                "send the same again: another replica may have, or the database is back",
+            )
+        return held
 
     def boosts(
         self, policies: PolicySet, generation_id: str, view: CatalogView, as_of_ms: int

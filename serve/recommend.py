@@ -3,9 +3,8 @@
 Runs in a thread of the replica; touches no event loop.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,21 @@ from sqlalchemy import Engine
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.diversity import POOL, diverse_order
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
-from ray_jobs.shards.items import Wanted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
-from serve.explain import Past, explanations, past_of, read_past
+from serve.explain import past_of, read_past
 from serve.fused import FusedList, FusedLists
+from serve.lists import (
+    BASE_PARTS,
+    Basis,
+    ItemList,
+    ListQuery,
+    TrendingList,
+    explain,
+    exposure_of,
+    listed,
+    shown,
+)
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
 from serve.problems import ProblemError, not_found
 from serve.retrieval import candidates_by_vector
@@ -27,60 +36,12 @@ from serve.user_state import UserState, UserStates
 from serve.write_behind import WriteBehind
 from sql import catalog
 from sql.engine import read_snapshot
-from sql.exposures import Exposure, ShownItem
 
 PERSONAL_WEIGHT = 0.3
 """Share of the user's taste in a personalised search; the text decides, the taste orders ties."""
 
 TEXT_CANDIDATES = 500
 """Candidates of a text search, found by projected vectors and ordered by BERT's own cosine."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListQuery:
-    """What is asked for, whoever asks."""
-
-    k: int = 20
-    offset: int = 0
-    category: str | None = None
-    attributes: Mapping[str, Wanted] = field(default_factory=dict)
-    exclude: Sequence[str] = ()
-    exclude_seen: bool = True
-    as_of_ms: int | None = None
-    explain: bool = False
-    diversity: float = 0.0
-
-
-Basis = Literal["session", "popularity", "item", "text"]
-
-BASE_PARTS: Mapping[Basis, str] = {"session": "cosine", "popularity": "popularity"}
-"""Of users' lists: the part of the score that the others are added to."""
-
-
-@dataclass(frozen=True, slots=True)
-class ItemList:
-    """A list and what it was made from."""
-
-    state: UserState
-    basis: Basis
-    items: list[dict[str, Any]]
-    as_of_ms: int
-    ranked: Candidates
-    """The rows of `items`: ordinals, scores and their parts."""
-    policy_seq: int = 0
-    """Every change of a policy up to this one is reflected."""
-    is_quiet: bool = False
-    """Whether the weights of a quiet month made the scores (`ray_jobs.ranking.fusion`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrendingList:
-    """What trends. `activity_age_ms`: every event older than this is counted."""
-
-    state: UserState
-    items: list[dict[str, Any]]
-    as_of_ms: int
-    activity_age_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +84,7 @@ class Recommender:
 
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""
-        self._write_behind.expose(_exposure(answer, query, request_id))
+        self._write_behind.expose(exposure_of(answer, query, request_id))
 
     def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
         """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:
@@ -136,8 +97,8 @@ class Recommender:
         return answer
 
     def _list(self, state: UserState, query: ListQuery) -> ItemList:
-        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         vector_D = state.vector
         allowed = self._allowed(state, query, policies, as_of_ms, filtered=vector_D is None)
         allowed = self._by_editors(state, query, policies, as_of_ms, allowed)
@@ -229,8 +190,8 @@ class Recommender:
                 f"item {item_id!r} was put without a vector",
                 hint="put it again while the text encoder answers, or wait for the night",
             )
-        as_of_ms = self._now_ms()
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         itself = state.view.items.with_returned(np.array([item.ordinal], np.int64))
         allowed = self._allowed(state, query, policies, as_of_ms, hidden=itself)
         ranked = rerank_page(self._nearest(state, vector_D, query, allowed), query, allowed)
@@ -239,7 +200,7 @@ class Recommender:
     def trending(self, query: ListQuery, hours: int) -> TrendingList:
         """What was acted on in these hours, the most unusual first (`ray_jobs.ranking.trend`)."""
         state = self._states.read(None)
-        as_of_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        as_of_ms = self._as_of_ms(state, query)
         items = state.view.items
         trends = self._trending.trends(items, as_of_ms, hours)
         active = np.flatnonzero(trends.activity > 0)
@@ -258,8 +219,8 @@ class Recommender:
         state = self._states.read(user_id)
         generation = state.generation
         query_D = generation.encoder.text_vectors(bert_E[None, :])[0]
-        as_of_ms = self._now_ms()
-        policies = self._policies.at(state.policy_seq, state.catalog_seq)
+        as_of_ms = self._as_of_ms(state, query)
+        policies = self._policies_of(state)
         allowed = self._allowed(state, query, policies, as_of_ms)
         found = self._nearest(state, query_D, query, allowed, at_least=TEXT_CANDIDATES)
         scores = self._text_scores(state, bert_E, found)
@@ -270,6 +231,17 @@ class Recommender:
         rescored = Candidates(scores.astype(np.float32), found.ordinals)
         ranked = rerank_page(rescored, query, allowed)
         return listed(state, "text", ranked, as_of_ms)
+
+    def _as_of_ms(self, state: UserState, query: ListQuery) -> int:
+        """The moment that the list is of. Without the database it is the one up to which the state
+        reflects what was acknowledged: so the answer tells its age."""
+        asked_ms = self._now_ms() if query.as_of_ms is None else query.as_of_ms
+        return asked_ms if state.as_of_ms is None else min(asked_ms, state.as_of_ms)
+
+    def _policies_of(self, state: UserState) -> PolicySet:
+        if state.as_of_ms is not None:
+            return self._policies.held(state.policy_seq)
+        return self._policies.at(state.policy_seq, state.catalog_seq)
 
     def _text_scores(
         self, state: UserState, bert_E: NDArray[np.float32], found: Candidates
@@ -364,76 +336,4 @@ def rerank_page(
         first=first,
         k=query.k,
         offset=query.offset,
-    )
-
-
-def listed(
-    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
-) -> ItemList:
-    """Candidates as an answer."""
-    items = shown(state, ranked)
-    if len(items) < len(ranked):
-        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
-        ranked = ranked.take(np.array(there, np.bool_))
-    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
-
-
-def explain(answer: ItemList, past: Past) -> None:
-    """Add to each item of `answer` why it is there."""
-    told = explanations(answer.state, answer.ranked, past)
-    for item, explanation in zip(answer.items, told, strict=True):
-        item["explanation"] = explanation
-
-
-def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
-    """Candidates as they appear in an answer."""
-    items = state.view.items.get_many(ranked.ordinals)
-    return [
-        {
-            "item_id": item.item_id,
-            "score": float(score),
-            "title": item.title,
-            "category": item.category,
-        }
-        for item, score in zip(items, ranked.scores, strict=True)
-        if item is not None
-    ]
-
-
-def _exposure(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
-    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    return Exposure(
-        request_id=request_id,
-        user_key=None if state.user is None else state.user.user_key,
-        generation_id=state.generation.generation_id,
-        user_seq=state.user_seq,
-        catalog_seq=state.catalog_seq,
-        at_ms=answer.as_of_ms,
-        items=[
-            ShownItem(
-                item["item_id"],
-                item["score"],
-                int(ranked.ordinals[row]),
-                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-                {
-                    name: float(part[row])
-                    for name, part in ranked.parts.items()
-                    if part[row] or name == base
-                },
-            )
-            for row, item in enumerate(answer.items)
-        ],
-        degraded=state.degraded,
-        params={
-            "k": query.k,
-            "offset": query.offset,
-            "category": query.category,
-            "attributes": dict(query.attributes),
-            "exclude": list(query.exclude),
-            "exclude_seen": query.exclude_seen,
-            "basis": answer.basis,
-            "policy_seq": answer.policy_seq,
-            "is_quiet": answer.is_quiet,
-            "diversity": query.diversity,
-        },
     )

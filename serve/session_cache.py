@@ -22,6 +22,8 @@ class CachedSession:
     user_key: int
     session: Session
     trimmed_seq: int = 0
+    read_at_ms: int = 0
+    """By the replica's clock: every event acknowledged before is in it."""
 
     @property
     def place(self) -> tuple[int, int]:

@@ -42,6 +42,10 @@ class ServeSettings(BaseSettings):
     feedback_queue: int = Field(10_000, ge=1)
     """Events that may wait for a transaction in one replica; beyond it, 503 with Retry-After."""
 
+    commit_timeout_s: float = Field(8.0, gt=0)
+    """How long a post waits for its transaction; then 503, and whether it was stored is not known:
+    the same again is harmless."""
+
     watch_interval_s: float = Field(0.5, gt=0, le=10)
     """How often a replica looks for a new live pointer, staged generations and item changes."""
 

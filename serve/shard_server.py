@@ -21,7 +21,6 @@ from sqlalchemy import Engine
 from ray_jobs.shards.distant import HeldShards, Reply, ShardQuery
 from ray_jobs.shards.faiss_index import Assignment
 from ray_jobs.shards.manifest import COARSE_NAME, shard_name, verify
-from serve.clock import wall_clock_ms
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import open_sealed
 from serve.settings import ServeSettings
@@ -84,7 +83,7 @@ class ShardServer:
             Path(store.artifact_root).absolute(),
             f"shards{index}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
             settings.watch_interval_s,
-            wall_clock_ms,
+            None,  # leases keep the database's time
             partial(ShardsOfGeneration.open, index, settings.shard_deployments),
         )
         self._watch.start()

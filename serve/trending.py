@@ -8,6 +8,7 @@ the one before), those never read or read before they were over, and of the rest
 since an undo takes an event off the hour in which it came: within as many seconds as hours held.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.trend import (
     HOUR_MS,
     KIND_WEIGHTS,
+    NO_COUNTS,
     Counts,
     activity,
     for_new_users,
@@ -29,6 +31,9 @@ from ray_jobs.ranking.trend import (
 from ray_jobs.shards.items import ItemTable
 from sql.activity import hour_of, read_hour
 from sql.engine import read_snapshot
+from sql.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 REFRESH_MS = 1_000
 MAX_HOURS = 168
@@ -105,10 +110,7 @@ class Trending:
                 self._turned_at_ms = now_ms
             if stale:
                 self._reads += 1
-                with read_snapshot(self._engine) as conn:
-                    for hour in stale:
-                        counts = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
-                        self._held[hour] = _Hour(counts, now_ms)
+                self._refresh(stale, now_ms)
             found = {hour: self._held[hour] for hour in wanted}
             near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)
             self._held = {hour: held for hour, held in self._held.items() if hour in near}
@@ -116,6 +118,18 @@ class Trending:
             now_ms - held.read_at_ms for hour, held in found.items() if not _is_over(held, hour)
         ]
         return found, max(ages, default=0)
+
+    def _refresh(self, hours: Collection[int], now_ms: int) -> None:
+        """Without the database what is held stays, and its age tells."""
+        try:
+            with read_snapshot(self._engine) as conn:
+                for hour in hours:
+                    counts = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
+                    self._held[hour] = _Hour(counts, now_ms)
+        except StoreUnavailable as error:
+            log.warning("activity is not refreshed: %s", error)
+            for hour in hours:
+                self._held.setdefault(hour, _Hour(NO_COUNTS, 0))
 
     def _is_stale(self, hour: int, now_ms: int) -> bool:
         held = self._held.get(hour)

@@ -7,7 +7,7 @@ one transaction {live pointer, session, tail of the log, head of the catalog log
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -26,6 +26,7 @@ from serve.problems import unavailable
 from serve.session_cache import CachedSession, SessionCache
 from serve.write_behind import WriteBehind
 from sql.engine import read_snapshot
+from sql.errors import StoreBusy, StoreUnavailable
 from sql.events import TEXT_KINDS, StoredEvent, UserRow, read_tail, read_text_vectors
 from sql.sessions import SessionRow
 from sql.snapshot import Snapshot, read_recommendation
@@ -66,6 +67,8 @@ class UserState:
     """Policies are those of this change or of a newer one."""
     unembedded: tuple[StoredEvent, ...] = ()
     """Searches and comments that BERT has not read yet; they were folded as unknown."""
+    as_of_ms: int | None = None
+    """Without the database: what was acknowledged before is reflected, later changes may not be."""
 
     @property
     def catalog_seq(self) -> int:
@@ -95,6 +98,15 @@ class UserState:
         return self.view.items.with_returned(excluded)
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the last read of the database said."""
+
+    generation_id: str
+    policy_seq: int
+    read_at_ms: int
+
+
 class UserStates:
     """Reads users' states. Thread-safe; one call is one snapshot."""
 
@@ -106,18 +118,23 @@ class UserStates:
         write_behind: WriteBehind,
         *,
         write_back_after: int,
+        now_ms: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._watch = watch
         self._cache = cache
         self._write_behind = write_behind
         self._write_back_after = write_back_after
+        self._now_ms = now_ms
+        self._head: _Head | None = None
 
     def read(self, user_id: str | None) -> UserState:
         """The state of `user_id` (None: of nobody, for lists that need only the catalog).
 
+        While the database does not answer: what this replica holds of the user, marked.
+
         Raises:
-            ProblemError: 503 while no generation is loaded.
+            ProblemError: 503 while no generation is loaded, or nothing is held.
         """
         loaded = self._watch.loaded
         if not loaded:
@@ -127,6 +144,16 @@ class UserStates:
                 "run `moonlark night`, then look at `moonlark status`",
                 retry_after_s=5,
             )
+        try:
+            return self._read(user_id, loaded)
+        except StoreBusy:  # it is there: nobody shall be shown an old list because many ask
+            raise
+        except StoreUnavailable as error:
+            log.warning("answering from memory: %s", error)
+            return self._held(user_id, loaded)
+
+    def _read(self, user_id: str | None, loaded: Mapping[str, LoadedGeneration]) -> UserState:
+        read_at_ms = self._now_ms()  # before: what is acknowledged while we read may not be in it
         cached = {} if user_id is None else self._cache.of_user(user_id, loaded)
         snapshot = read_recommendation(
             self._engine,
@@ -144,11 +171,12 @@ class UserStates:
             degraded.append("generation_behind")
         session = self._session(generation, snapshot, cached, degraded, unembedded)
         user = snapshot.user
+        self._head = _Head(generation.generation_id, snapshot.policy_seq, read_at_ms)
         if user is not None and session is not None and user_id is not None and not degraded:
             self._cache.put(
                 generation.generation_id,
                 user_id,
-                CachedSession(user.user_key, session, user.trimmed_seq),
+                CachedSession(user.user_key, session, user.trimmed_seq, read_at_ms),
             )
         return UserState(
             generation=generation,
@@ -160,6 +188,42 @@ class UserStates:
             marks=tuple(degraded),
             policy_seq=snapshot.policy_seq,
             unembedded=tuple(unembedded),
+        )
+
+    def _held(self, user_id: str | None, loaded: Mapping[str, LoadedGeneration]) -> UserState:
+        """Of a user who is not held nothing is known, not even what they hid: no list at all."""
+        head = self._head
+        generation = loaded.get(head.generation_id) if head else None
+        cached: CachedSession | None = None
+        if generation is not None and user_id is not None:
+            held = self._cache.of_user(user_id, [generation.generation_id])
+            cached = held.get(generation.generation_id)
+        if head is None or generation is None or (user_id is not None and cached is None):
+            raise unavailable(
+                "the database does not answer",
+                "this replica holds nothing of that user",
+                "send the same again: another replica may, or the database is back",
+            )
+        state = UserState(
+            generation=generation,
+            view=generation.view,
+            user=None,
+            session=None,
+            user_seq=0,
+            shards=generation.shards.for_answer(),
+            marks=("database_gone",),
+            policy_seq=head.policy_seq,
+            as_of_ms=head.read_at_ms,
+        )
+        if cached is None or user_id is None:
+            return state
+        seq = cached.session.user_seq
+        return replace(
+            state,
+            user=UserRow(user_id, cached.user_key, seq, cached.trimmed_seq),
+            session=cached.session,
+            user_seq=seq,
+            as_of_ms=cached.read_at_ms,
         )
 
     def of_events(

@@ -7,6 +7,7 @@ ask again; whether he does or not, replicas apply the ledger seconds later (`ser
 so does the next start.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from sql.errors import StoreBusy
 from sql.ids import check_id
 from sql.tables import erasures, events, exposures, sessions, text_vectors, users
 from sql.transactions import read_snapshot, shown, write
+
+log = logging.getLogger(__name__)
 
 PER_USER: tuple[Table, ...] = (events, text_vectors, sessions, exposures)
 
@@ -76,16 +79,30 @@ def apply_ledger(
     """Erase again whom the ledger names and this database still has; return how many.
 
     A database has the row of an erasure exactly if it has carried it out, so where no row is
-    missing there is nothing to do (one read of the ledger). Else all users are compared, which is
+    missing there is nothing to do (one read of both). A row whose line the ledger lost (a disk, a
+    cut) is entered there again. Else all users are compared, which is
     also what `thorough` asks for; `progress` is told of each page's users. Users made after their
     erasure are others, and stay.
     """
+    with read_snapshot(engine) as conn:
+        rows = conn.execute(
+            select(
+                erasures.c.erasure_id,
+                erasures.c.user_hmac,
+                erasures.c.erased_at_ms,
+                erasures.c.receipt,
+            )
+        ).all()
+    # After the rows: an erasure is in the ledger before its row can be read.
     entries = ledger.read()
+    done = {row[0] for row in rows if row[3] != PENDING}
+    named = {entry.erasure_id for entry in entries}
+    for lost in [Erased(*row[:3]) for row in rows if row[0] not in named]:
+        log.error("%s lacked erasure %s: entered again", ledger.path, lost.erasure_id)
+        ledger.append(lost)
+        entries.append(lost)
     if not entries:
         return 0
-    with read_snapshot(engine) as conn:
-        carried_out = select(erasures.c.erasure_id).where(erasures.c.receipt != PENDING)
-        done = set(conn.execute(carried_out).scalars())
     pending = [entry for entry in entries if entry.erasure_id not in done]
     if not pending and not thorough:
         return 0

@@ -1,12 +1,17 @@
 """The ledger of erasures: that someone was erased and when, without saying who.
 
     <artifact_root>/erasure.key       32 random bytes, mode 0600
-    <artifact_root>/erasures.jsonl    {"erasure_id": ..., "erased_at_ms": ..., "user_hmac": ...}
+    <artifact_root>/erasures.jsonl    {"check": ..., "erasure_id": ..., "erased_at_ms": ...,
+                                       "user_hmac": ...}
 
 It stands beside the database, so that a restored copy of the database can be told whom it must
 forget again. A line is on disk before the erasure it names is committed. A user is named by the
 HMAC-SHA256 of the id: without the key nobody can try ids against the ledger. Keep the key out of
 the database's backups, and keep it: without it the ledger says nothing.
+
+`check` is an HMAC of the line's other fields, by the same key: a flipped byte in a line, or in the
+key, is found. The table `erasures` is the ledger's twin: what one of the two lost, the other gives
+back (`sql.erasure.apply_ledger`).
 """
 
 import fcntl
@@ -15,7 +20,6 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +61,19 @@ class ErasureKey:
                 raise ErasureKeyLost(str(path))
             root.mkdir(parents=True, exist_ok=True)
             _create_once(path, secrets.token_bytes(KEY_BYTES))
-        return cls(path.read_bytes())
+        secret = path.read_bytes()
+        if len(secret) != KEY_BYTES:
+            raise ErasureKeyLost(str(path), f"has {len(secret)} bytes, not {KEY_BYTES}")
+        return cls(secret)
 
     def hmac_of(self, user_id: str) -> str:
         """64 hexadecimal digits that stand for `user_id`."""
         return hmac.digest(self._secret, user_id.encode(), "sha256").hex()
+
+    def check_of(self, entry: Erased) -> str:
+        """32 hexadecimal digits by which a damaged line is found."""
+        text = f"{entry.erasure_id}|{entry.user_hmac}|{entry.erased_at_ms}"
+        return hmac.digest(self._secret, text.encode(), "sha256").hex()[:32]
 
     def __repr__(self) -> str:
         return "ErasureKey()"
@@ -91,7 +103,8 @@ class Ledger:
 
     def _append(self, entry: Erased) -> None:
         is_new = not self.path.exists()
-        line = json.dumps(entry._asdict(), sort_keys=True) + "\n"
+        fields = {**entry._asdict(), "check": self.key.check_of(entry)}
+        line = json.dumps(fields, sort_keys=True) + "\n"
         with self.path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
             if file.seek(0, os.SEEK_END) and not _ends_a_line(file.fileno()):
@@ -107,24 +120,48 @@ class Ledger:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def read(self) -> list[Erased]:
-        """All lines. One that was cut short by a crash is left out, and the log says so."""
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        return list(self._parsed(lines))
+        """All sound lines. One that is not whole is left out, and the log says so."""
+        entries, damaged = self.examine()
+        for place in damaged:
+            log.error("%s: not a sound line of the ledger, left out", place)
+        return entries
 
-    def _parsed(self, lines: Iterable[bytes]) -> Iterable[Erased]:
+    def examine(self) -> tuple[list[Erased], list[str]]:
+        """All sound lines, and where the others are.
+
+        Raises:
+            ErasureKeyLost: no line is sound: the key is another.
+        """
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return [], []
+        entries: list[Erased] = []
+        damaged: list[str] = []
+        offset = 0
         for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            try:
-                fields = json.loads(line)
-                yield Erased(
-                    str(fields["erasure_id"]), str(fields["user_hmac"]), int(fields["erased_at_ms"])
-                )
-            except (ValueError, KeyError, TypeError):
-                log.error("%s:%d: not a whole line of the ledger, left out", self.path, number)
+            if line.strip():
+                entry = self._sound(line)
+                if entry is None:
+                    damaged.append(f"{self.path}:{number} (byte {offset})")
+                else:
+                    entries.append(entry)
+            offset += len(line)
+        if len(damaged) > 1 and not entries:
+            key = str(self.path.with_name(KEY_NAME))
+            raise ErasureKeyLost(key, f"is not the key of {self.path}: no line of it is sound")
+        return entries, damaged
+
+    def _sound(self, line: bytes) -> Erased | None:
+        try:
+            fields = json.loads(line)
+            entry = Erased(
+                str(fields["erasure_id"]), str(fields["user_hmac"]), int(fields["erased_at_ms"])
+            )
+            check = str(fields["check"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return entry if hmac.compare_digest(check, self.key.check_of(entry)) else None
 
 
 def _create_once(path: Path, content: bytes) -> None:

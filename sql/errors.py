@@ -88,11 +88,11 @@ class GenerationConflict(StoreError):
 
 
 class ErasureKeyLost(StoreError):
-    """`path` is not there, but the ledger beside it was written with it."""
+    """The key at `path` is not there, or not the one that the ledger beside it was written with."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, why: str = "is missing beside a ledger of erasures") -> None:
         super().__init__(
-            f"{path} is missing beside a ledger of erasures, which says nothing without it",
+            f"{path} {why}; without its key the ledger says nothing",
             hint="Bring the key back from where it is kept.",
         )
         self.path = path

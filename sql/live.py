@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from sql.batch import insert_into
@@ -23,6 +23,11 @@ MAX_WORDS_CHARACTERS = 500
 MAX_READY = 16
 LEASE_MS = 5_000
 """A replica that was not heard of for so long is not counted."""
+
+_CLOCKS = {
+    "sqlite": text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
+    "postgresql": text("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"),
+}
 
 
 class LivePointer(NamedTuple):
@@ -116,23 +121,27 @@ def heartbeat(
     engine: Engine,
     replica_id: str,
     ready: Sequence[str],
-    at_ms: int,
+    at_ms: int | None = None,
     refused: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Renew a replica's lease and say which generations it answers from, newest first, and which
-    it refused, and why."""
+    it refused, and why.
+
+    `at_ms`: None is the database's own clock, the one that all replicas share: one whose machine's
+    clock is an hour ahead would hold its lease for an hour after its death.
+    """
     check_id("replica_id", replica_id)
     for name, generations in (("ready", ready), ("refused", refused)):
         if len(generations) > MAX_READY:
             raise BadInput(name, len(generations), f"at most {MAX_READY} generations")
     reasons = {g: reason[:MAX_WORDS_CHARACTERS] for g, reason in refused.items()}
-    row = {
-        "replica_id": replica_id,
-        "ready": json.dumps(list(ready)),
-        "refused": json.dumps(reasons),
-        "at_ms": at_ms,
-    }
     with write(engine) as conn:
+        row = {
+            "replica_id": replica_id,
+            "ready": json.dumps(list(ready)),
+            "refused": json.dumps(reasons),
+            "at_ms": database_now_ms(conn) if at_ms is None else at_ms,
+        }
         statement = insert_into(conn.dialect.name, replicas)
         conn.execute(
             statement.on_conflict_do_update(
@@ -143,14 +152,28 @@ def heartbeat(
         )
 
 
-def fresh_replicas(conn: Connection, now_ms: int, lease_ms: int = LEASE_MS) -> list[Replica]:
-    """The replicas whose lease was renewed within `lease_ms`."""
+def fresh_replicas(
+    conn: Connection, now_ms: int | None = None, lease_ms: int = LEASE_MS
+) -> list[Replica]:
+    """The replicas whose lease was renewed within `lease_ms`; `now_ms` None: by the database's
+    clock.
+
+    One renewed in the future is from before that clock was set back. It is not believed: whoever
+    lives renews it in a moment.
+    """
+    now_ms = database_now_ms(conn) if now_ms is None else now_ms
     rows = conn.execute(
         select(replicas.c.replica_id, replicas.c.ready, replicas.c.at_ms, replicas.c.refused)
-        .where(replicas.c.at_ms > now_ms - lease_ms)
+        .where(replicas.c.at_ms > now_ms - lease_ms, replicas.c.at_ms < now_ms + lease_ms)
         .order_by(replicas.c.replica_id)
     )
     return [Replica(row[0], tuple(json.loads(row[1])), row[2], json.loads(row[3])) for row in rows]
+
+
+def database_now_ms(conn: Connection) -> int:
+    """The database's clock, milliseconds since 1970 UTC."""
+    now_ms: int = conn.execute(_CLOCKS[conn.dialect.name]).scalar_one()
+    return now_ms
 
 
 def drop_replica(engine: Engine, replica_id: str) -> None:

@@ -57,6 +57,12 @@ def _apply(store: Store) -> None:
         ledger = Ledger.open(store.artifact_root)
         erased = apply_ledger(store.engine, ledger, thorough=True, progress=bar.update)
     typer.echo(f"erased again: {erased:,} users")
+    _, damaged = ledger.examine()
+    for place in damaged:
+        typer.echo(f"  {place}: not a sound line; whom it names is not known", err=True)
+    if damaged:
+        typer.echo("  bring the ledger back from a copy, then run this again", err=True)
+        raise typer.Exit(1)
 
 
 def _tell(receipt: Receipt, path: Path | None) -> None:

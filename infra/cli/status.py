@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, func, select
 
-from infra.cli.store import now_ms, open_store
+from infra.cli.store import open_store
 from infra.cli.times import ago, as_utc
 from sql import catalog, generations
 from sql.engine import read_snapshot, shown
@@ -37,9 +37,9 @@ def command(
     Reads the database itself; GET /v1/status asks a replica.
     """
     engine = open_store().engine
-    at_ms = now_ms()
     with read_snapshot(engine) as conn:
-        status = _read(conn, shown(engine), at_ms)
+        at_ms = generations.database_now_ms(conn)
+        status = _read(conn, shown(engine))
     if as_json:
         typer.echo(json.dumps(_document(status, at_ms), indent=2))
         return
@@ -48,7 +48,7 @@ def command(
     typer.echo(f"next: {_next(status)}")
 
 
-def _read(conn: Connection, database: str, at_ms: int) -> Status:
+def _read(conn: Connection, database: str) -> Status:
     counted = select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
     user_count, event_count = conn.execute(counted.select_from(users)).one()
     item_count = conn.execute(select(func.count()).select_from(items).where(~items.c.deleted))
@@ -61,7 +61,7 @@ def _read(conn: Connection, database: str, at_ms: int) -> Status:
         users=int(user_count),
         live=live,
         parity=generations.read_parity(conn, live.generation_id) if live else None,
-        replicas=generations.fresh_replicas(conn, at_ms),
+        replicas=generations.fresh_replicas(conn),
     )
 
 

@@ -159,7 +159,9 @@ class Moonlark:
             diversity,
             users=list(users),
         )
-        return self._call(RecommendManyAnswer, "POST", "/v1/recommendations", body=body)
+        return self._call(
+            RecommendManyAnswer, "POST", "/v1/recommendations", body=body, is_long=True
+        )
 
     def recommend_for_events(
         self,
@@ -187,7 +189,7 @@ class Moonlark:
         )
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
         path = "/v1/recommendations"
-        answer = self._call(RecommendManyAnswer, "POST", path, query=query, body=body)
+        answer = self._call(RecommendManyAnswer, "POST", path, query=query, body=body, is_long=True)
         if len(answer.results) != 1:
             raise self._unexpected("POST", path, f"{len(answer.results)} lists for one")
         return answer.results[0]
@@ -246,7 +248,7 @@ class Moonlark:
         if not 1 <= len(items) <= MAX_ITEMS:
             raise ValueError(f"items: {len(items)} of them, accepted: 1 to {MAX_ITEMS}")
         body = {"items": [_without_none(item) for item in items]}
-        return self._call(ItemsAnswer, "PUT", "/v1/items", body=body)
+        return self._call(ItemsAnswer, "PUT", "/v1/items", body=body, is_long=True)
 
     def delete_item(self, item_id: str, *, version: int | None = None) -> ItemChangeAnswer:
         """Delete an item: it comes back by no path."""
@@ -305,7 +307,7 @@ class Moonlark:
 
     def erase_user(self, user_id: str) -> ErasureAnswer:
         """Delete everything kept about a user, and get the receipt."""
-        return self._call(ErasureAnswer, "DELETE", _user_path(user_id))
+        return self._call(ErasureAnswer, "DELETE", _user_path(user_id), is_long=True)
 
     def erasure(self, erasure_id: str) -> ErasureAnswer:
         """The receipt of an erasure as it stands now."""
@@ -329,9 +331,10 @@ class Moonlark:
         *,
         query: Sequence[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
+        is_long: bool = False,
     ) -> Answer:
         content = None if body is None else _without_none(body)
-        response = self._transport.request(method, path, query=query, body=content)
+        response = self._transport.request(method, path, query=query, body=content, is_long=is_long)
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:

@@ -14,6 +14,9 @@ be, the rest only reads. So a try is repeated whenever moonlark itself has not g
 "Our header" is `moonlark-request-id`. HAProxy was measured answering 404 for 26 s while it
 restarted (ANCHORS.md: 9,335 answers), so a 404 without it says nothing about the item.
 Tries and time are bounded; where Retry-After lies beyond the deadline, the error comes at once.
+A try has `try_share` of the call's time: a replica that is frozen, not gone, breaks no connection,
+and one try that waits for it to the end leaves none for the others. Calls that are long by nature
+(hundreds of items or lists at once, an erasure) have all of it in each try.
 """
 
 import random
@@ -35,13 +38,16 @@ OUR_HEADER = "moonlark-request-id"
 class RetryPolicy:
     """Bounds of one call. Waits double from `first_wait_s` to `longest_wait_s`, with jitter."""
 
-    max_tries: int = 12
+    max_tries: int = 100
+    """Time ends a call first; a proxy that is being restarted costs a minute some forty tries."""
     first_wait_s: float = 0.1
     longest_wait_s: float = 2.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = random.random
     """In [0, 1): a wait is shortened by up to half, so that clients do not return in step."""
+    try_share: float = 0.3
+    """Of the call's time, for one try."""
 
 
 class TryAgain(Exception):

@@ -82,8 +82,9 @@ class Transport:
         *,
         query: Query = (),
         body: Mapping[str, Any] | None = None,
+        is_long: bool = False,
     ) -> httpx.Response:
-        """The answer to one call, below 400.
+        """The answer to one call, below 400. `is_long`: a try may take all of the call's time.
 
         Raises:
             ValueError: the body holds NaN or something that JSON has no form for.
@@ -91,8 +92,10 @@ class Transport:
         """
         content = None if body is None else _encoded(body)
 
+        longest_s = self._timeout_s * (1.0 if is_long else self._policy.try_share)
+
         def one_try(number: int, left_s: float) -> httpx.Response:
-            return self._try(method, path, query, content, number, left_s)
+            return self._try(method, path, query, content, number, min(left_s, longest_s))
 
         return call_with_retries(self._policy, self._timeout_s, one_try)
 

@@ -10,6 +10,12 @@
     checker      the record against the log, the catalog and a brute-force model
     windows      latencies by what went on meanwhile
     switch       scenario: generations are published and rolled back under traffic
+    sickness     the switch that makes a deployment sick; sick_app has the shipped ones behind it
+    sick_rounds  rounds of dead and slow, and the recovery
+    shard_gone   scenario: a deployment of shards is dead or slow
+    encoder_gone scenario: the text encoder is dead or slow
+    load         open-loop load, from a process of its own
+    overload     scenario: three times the capacity
     oracle       scenario deltas: the brute-force twin of a catalog
     deltas       scenario: items change at random beside searches, switches and restarts
 

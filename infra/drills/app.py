@@ -1,4 +1,5 @@
-"""The shipped gateway with the words encoder beside it, in place of BERT.
+"""The shipped gateway with the words encoder beside it, in place of BERT, on a clock that a drill
+can step.
 
 Deployed by `infra.drills.stack`; nothing of the gateway is replaced.
 """
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ray import serve as ray_serve
 
 from infra.drills.catalog import ENCODER_ID, embed
+from infra.drills.clock import stepped_clock_ms
 from serve.app import SHARD_SERVER, assembled
 from serve.settings import ServeSettings
 
@@ -34,4 +36,5 @@ WORDS_ENCODER = ray_serve.deployment(max_ongoing_requests=256, ray_actor_options
 
 def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
-    return assembled(ServeSettings(), WORDS_ENCODER.bind(), SHARD_SERVER)
+    encoder = WORDS_ENCODER.bind()
+    return assembled(ServeSettings(), encoder, SHARD_SERVER, stepped_clock_ms)

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from infra.drills.catalog import ENCODER_ID
 from infra.drills.figures import Figures
 from infra.drills.generation import fold_events
-from infra.drills.record import Answer, Record
+from infra.drills.record import Ack, Answer, Record
 from ray_jobs.encoders.fold import Session, fold, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
@@ -32,6 +32,7 @@ from sql.events import StoredEvent, find_user, read_tail
 SCORE_TOLERANCE = 2e-3
 """Shards may hold fp16. Two generations differ by tenths."""
 
+GONE = "database_gone"
 PAGE = 5_000
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -190,7 +191,7 @@ def _check_answers(
     figures: Figures,
 ) -> None:
     generations: dict[str, _Generation] = {}
-    users = _Users(logs, items.vectors)
+    users, told = _Users(logs, items.vectors), _Told(record)
     shown: dict[str, int] = defaultdict(int)
     for answer in sorted(record.answers, key=lambda a: a.catalog_seq):
         items.advance(answer.catalog_seq)
@@ -199,20 +200,51 @@ def _check_answers(
             directory = generation_directory(root, answer.generation)
             weights = load_weights(directory / "weights.safetensors")
             generations[answer.generation] = _Generation(weights, open_manifest(directory))
-        for kind, what in _faults(answer, generations[answer.generation], items, users, figures):
+        generation, least = generations[answer.generation], told.least(answer)
+        for kind, what in _faults(answer, generation, items, users, least, figures):
             setattr(figures, kind, getattr(figures, kind) + 1)
             figures.tell(f"{what}: {answer._replace(items=answer.items[:3])}")
-    figures.more["answers"] = len(record.answers)
-    figures.more["answers_degraded"] = sum(bool(a.degraded) for a in record.answers)
+    counted = {
+        "answers": len(record.answers),
+        "answers_from_memory": sum(GONE in answer.degraded for answer in record.answers),
+        "answers_degraded": sum(bool(answer.degraded) for answer in record.answers),
+    }
+    for name, count in counted.items():  # a drill may have two records, each of its own stack
+        figures.more[name] = figures.more.get(name, 0) + count
     figures.more["generations_that_answered"] = len(shown)
 
 
+class _Told:
+    """What had been acknowledged by a moment, of a user and of the catalog."""
+
+    def __init__(self, record: Record) -> None:
+        self._events: dict[str, list[Ack]] = defaultdict(list)
+        for ack in record.acks:
+            self._events[ack.user_id].append(ack)
+        self._items = record.item_acks
+
+    def least(self, answer: Answer) -> tuple[int, int]:
+        """(user_seq, catalog_seq) that the answer may not be behind. One from memory, without the
+        database, is held to what was acknowledged before the moment that it says it is of."""
+        if GONE not in answer.degraded:
+            return answer.least_user_seq, answer.least_catalog_seq
+        acks = self._events[answer.user_id]
+        events = (ack.user_seq for ack in acks if ack.at_ms < answer.as_of_ms)
+        items = (ack.catalog_seq for ack in self._items if ack.at_ms < answer.as_of_ms)
+        return max(events, default=0), max(items, default=0)
+
+
 def _faults(
-    answer: Answer, generation: _Generation, items: _Catalog, users: _Users, figures: Figures
+    answer: Answer,
+    generation: _Generation,
+    items: _Catalog,
+    users: _Users,
+    least: tuple[int, int],
+    figures: Figures,
 ) -> Iterator[tuple[str, str]]:
     """(figure, what is wrong) of an answer, each figure at most once."""
     encoder = generation.encoder
-    if answer.user_seq < answer.least_user_seq or answer.catalog_seq < answer.least_catalog_seq:
+    if answer.user_seq < least[0] or answer.catalog_seq < least[1]:
         yield "stale_reads", "stale"
     session = users.session(answer.generation, encoder, answer.user_id, answer.user_seq)
     listed = np.array([items.ordinals.get(item_id, -1) for item_id, _ in answer.items], np.int64)

@@ -7,6 +7,7 @@ encoder stands in for BERT; what waits for it, gives it up and goes back to it i
 """
 
 import time
+from functools import partial
 
 import httpx
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from infra.drills.checker import check
 from infra.drills.figures import Figures, Options
 from infra.drills.record import Kind, Record
 from infra.drills.sick_app import APP
-from infra.drills.sick_rounds import RECOVERY_S, SickRounds, running, until_whole
+from infra.drills.sick_rounds import FAULT_S, RECOVERY_S, SickRounds, list_is_whole, running, until
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.traffic import Client
 
@@ -53,11 +54,11 @@ def run(options: Options) -> Figures:
         return run_on(stack, options, items=ITEMS)
 
 
-def run_on(stack: DrillStack, options: Options, *, items: int) -> Figures:
+def run_on(stack: DrillStack, options: Options, *, items: int, fault_s: float = FAULT_S) -> Figures:
     """`rounds` faults on a stack that is there already, dead and slow in turn."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures, record = Figures("encoder-gone", rounds, options.seed), Record()
-    faults = SickRounds(stack, record, figures, user_id="idle1")
+    faults = SickRounds(stack, record, figures, lambda: _is_searched(stack.url), fault_s)
     clients = [
         SearchingClient(n, stack.url, items, record, options.seed, prefix="s")
         for n in range(CLIENTS)
@@ -88,8 +89,14 @@ def _ask_everybody(
     """The encoder is back: every user who searched gets a list made of all of it."""
     for client in clients:
         for user_id in client.seqs:
-            if until_whole(stack.url, user_id, time.monotonic() + RECOVERY_S, in_a_row=1):
+            deadline_s = time.monotonic() + RECOVERY_S
+            if until(partial(list_is_whole, stack.url, user_id), deadline_s):
                 with httpx.Client(base_url=stack.url, timeout=30) as http:
                     client.ask_for(http, user_id)
             else:
                 figures.tell(f"a list of {user_id} is still marked {RECOVERY_S:g} s later")
+
+
+def _is_searched(url: str) -> bool:
+    """A search needs the encoder at once."""
+    return httpx.post(f"{url}/v1/search", json={"text": "space"}, timeout=30).status_code == 200

@@ -6,6 +6,7 @@ Serve's router), which the drills that kill processes go. So faults can be put i
 files and database, and many rounds take seconds.
 """
 
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -105,6 +106,17 @@ def day_of(client: TestClient) -> Day:
     """The Day of a running replica: what a drill puts its faults into."""
     day: Day = client.app.state.day  # type: ignore[attr-defined]
     return day
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Thousands of faults are logged nowhere meanwhile: each would have its lines."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 async def _embed(texts: list[str]) -> tuple[str, NDArray[np.float32]]:

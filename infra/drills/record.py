@@ -13,6 +13,7 @@ class Timing(NamedTuple):
     kind: Kind
     at_s: float
     seconds: float
+    is_answered: bool = True
 
 
 class Ack(NamedTuple):
@@ -21,6 +22,8 @@ class Ack(NamedTuple):
     user_id: str
     event_id: str
     user_seq: int
+    at_ms: int = 0
+    """When its client had the acknowledgement, by the wall clock."""
 
 
 class ItemAck(NamedTuple):
@@ -30,6 +33,7 @@ class ItemAck(NamedTuple):
     op: Literal["put", "delete"]
     title: str | None
     catalog_seq: int
+    at_ms: int = 0
 
 
 class Answer(NamedTuple):
@@ -46,6 +50,8 @@ class Answer(NamedTuple):
     degraded: tuple[str, ...]
     least_user_seq: int
     least_catalog_seq: int
+    as_of_ms: int = 0
+    """Of an answer without the database: up to when it reflects what was acknowledged."""
     shards_missing: tuple[int, ...] = ()
     """Numbers of the shards that it was made without."""
 

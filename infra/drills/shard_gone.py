@@ -11,7 +11,7 @@ from infra.drills.checker import check
 from infra.drills.figures import Figures, Options
 from infra.drills.record import Record
 from infra.drills.sick_app import APP
-from infra.drills.sick_rounds import SickRounds, running
+from infra.drills.sick_rounds import FAULT_S, SickRounds, list_is_whole, running
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.traffic import Client
 
@@ -46,12 +46,19 @@ def run(options: Options) -> Figures:
         return run_on(stack, options, items=ITEMS, deployments=DEPLOYMENTS)
 
 
-def run_on(stack: DrillStack, options: Options, *, items: int, deployments: int) -> Figures:
+def run_on(
+    stack: DrillStack,
+    options: Options,
+    *,
+    items: int,
+    deployments: int,
+    fault_s: float = FAULT_S,
+) -> Figures:
     """`rounds` faults on a stack that is there already: dead and slow in turn, one after another of
     the deployments."""
     rounds = ROUNDS if options.rounds is None else options.rounds
     figures, record = Figures("shard-gone", rounds, options.seed), Record()
-    faults = SickRounds(stack, record, figures, user_id="idle1")
+    faults = SickRounds(stack, record, figures, lambda: list_is_whole(stack.url, "idle1"), fault_s)
     clients = [
         Client(n, stack.url, items, record, options.seed, prefix="g") for n in range(CLIENTS)
     ]

@@ -1,13 +1,13 @@
 """Rounds of drills `shard-gone` and `encoder-gone`: a deployment dead, then slow, then as before.
 
 Of each round: an ordinary time, the fault while the clients go on, and the recovery, which is over
-when lists are whole again. Who is dead is held off from being replaced for as long.
+when nobody misses it any more. Who is dead is held off from being replaced for as long.
 """
 
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,12 +21,12 @@ from infra.drills.stack import DrillStack
 from infra.drills.traffic import Client
 from infra.drills.windows import milliseconds, percentile
 
-ORDINARY_S = 3.0
 FAULT_S = 6.0
+"""And half of it undisturbed, before."""
 RECOVERY_S = 60.0
 """A dead replica is made anew in some 5 s on a machine that does nothing else."""
 WHOLE_IN_A_ROW = 12
-"""Lists over connections of their own, so that every gateway replica is among them."""
+"""Each over a connection of its own, so that every gateway replica is among them."""
 
 
 @contextmanager
@@ -45,12 +45,14 @@ def running(clients: Sequence[Client]) -> Iterator[None]:
 
 @dataclass
 class SickRounds:
-    """Spans of one drill. `user_id`: whose lists are asked for to see whether they are whole."""
+    """Spans of one drill. `is_whole`: asks, over a connection of its own, whether what was sick is
+    missed by nobody."""
 
     stack: DrillStack
     record: Record
     figures: Figures
-    user_id: str
+    is_whole: Callable[[], bool]
+    fault_s: float = FAULT_S
     spans: dict[str, list[Span]] = field(
         default_factory=lambda: {"ordinary": [], "dead": [], "slow": []}
     )
@@ -58,20 +60,20 @@ class SickRounds:
 
     def ordinary(self) -> None:
         """Undisturbed traffic for a while."""
-        self._span("ordinary", ORDINARY_S)
+        self._span("ordinary", self.fault_s / 2)
 
     def dead(self, name: str) -> None:
         """kill -9, and nobody in its place until the span is over."""
         sickness = Sickness(self.stack.faults, name)
         os.kill(sickness.hold_off(), signal.SIGKILL)
-        self._span("dead", FAULT_S)
+        self._span("dead", self.fault_s)
         self._heal(sickness)
 
     def slow(self, name: str, seconds: float) -> None:
         """Each of its answers takes `seconds` more."""
         sickness = Sickness(self.stack.faults, name)
         sickness.slow_down(seconds)
-        self._span("slow", FAULT_S)
+        self._span("slow", self.fault_s)
         self._heal(sickness)
 
     def report(self) -> None:
@@ -95,23 +97,25 @@ class SickRounds:
     def _heal(self, sickness: Sickness) -> None:
         sickness.heal()
         started_s = time.monotonic()
-        if until_whole(self.stack.url, self.user_id, started_s + RECOVERY_S):
+        if until(self.is_whole, started_s + RECOVERY_S, WHOLE_IN_A_ROW):
             self.recovered_s.append(time.monotonic() - started_s)
         else:
-            self.figures.tell(f"{sickness.name} healed, lists are marked {RECOVERY_S:g} s later")
+            self.figures.tell(f"{sickness.name} healed, and is missed {RECOVERY_S:g} s later")
 
 
-def until_whole(
-    url: str, user_id: str, deadline_s: float, *, in_a_row: int = WHOLE_IN_A_ROW
-) -> bool:
-    """Ask for lists until so many in a row have no mark; False when the deadline passed."""
-    whole = 0
-    while whole < in_a_row:
+def until(is_so: Callable[[], bool], deadline_s: float, in_a_row: int = 1) -> bool:
+    """Ask until it is so so many times in a row; False when the deadline passed."""
+    times = 0
+    while times < in_a_row:
         if time.monotonic() > deadline_s:
             return False
-        answer = httpx.get(f"{url}/v1/users/{user_id}/recommendations", timeout=30)
-        is_whole = answer.status_code == 200 and not answer.json()["degraded"]
-        whole = whole + 1 if is_whole else 0
-        if not is_whole:
+        times = times + 1 if is_so() else 0
+        if not times:
             time.sleep(0.1)
     return True
+
+
+def list_is_whole(url: str, user_id: str) -> bool:
+    """Whether the user gets a list without a mark."""
+    answer = httpx.get(f"{url}/v1/users/{user_id}/recommendations", timeout=30)
+    return answer.status_code == 200 and not answer.json()["degraded"]

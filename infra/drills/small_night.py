@@ -23,6 +23,7 @@ from ray_jobs.nightly.embed_missing import Vectors, embed_with
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
+from ray_jobs.nightly.fuse import fuse
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
@@ -52,7 +53,7 @@ class Words:
         return embed(texts)
 
 
-def fill(store: LocalStore, seed: int) -> None:
+def fill(store: LocalStore, seed: int, users: int = USERS) -> None:
     """Items t0 .. of each topic, and a log in which each user goes through one topic."""
     rng = np.random.default_rng(seed)
     names = [f"{topic}{n}" for topic in TOPICS for n in range(ITEMS_A_TOPIC)]
@@ -66,7 +67,7 @@ def fill(store: LocalStore, seed: int) -> None:
     catalog.put_items(store.engine, puts, now_ms())
     began_ms = now_ms() - 30 * 24 * HOUR_MS
     requests = []
-    for user in range(USERS):
+    for user in range(users):
         topic, start = TOPICS[user % len(TOPICS)], int(rng.integers(ITEMS_A_TOPIC))
         at_ms = began_ms + int(rng.integers(20 * 24)) * HOUR_MS
         steps = np.cumsum(rng.integers(1, 3, EVENTS_A_USER))
@@ -87,7 +88,9 @@ def fill(store: LocalStore, seed: int) -> None:
 
 def open_small_night(store: LocalStore, generation_id: str) -> Night:
     """The night as a job would open it."""
-    settings = NightSettings(holdout_hours=1.0, stage_deadline_s=20, verify_deadline_s=20)
+    settings = NightSettings(
+        holdout_hours=1.0, fusion_questions=300, stage_deadline_s=20, verify_deadline_s=20
+    )
     workspace = Workspace(store.root, generation_id)
     return Night(store.engine, store.settings, settings, workspace, now_ms, sleep_shortly)
 
@@ -103,6 +106,7 @@ def steps(seed: int) -> dict[str, Step]:
         "embed": lambda night: embed_with(night, Words(), partial(_embedded, night)),
         "train": lambda night: _train(night, seed),
         "build": lambda night: build_with(night, _shards_one_by_one),
+        "fuse": fuse,
         "fold": lambda night: fold_with(night, _ranges_one_by_one),
         "evaluate": evaluate,
         "publish": publish,

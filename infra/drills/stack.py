@@ -12,9 +12,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
+from infra.drills.clock import CLOCKS_VARIABLE
 from infra.drills.night_worker import begin_niced, make
 from infra.drills.sickness import FOLDER_VARIABLE
 from infra.stack.ray_cluster import LocalRay
@@ -31,6 +33,8 @@ APPEND_AT_ONCE = 2_000
 DEPLOY_TIMEOUT_S = 300.0
 """A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
+NODE_CPUS = 1
+"""Replicas ask for a tenth of one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class DrillStack:
     root: Path
     cluster: LocalRay
     night: ProcessPoolExecutor
+    nodes: list[psutil.Process]
+    """`ray start` of each node beside the head; without any the head does all."""
 
     @property
     def faults(self) -> Path:
@@ -65,25 +71,36 @@ def drill_stack(
     env: Mapping[str, str] | None = None,
     app: str = APP,
     shards: int = MIN_SHARDS,
+    database_url: str | None = None,
+    nodes: int = 0,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
-    `env`: further settings of the replicas. `shards`: of g0.
+    `env`: further settings of the replicas. `shards`: of g0. `database_url`: an empty one; None is
+    a SQLite file. `nodes`: beside the head, which then runs no replica.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
-    url, root = f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
+    url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
     engine = open_engine(url)
     environment = {
         "MOONLARK_DATABASE_URL": url,
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
+        CLOCKS_VARIABLE: str(folder / "clocks"),
+        # The GCS keeps what it knows, so that a head which is started again knows its cluster.
+        **(
+            {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")}
+            if nodes
+            else {}
+        ),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         FOLDER_VARIABLE: str(folder / "faults"),
         **(env or {}),
     }
     (folder / "faults").mkdir()
     night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
-    cluster = LocalRay(folder, http_port=0, cwd=PROJECT, extra_env=environment)
+    head_cpus = 0 if nodes else None
+    cluster = LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env=environment)
     try:
         migrate(engine)
         fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
@@ -99,8 +116,9 @@ def drill_stack(
             now_ms=now_ms,
         )
         with cluster:
+            others = [cluster.add_node(NODE_CPUS) for _ in range(nodes)]
             deploy(cluster, app, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
-            yield DrillStack(folder, url, engine, root, cluster, night)
+            yield DrillStack(folder, url, engine, root, cluster, night, others)
     finally:
         night.shutdown(cancel_futures=True)
         engine.dispose()

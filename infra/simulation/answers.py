@@ -14,11 +14,11 @@ from infra.simulation.fake_model import Floats
 from infra.simulation.scheduler import Violation
 from infra.simulation.truth import Item, State
 from infra.simulation.world import World
-from serve.recommend import ItemList, ListQuery
+from serve.lists import ItemList, ListQuery
 from serve.user_state import UserState
 
 TOLERANCE = 1e-5
-DEGRADED = {"generation_behind", "text_not_embedded"}
+DEGRADED = {"generation_behind", "text_not_embedded", "database_gone"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def _flip(world: World) -> int:
 def _check_state(world: World, asked: Asked, state: UserState) -> dict[int, Item]:
     """Promises 1, 4 and 9; the catalog at the answer's `catalog_seq`."""
     user = None if asked.user_id is None else world.promises.user(asked.user_id)
+    if "database_gone" in state.degraded:
+        return _check_held(world, asked, state)
     if user is not None and user.floor >= asked.user_seq > state.user_seq:
         # A floor that went down meanwhile: an erasure was asked for.
         raise Violation(f"acknowledged up to {asked.user_seq}, answered at {state.user_seq}")
@@ -117,6 +119,19 @@ def _check_state(world: World, asked: Asked, state: UserState) -> dict[int, Item
     }
     if generation not in was_live and "generation_behind" not in state.degraded:
         raise Violation(f"answered from {generation}, live were {sorted(was_live)}")
+    return _check_view(world, state)
+
+
+def _check_held(world: World, asked: Asked, state: UserState) -> dict[int, Item]:
+    """From memory: behind perhaps, and said so, but of one moment, and never of nowhere."""
+    if state.as_of_ms is None:
+        raise Violation("an answer from memory does not say of when")
+    if asked.user_id is not None and state.user is None:
+        raise Violation("an answer from memory for a user of whom nothing is held")
+    return _check_view(world, state)
+
+
+def _check_view(world: World, state: UserState) -> dict[int, Item]:
     catalog = world.truth.catalog(state.catalog_seq)
     live = sorted(catalog)
     if state.view.delta.live_ordinals().tolist() != live:

@@ -13,8 +13,8 @@ from infra.simulation.fake_model import ENCODER_ID, embed_text
 from infra.simulation.replica import ConnectionBroken, Replica
 from infra.simulation.scheduler import Call, Violation
 from infra.simulation.world import NEVER, Sent, World
+from serve.lists import ItemList, ListQuery
 from serve.problems import ProblemError
-from serve.recommend import ItemList, ListQuery
 from sql.catalog import DeleteResult, ItemBody, PutResult
 from sql.errors import StoreError
 from sql.events import Appended, EventKind, NewEvent, Rejected

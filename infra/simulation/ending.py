@@ -16,7 +16,7 @@ from infra.simulation.world import NEVER, Sent, World
 from ray_jobs.encoders.session import Session
 from ray_jobs.shards.manifest import MANIFEST_NAME
 from serve.generation_watch import RETRY_REFUSED_AFTER
-from serve.recommend import ListQuery
+from serve.lists import ListQuery
 from sql.erasure import apply_ledger
 from sql.event_rules import HOUR_MS
 

@@ -127,6 +127,7 @@ class NightShift:
             world.now_ms,
             sleep=world.scheduler.sleep,
             monotonic=world.scheduler.monotonic,
+            lease_now_ms=world.now_ms,
         )
         steps: dict[str, Callable[[Night], Report]] = {
             "export": export,
@@ -187,6 +188,7 @@ def go_back(world: World) -> None:
             why="simulated",
             settings=settings_of(world),
             now_ms=world.now_ms,
+            lease_now_ms=world.now_ms,
             monotonic=world.scheduler.monotonic,
             sleep=world.scheduler.sleep,
         )
@@ -228,6 +230,7 @@ def publish_some(world: World) -> None:
             why="simulated",
             hold=False,
             now_ms=world.now_ms,
+            lease_now_ms=world.now_ms,
             monotonic=world.scheduler.monotonic,
             sleep=world.scheduler.sleep,
         )

@@ -17,10 +17,11 @@ from ray_jobs.encoders.item_text import compose, text_digest
 from serve.feedback import Post, append_posts
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
+from serve.lists import ItemList, ListQuery
 from serve.loaded_generation import LoadedGeneration
 from serve.policies import Policies
 from serve.problems import ProblemError, unavailable
-from serve.recommend import ItemList, ListQuery, Recommender
+from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.trending import Trending
 from serve.user_state import UserStates
@@ -61,7 +62,7 @@ class Replica:
         self._posts: list[tuple[Post, Call]] = []
         engine, scheduler = world.engine, world.scheduler
         self.watch = GenerationWatch(
-            engine, world.root, name, WATCH_INTERVAL_S, self.now_ms, self._open_generation
+            engine, world.root, name, WATCH_INTERVAL_S, world.now_ms, self._open_generation
         )
         self.write_behind = WriteBehind(engine, 50, scheduler.sleep)
         cache = SessionCache(CACHED_SESSIONS)
@@ -72,6 +73,7 @@ class Replica:
             cache,
             self.write_behind,
             write_back_after=WRITE_BACK_AFTER,
+            now_ms=self.now_ms,
         )
         trending, policies = Trending(engine, self.now_ms), Policies(engine)
         for locked in (trending, policies):  # they hold their lock while they read

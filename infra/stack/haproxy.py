@@ -46,14 +46,8 @@ QUEUE_TIMEOUT_S = 1
 HEALTH_PATHS = "/healthz /readyz"
 """Never refused: whoever watches must not take an overload for an end."""
 
-_REFUSAL = {
-    "type": "about:blank",
-    "title": "too many requests at once",
-    "status": 503,
-    "detail": "all replicas are busy, and as many requests as may wait for them do",
-    "errors": [],
-    "hint": "send the same again: a retry is harmless",
-}
+_TOO_MANY = ("too many requests at once", "as many as may wait for a replica do so")
+_NOBODY = ("no replica takes it", f"all were busy for {QUEUE_TIMEOUT_S} s, or none is up")
 
 
 def write_wrapper(folder: Path) -> None:
@@ -78,7 +72,6 @@ def write_wrapper(folder: Path) -> None:
 
 
 def _sed_script() -> str:
-    refusal = f"content-type application/problem+json hdr Retry-After 1 string '{_json(_REFUSAL)}'"
     frontend = [
         f"timeout http-request {RECEIVE_TIMEOUT_S}s",
         "option http-buffer-request",
@@ -86,9 +79,10 @@ def _sed_script() -> str:
     ]
     backend = [
         f"timeout queue {QUEUE_TIMEOUT_S}s",
-        f"http-error status 503 {refusal.replace('string', 'lf-string')}",
+        f"http-error {_refusal(*_NOBODY)}",
         f"acl is_health path {HEALTH_PATHS}",
-        f"http-request return status 503 {refusal} if {{ queue ge {QUEUED_REQUESTS} }} !is_health",
+        f"acl is_full queue ge {QUEUED_REQUESTS}",
+        f"http-request return {_refusal(*_TOO_MANY)} if is_full !is_health",
     ]
     return "\n".join(
         [
@@ -106,5 +100,9 @@ def _after(pattern: str, lines: list[str]) -> str:
     return f"/{pattern}/a\\\n" + "\\\n".join(f"    {line}" for line in lines)
 
 
-def _json(document: dict[str, object]) -> str:
-    return json.dumps(document, separators=(",", ":"))
+def _refusal(title: str, detail: str) -> str:
+    """503 with the problem document that the replicas would send."""
+    hint = "send the same again: a retry is harmless"
+    document = {"type": "about:blank", "title": title, "status": 503, "detail": detail}
+    body = json.dumps({**document, "errors": [], "hint": hint}, separators=(",", ":"))
+    return f"status 503 content-type application/problem+json hdr Retry-After 1 string '{body}'"

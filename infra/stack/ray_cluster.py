@@ -10,13 +10,15 @@ HTTP port, HAProxy's statistics and the metrics ports are not covered by the tok
 loopback.
 """
 
+import logging
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +27,7 @@ import psutil
 
 from infra.stack import local_http, processes, ray_state
 from infra.stack.errors import StackNotRunning, StackRunning, StackStartFailed, StackStopFailed
-from infra.stack.ports import LOOPBACK, accepts
+from infra.stack.ports import LOOPBACK, accepts, find_free_run
 from infra.stack.ray_environment import (
     RayPorts,
     client_environment,
@@ -34,11 +36,23 @@ from infra.stack.ray_environment import (
 )
 from infra.stack.ray_state import RayState, read_state, write_state, write_token
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
 READY_POLL_S = 0.1
 DEFAULT_OBJECT_STORE_BYTES = 256 * 2**20
 LOG_TAIL_BYTES = 4_000
+NODE_TRIES = 3
+NODE_STARTED = b"Ray runtime started"
+NODE_PORTS = (
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
 
 
 class LocalRay:
@@ -71,6 +85,7 @@ class LocalRay:
         self._cwd = cwd
         self._state: RayState | None = None
         self._head: subprocess.Popen[bytes] | None = None
+        self._nodes: list[subprocess.Popen[bytes]] = []
 
     @classmethod
     def attach(cls, state_dir: Path) -> "LocalRay":
@@ -141,6 +156,7 @@ class LocalRay:
         """
         self._refuse_second()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log_path.unlink(missing_ok=True)
         ports = RayPorts.choose(self._asked_http_port)
         token = write_token(self._folder)
         temp_dir = make_temp_dir()
@@ -156,6 +172,72 @@ class LocalRay:
             self.stop()
             raise
         return self
+
+    def add_node(self, num_cpus: int) -> psutil.Process:
+        """Another Ray node on this machine, as if it were one of its own; returns its `ray start`.
+
+        All that it starts descends from that process.
+
+        Raises:
+            StackStartFailed: Ray gave up `NODE_TRIES` times (on a busy machine the head may not
+                answer within the half minute that a node waits for it).
+        """
+        for number in range(NODE_TRIES):
+            log_path = self._folder / f"ray-node-{len(self._nodes)}.log"
+            node = self._spawn_node(num_cpus, log_path)
+            self._nodes.append(node)
+            while node.poll() is None:
+                if NODE_STARTED in log_path.read_bytes():
+                    return psutil.Process(node.pid)
+                time.sleep(READY_POLL_S)
+            log.warning("a node ended as it started (try %d)", number + 1)
+        raise StackStartFailed("ray start of a node ended", hint=f"read {log_path}")
+
+    def _spawn_node(self, num_cpus: int, log_path: Path) -> subprocess.Popen[bytes]:
+        state = self.state
+        first_port = find_free_run(len(NODE_PORTS))
+        command = [sys.executable, "-m", "infra.stack.ray_node", "start", "--block"]
+        command += [
+            f"--address={self.gcs_address}",
+            f"--node-ip-address={LOOPBACK}",
+            f"--num-cpus={num_cpus}",
+            f"--object-store-memory={self._object_store_bytes}",
+            "--disable-usage-stats",
+            *(f"--{name}={first_port + n}" for n, name in enumerate(NODE_PORTS)),
+        ]
+        client = client_environment(state.ports, state.temp_dir, self.token_path)
+        extra = {**self._extra_env, processes.STACK_ID_VARIABLE: state.stack_id}
+        return self._run(command, head_environment(os.environ, client, extra), log_path)
+
+    def restart_head(self, others: Iterable[psutil.Process] = ()) -> None:
+        """What an operator does after the head died: clear away what is left of it, start it again
+        with the same ports. With `RAY_gcs_storage=rocksdb` it knows its cluster again.
+
+        Args:
+            others: of the stack, but not of the head: they live on.
+
+        Raises:
+            StackStartFailed: Ray ended or was not ready within START_TIMEOUT_S.
+        """
+        state, kept = self.state, {process.pid for process in others}
+        while left := [
+            process
+            for process in processes.find(state.stack_id, state.head_pid)
+            if process.pid not in kept
+        ]:
+            processes.kill_all(left)
+            time.sleep(processes.POLL_S)
+        if self._head is not None:
+            self._head.wait(timeout=KILL_TIMEOUT_S)
+        # Ray takes a living node for a living head where this file names the head's address.
+        (state.temp_dir / "r" / "ray_current_cluster").unlink(missing_ok=True)
+        head = self._spawn(state.temp_dir, state.ports, state.stack_id)
+        self._head = head
+        self._state = replace(
+            state, head_pid=head.pid, head_created_s=psutil.Process(head.pid).create_time()
+        )
+        write_state(self._folder, self._state)
+        self._wait_ready(head, state.ports, self.token_path.read_text(encoding="utf-8"))
 
     def stop(self) -> None:
         """End every process of the cluster, at once; nothing acknowledged is lost by that.
@@ -180,6 +262,9 @@ class LocalRay:
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
             self._head = None
+        for node in self._nodes:
+            node.wait(timeout=KILL_TIMEOUT_S)
+        self._nodes.clear()
         self._keep_logs(state.temp_dir)
         shutil.rmtree(state.temp_dir, ignore_errors=True)
         ray_state.remove(self._folder)
@@ -210,8 +295,6 @@ class LocalRay:
         self.stop()
 
     def _spawn(self, temp_dir: Path, ports: RayPorts, stack_id: str) -> subprocess.Popen[bytes]:
-        client = client_environment(ports, temp_dir, self.token_path)
-        extra = {**self._extra_env, processes.STACK_ID_VARIABLE: stack_id}
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += [
             f"--port={ports.gcs}",
@@ -226,16 +309,23 @@ class LocalRay:
             f"--ray-client-server-port={ports.ray_client}",
             f"--metrics-export-port={ports.metrics_export}",
             f"--object-store-memory={self._object_store_bytes}",
-            f"--num-cpus={self._num_cpus or os.cpu_count() or 1}",
+            f"--num-cpus={(os.cpu_count() or 1) if self._num_cpus is None else self._num_cpus}",
             "--disable-usage-stats",
         ]
-        with self.log_path.open("wb") as log:
+        client = client_environment(ports, temp_dir, self.token_path)
+        extra = {**self._extra_env, processes.STACK_ID_VARIABLE: stack_id}
+        return self._run(command, head_environment(os.environ, client, extra), self.log_path)
+
+    def _run(
+        self, command: list[str], environment: dict[str, str], log_path: Path
+    ) -> subprocess.Popen[bytes]:
+        with log_path.open("ab") as file:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
-                env=head_environment(os.environ, client, extra),
+                env=environment,
                 cwd=self._cwd,
                 start_new_session=True,
             )

@@ -142,6 +142,10 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
+        # A HAProxy that died is replaced after three failed checks: 30 s by default, here 3 s and
+        # the start. A replica that is frozen is left after two checks: 10 s by default, here 4 s.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
     }
 
 

@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Without a host, HAProxy mode binds proxies and replicas to all interfaces.
         ray_serve.start(
             http_options={"host": LOOPBACK, "port": options.http_port},
+            # The nodes of a machine share the port, so one of them has it.
+            proxy_location="HeadOnly",
             logging_config=NO_ACCESS_LOG,
         )
         ray_serve.run(app, name=options.name, route_prefix="/", logging_config=NO_ACCESS_LOG)

@@ -68,7 +68,7 @@ def embed_with(
         "embedded": len(missing),
         "reused": len(digests) - len(missing),
         "event_texts_embedded": event_texts,
-        **_canaries(night, encoder, reused, missing, known),
+        **_canaries(night, encoder, reused, missing),
     }
 
 
@@ -101,10 +101,8 @@ def reused_vectors(night: Night, encoder_id: str, digests: list[str]) -> Vectors
     return reused
 
 
-def _canaries(
-    night: Night, encoder: TextEncoder, reused: list[str], new: list[str], vectors: Vectors
-) -> Report:
-    """Some texts embedded again, reused ones first: what the gate looks at."""
+def _canaries(night: Night, encoder: TextEncoder, reused: list[str], new: list[str]) -> Report:
+    """Some texts embedded again, reused ones first, against the files: what the gate looks at."""
     seed = zlib.crc32(night.generation_id.encode())
     chosen = [reused[row] for row in canary.choose(len(reused), seed)]
     chosen += [new[row] for row in canary.choose(len(new), seed, canary.CANARIES - len(chosen))]
@@ -114,7 +112,9 @@ def _canaries(
     texts: Mapping[str, str] = dict(zip(*columns, strict=True))
     return {
         "canary_texts": len(texts),
-        "canary_min_cosine": canary.min_cosine(encoder, texts, vectors),
+        "canary_min_cosine": canary.min_cosine(
+            encoder, texts, TextVectors.open(night.workspace.directory).get(texts)
+        ),
     }
 
 

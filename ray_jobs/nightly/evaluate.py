@@ -68,7 +68,7 @@ def evaluate(night: Night) -> Report:
         _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
         generation, live_model = live
-        live_Q = Replay(live_model, histories, questions).ranks()
+        live_Q = Replay(_before(live_model, night, histories, held_E), histories, questions).ranks()
         low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
         report["live"] = {
             "generation": generation.generation_id,
@@ -126,6 +126,16 @@ def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) ->
     before_E = histories.effective_E & ~held_E
     beside = neighbours_of(histories, before_E, night.workspace)
     return model_of(night.workspace, beside, priors.fusion)
+
+
+def _before(live: Model, night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
+    """The live generation with neighbours counted as the candidate's are. Its own were counted up
+    to its watermark: where the holdout reaches further back (a small log, a night run twice) they
+    have seen the answers, and a good candidate would be refused."""
+    if live.fusion is None:
+        return live
+    before_E = histories.effective_E & ~held_E
+    return replace(live, neighbours=neighbours_of(histories, before_E, night.workspace))
 
 
 def _live_model(night: Night, candidate: Model) -> tuple[Generation, Model] | None:

@@ -1,6 +1,7 @@
 """The gate: a bad night does no harm. Each check refuses with a reason that the on-call reads.
 
-It looks at the files as a replica will: manifest, digests, shards opened as by day.
+It looks at the files as a replica will: manifest, digests, shards opened as by day. Whether they
+hold what they should is `gate_contents`.
 """
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.build import item_vectors
+from ray_jobs.nightly.gate_contents import check_items, check_vectors
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
@@ -45,7 +47,14 @@ def check_gate(night: Night) -> float:
             f"{exported['items']} items were exported, the shards hold {built['shard_items']}",
             hint=HINT,
         )
-    recall = _index_recall(night)
+    directory = night.workspace.directory
+    manifest = open_manifest(directory)
+    verify(directory, manifest)
+    check_items(night)
+    shards = ShardSet.open(directory, manifest)
+    ordinals_N, vectors_ND = item_vectors(night.workspace)
+    check_vectors(shards, ordinals_N, vectors_ND)
+    recall = _index_recall(shards, ordinals_N, vectors_ND)
     if recall < settings.gate_min_index_recall:
         raise GateRefused(
             f"index recall@100 {recall:.4f} is below {settings.gate_min_index_recall}", hint=HINT
@@ -91,13 +100,10 @@ def check_canaries(embedded: Report) -> None:
         )
 
 
-def _index_recall(night: Night) -> float:
+def _index_recall(
+    shards: ShardSet, ordinals_N: NDArray[np.int64], vectors_ND: NDArray[np.float32]
+) -> float:
     """Recall@100 of the shards against exact search, over sampled item vectors."""
-    directory = night.workspace.directory
-    manifest = open_manifest(directory)
-    verify(directory, manifest)
-    shards = ShardSet.open(directory, manifest)
-    ordinals_N, vectors_ND = item_vectors(night.workspace)
     rng = np.random.default_rng(SEED)
     count = min(RECALL_QUERIES, len(vectors_ND))
     queries_BD = vectors_ND[np.sort(rng.choice(len(vectors_ND), count, replace=False))]

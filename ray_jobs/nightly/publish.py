@@ -50,6 +50,7 @@ def publish(night: Night) -> Report:
         why="nightly publish",
         hold=False,
         now_ms=night.now_ms,
+        lease_now_ms=night.lease_now_ms,
         sleep=night.sleep,
         monotonic=night.monotonic,
     )
@@ -94,6 +95,7 @@ def stage_and_flip(
     expected_flip: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
+    lease_now_ms: Callable[[], int] | None = None,
 ) -> tuple[LivePointer, float, int]:
     """Stage `generation_id`, wait for the replicas, flip.
 
@@ -102,6 +104,7 @@ def stage_and_flip(
 
     Args:
         expected_flip: the flip that the caller decided upon; None: the present one.
+        lease_now_ms: the clock of the leases; None is the database's, as it is for the replicas.
 
     Returns:
         the new live pointer, the seconds waited, and how many replicas were ready.
@@ -124,7 +127,7 @@ def stage_and_flip(
         generation_id,
         deadline_s=settings.stage_deadline_s,
         lease_s=settings.lease_s,
-        now_ms=now_ms,
+        lease_now_ms=lease_now_ms,
         sleep=sleep,
         monotonic=monotonic,
     )
@@ -154,7 +157,7 @@ def wait_for_replicas(
     *,
     deadline_s: float,
     lease_s: float,
-    now_ms: Callable[[], int],
+    lease_now_ms: Callable[[], int] | None,
     sleep: Callable[[float], None],
     monotonic: Callable[[], float],
 ) -> Waited:
@@ -163,7 +166,8 @@ def wait_for_replicas(
     lease_ms = int(lease_s * 1000)
     while True:
         with read_snapshot(engine) as conn:
-            replicas = generations.fresh_replicas(conn, now_ms(), lease_ms)
+            at_ms = None if lease_now_ms is None else lease_now_ms()
+            replicas = generations.fresh_replicas(conn, at_ms, lease_ms)
         behind = {
             replica.replica_id: replica.refused.get(generation_id, "it has not loaded it yet")
             for replica in replicas

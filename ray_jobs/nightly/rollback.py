@@ -43,6 +43,7 @@ def rollback(
     now_ms: Callable[[], int] = now_ms,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    lease_now_ms: Callable[[], int] | None = None,
 ) -> LivePointer:
     """Make `to` (by default the generation before the live one) live again, with `hold`.
 
@@ -76,6 +77,7 @@ def rollback(
         now_ms=now_ms,
         monotonic=monotonic,
         sleep=sleep,
+        lease_now_ms=lease_now_ms,
         expected_flip=live.flip if live else None,
     )
     return pointer

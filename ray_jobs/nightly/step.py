@@ -57,6 +57,8 @@ class Night:
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
+    lease_now_ms: Callable[[], int] | None = None
+    """The clock of the replicas' leases; None: the database's."""
 
     @property
     def generation_id(self) -> str:
@@ -94,12 +96,12 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Repor
     generations.resume(night.engine, night.generation_id)
     try:
         report = step(night)
+        report["seconds"] = round(time.perf_counter() - started, 3)
+        if night.workspace.work.exists():  # publish takes the work files away
+            night.workspace.write_report(name, report)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, f"{name}: {error}")
         raise
-    report["seconds"] = round(time.perf_counter() - started, 3)
-    if night.workspace.work.exists():  # publish takes the work files away
-        night.workspace.write_report(name, report)
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
 

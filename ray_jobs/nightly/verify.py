@@ -120,7 +120,7 @@ def _ready_replicas(night: Night) -> int:
         night.generation_id,
         deadline_s=night.settings.verify_deadline_s,
         lease_s=night.settings.lease_s,
-        now_ms=night.now_ms,
+        lease_now_ms=night.lease_now_ms,
         sleep=night.sleep,
         monotonic=night.monotonic,
     )
@@ -164,6 +164,7 @@ def _gone_back(night: Night, live: LivePointer, reason: str) -> VerifyFailed:
             why=_words(live.generation_id, reason),
             hold=True,
             now_ms=night.now_ms,
+            lease_now_ms=night.lease_now_ms,
             expected_flip=live.flip,
             sleep=night.sleep,
             monotonic=night.monotonic,

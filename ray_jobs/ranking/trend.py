@@ -37,6 +37,7 @@ TREND_SHARE = 0.5
 """Of a new user's score; the rest is popularity. Set by hand, not measured yet."""
 
 Counts = tuple[NDArray[np.int64], NDArray[np.float32]]
+NO_COUNTS: Counts = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def hour_weights(as_of_ms: int, hours: int) -> dict[int, float]:

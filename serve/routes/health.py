@@ -54,8 +54,8 @@ async def status(day: Annotated[Day, Depends(day_of)]) -> StatusAnswer:
 
 
 def _status(day: Day) -> StatusAnswer:
-    now_ms = day.now_ms()
     with read_snapshot(day.engine) as conn:
+        now_ms = generations.database_now_ms(conn)
         pointer = generations.read_live(conn)
         parity = generations.read_parity(conn, pointer.generation_id) if pointer else None
         replicas = generations.fresh_replicas(conn, now_ms)

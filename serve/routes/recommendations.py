@@ -11,11 +11,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from ray_jobs.encoders.item_text import clean
 from serve.anonymous import NOBODY, inline_log
 from serve.day import Day
-from serve.late_texts import embed_late
+from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import unavailable
-from serve.recommend import ItemList, ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
@@ -197,7 +196,7 @@ async def _for_events(
 async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     """The list; made again if it had to wait for texts that can be embedded now."""
     answer = await asyncio.to_thread(make)
-    if answer.state.unembedded and await embed_late(day, answer.state.unembedded):
+    if answer.state.unembedded and await day.late_texts.embed(answer.state.unembedded):
         answer = await asyncio.to_thread(make)
     return answer
 

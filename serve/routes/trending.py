@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
-from serve.recommend import ListQuery
+from serve.lists import ListQuery
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.recommendations import Attribute, Category, K
 from serve.schemas.fields import Moment

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from infra.stack.postgres import PostgresServer, create_database, drop_database
 from sql.engine import migrate, open_engine
-from tests.contract.postgres_server import PostgresServer, create_database, drop_database
 
 BACKENDS = ("sqlite", "postgres")
 

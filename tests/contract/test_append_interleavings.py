@@ -11,10 +11,10 @@ from uuid import uuid4
 
 import pytest
 
+from infra.stack.postgres import create_database, drop_database
 from sql.engine import open_engine
 from tests.contract.conftest import database_of
 from tests.contract.interleaver import interleave
-from tests.contract.postgres_server import create_database, drop_database
 from tests.contract.random_groups import ITEMS, Told, check, send
 from tests.contract.store_builder import put
 

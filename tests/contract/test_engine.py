@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import make_url
 
+from infra.stack.postgres import PostgresServer, connect
 from sql.engine import (
     check_schema,
     check_sqlite,
@@ -27,7 +28,6 @@ from sql.engine import (
 )
 from sql.errors import SchemaBehind, StoreBusy, StoreUnavailable, UnsafeDatabase
 from sql.tables import metadata
-from tests.contract.postgres_server import PostgresServer, connect
 from tests.contract.store_builder import key_of, post, put, view
 
 PROCESSES = 3

@@ -1,5 +1,6 @@
 """Generations: the registry's states, the live pointer as a compare-and-set, hold and leases."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -15,6 +16,7 @@ from sql.generations import (
     LivePointer,
     Replica,
     clear_hold,
+    database_now_ms,
     drop_replica,
     fail,
     flip,
@@ -32,9 +34,11 @@ from sql.generations import (
     stage,
 )
 from sql.ids import BadInput
+from sql.live import LEASE_MS
 from tests.contract.store_builder import ENCODER, NOW_MS, generation
 
 WRITERS = 6
+HOUR_MS = 3_600_000
 
 
 def begin(engine: Engine, name: str = "g1") -> Any:
@@ -203,6 +207,16 @@ def test_hold_is_cleared_by_a_flip_of_its_own(engine: Engine) -> None:
     assert publish(engine, "g2", 3).previous == "g1"
 
 
+def test_leases_rest_on_the_clock_of_the_database(engine: Engine) -> None:
+    heartbeat(engine, "ours", ["g1"])
+    heartbeat(engine, "an hour ahead", ["g1"], time.time_ns() // 1_000_000 + HOUR_MS)
+    heartbeat(engine, "an hour behind", ["g1"], time.time_ns() // 1_000_000 - HOUR_MS)
+    with read_snapshot(engine) as conn:
+        (lease,) = fresh_replicas(conn)
+        assert lease.replica_id == "ours"
+        assert 0 <= database_now_ms(conn) - lease.at_ms < LEASE_MS
+
+
 def test_leases(engine: Engine) -> None:
     heartbeat(engine, "r2", ["g2", "g1"], 1_000)
     heartbeat(engine, "r1", [], 1_500)
@@ -213,6 +227,8 @@ def test_leases(engine: Engine) -> None:
             Replica("r2", ("g2", "g1"), 1_000),
         ]
         assert [r.replica_id for r in fresh_replicas(conn, 2_000, 1_000)] == ["r1"]
+        # Renewed in the future: the database's clock was set back since, nobody knows by how long.
+        assert fresh_replicas(conn, 2_000 - HOUR_MS) == []
     drop_replica(engine, "r1")
     drop_replica(engine, "r1")
     with read_snapshot(engine) as conn:

@@ -69,6 +69,7 @@ def nights(engine: Engine, tmp_path: Path, clock: Clock) -> dict[str, Night]:
             clock.now_ms,
             clock.sleep,
             lambda: clock.now_s,
+            clock.now_ms,
         )
     return made
 
@@ -82,6 +83,7 @@ def flip(night: Night, to: str) -> LivePointer:
         why="test",
         hold=False,
         now_ms=night.now_ms,
+        lease_now_ms=night.lease_now_ms,
         sleep=night.sleep,
         monotonic=night.monotonic,
     )

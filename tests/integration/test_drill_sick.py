@@ -18,6 +18,7 @@ from infra.drills.stack import DrillStack, drill_stack
 ITEMS = 300
 USERS = 200
 DEPLOYMENTS = 2
+FAULT_S = 3.0
 BODY_TIMEOUT_S = 2.0
 BUFFER_BYTES = 16_384
 """What HAProxy holds of a body before a replica hears of it."""
@@ -39,7 +40,9 @@ def stack() -> Iterator[DrillStack]:
 @pytest.mark.timeout(600)
 def test_lists_without_a_shard_are_marked_and_right_of_the_rest(stack: DrillStack) -> None:
     options = Options(rounds=2, seed=5, progress=False)
-    figures = shard_gone.run_on(stack, options, items=ITEMS, deployments=DEPLOYMENTS)
+    figures = shard_gone.run_on(
+        stack, options, items=ITEMS, deployments=DEPLOYMENTS, fault_s=FAULT_S
+    )
     assert figures.passed, figures.document()
     assert figures.acked > 20
     assert figures.more["answers"] > figures.more["answers_shard_gone"] > 10
@@ -47,7 +50,8 @@ def test_lists_without_a_shard_are_marked_and_right_of_the_rest(stack: DrillStac
 
 @pytest.mark.timeout(600)
 def test_without_the_encoder_lists_go_on_and_texts_count_in_the_end(stack: DrillStack) -> None:
-    figures = encoder_gone.run_on(stack, Options(rounds=2, seed=6, progress=False), items=ITEMS)
+    options = Options(rounds=2, seed=6, progress=False)
+    figures = encoder_gone.run_on(stack, options, items=ITEMS, fault_s=FAULT_S)
     assert figures.passed, figures.document()
     assert figures.parity_max_abs_diff is not None
     assert figures.parity_max_abs_diff < 1e-5
@@ -60,8 +64,8 @@ def test_three_times_the_capacity_is_refused_with_a_time_to_come_back(stack: Dri
         Options(seed=7, progress=False),
         items=ITEMS,
         users=USERS,
-        probe_s=2.0,
-        overload_s=6.0,
+        probe_s=1.0,
+        overload_s=4.0,
         least_share=0.5,
     )
     assert figures.passed, figures.document()

@@ -202,8 +202,12 @@ def test_the_deadline_bounds_all_tries_together() -> None:
     with pytest.raises(Unreachable) as caught:
         client.status()
     assert caught.value.tries == 4
-    # each try may last as long as what is left of the ten seconds
-    assert timeouts == pytest.approx([10.0, 6.9, 3.7, 0.3])
+    # each try may last its share, and no longer than what is left of the ten seconds
+    assert timeouts == pytest.approx([3.0, 3.0, 3.0, 0.3])
+    timeouts.clear()
+    with pytest.raises(Unreachable):
+        client.put_items([{"item_id": "i1", "title": "long to embed"}])
+    assert timeouts[0] == pytest.approx(10.0)
 
 
 def test_the_number_of_tries_is_bounded() -> None:

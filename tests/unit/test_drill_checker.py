@@ -113,6 +113,22 @@ def test_each_broken_promise_is_counted_under_its_name(engine: Engine, tmp_path:
     }
 
 
+def test_an_answer_from_memory_is_held_to_what_was_acknowledged_before_its_moment(
+    engine: Engine, tmp_path: Path
+) -> None:
+    answer = right(engine, tmp_path)
+    record = record_of(answer._replace(degraded=("database_gone",), as_of_ms=20, least_user_seq=4))
+    record.acks = [ack._replace(at_ms=10) for ack in record.acks]
+    assert counts(engine, tmp_path, record) == {}  # the 4th was acknowledged after its moment
+    record.acks[-1] = record.acks[-1]._replace(at_ms=10)
+    behind = answer._replace(degraded=("database_gone",), as_of_ms=20, user_seq=2, least_user_seq=0)
+    record.answers = [behind]
+    found = counts(engine, tmp_path, record)
+    assert found["stale_reads"] == 1
+    record.answers = [behind._replace(as_of_ms=10)]  # it does not claim to hold the third
+    assert "stale_reads" not in counts(engine, tmp_path, record)
+
+
 def test_what_was_acknowledged_and_is_not_there_is_lost(engine: Engine, tmp_path: Path) -> None:
     record = record_of()
     record.acks += [Ack("u", "e9", 4), Ack("u", "e1", 1)]

@@ -37,6 +37,36 @@ def test_lines_come_back_in_order_and_a_torn_one_takes_no_other_with_it(
     assert f"{LEDGER_NAME}:2" in caplog.text
 
 
+def test_a_flipped_byte_anywhere_in_a_line_is_found_and_takes_no_other_with_it(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger.open(tmp_path)
+    entries = [Erased(f"e{n}", "a" * 64, 1_700_000_000_000 + n) for n in range(3)]
+    for entry in entries:
+        ledger.append(entry)
+    whole = ledger.path.read_bytes()
+    second = whole.index(b"\n") + 1
+    third = whole.index(b"\n", second) + 1
+    for place in range(second, third - 1):
+        for bit in (1, 0x20, 0x80):
+            damaged = bytearray(whole)
+            damaged[place] ^= bit
+            ledger.path.write_bytes(damaged)
+            sound, found = ledger.examine()
+            assert sound == [entries[0], entries[2]], (place, bit)
+            assert found[0].startswith(f"{ledger.path}:2 (byte "), (place, bit)
+    ledger.path.write_bytes(whole)
+    key = tmp_path / KEY_NAME
+    altered = bytearray(key.read_bytes())
+    altered[5] ^= 1
+    key.write_bytes(altered)
+    with pytest.raises(ErasureKeyLost, match=KEY_NAME):
+        Ledger.open(tmp_path).examine()
+    key.write_bytes(altered[:-1])
+    with pytest.raises(ErasureKeyLost, match="31 bytes"):
+        Ledger.open(tmp_path)
+
+
 def test_writers_at_once_lose_no_line(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path)
     entries = [Erased(f"e{n}", "h" * 64, n) for n in range(200)]

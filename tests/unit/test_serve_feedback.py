@@ -1,6 +1,7 @@
 """Group commit: callers share a transaction, and nobody pays for another's failure."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from serve.feedback import Feedback
 from serve.problems import ProblemError, field_path
 from serve.session_cache import CachedSession, SessionCache
 from serve.settings import ServeSettings
-from sql.errors import StoreUnavailable
+from sql.errors import StoreBusy, StoreUnavailable
 from sql.events import Appended, EventKind, NewEvent
 
 
@@ -54,7 +55,7 @@ def test_concurrent_posts_share_a_transaction_and_each_gets_its_own_answer(
 def test_a_group_that_fails_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def append(_: Any, requests: Sequence[Sequence[NewEvent]], **__: Any) -> list[Any]:
         if len(requests) > 1 or requests[0][0].event_id == "e1":
-            raise StoreUnavailable("db", "gone")
+            raise StoreBusy("db", "locked")
         return [[Appended(requests[0][0].event_id, 1, False)]]
 
     answers = run_posts(monkeypatch, append, 3)
@@ -62,6 +63,53 @@ def test_a_group_that_fails_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(answers[1], ProblemError)
     assert answers[1].status == 503
     assert answers[2][0].event_id == "e2"
+
+
+def test_a_database_that_is_gone_is_asked_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def append(_: Any, requests: Sequence[Sequence[NewEvent]], **__: Any) -> list[Any]:
+        asked.append(len(requests))
+        raise StoreUnavailable("db", "connection refused")
+
+    answers = run_posts(monkeypatch, append, 3)
+    assert asked == [3]  # each alone would take as long again, once a post
+    assert [(answer.status, answer.retry_after_s) for answer in answers] == [(503, 1)] * 3
+
+
+def test_a_transaction_that_hangs_is_answered_in_time_and_what_waits_behind_it_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_go, asked = threading.Event(), []
+
+    def append(_: Any, requests: Sequence[Sequence[NewEvent]], **__: Any) -> list[Any]:
+        asked.append([request[0].event_id for request in requests])
+        let_go.wait(20)
+        return [[Appended(request[0].event_id, 1, False)] for request in requests]
+
+    monkeypatch.setattr(feedback_module, "append", append)
+
+    async def scenario() -> list[Any]:
+        settings = ServeSettings(commit_timeout_s=0.05, feedback_queue=1)
+        feedback = Feedback(None, settings, lambda: 1)  # type: ignore[arg-type]
+        feedback.start()
+        answers = [
+            await asyncio.gather(
+                feedback.post([event(number)], keep_unknown_items=False), return_exceptions=True
+            )
+            for number in range(2)
+        ]
+        let_go.set()
+        answers.append([await feedback.post([event(2)], keep_unknown_items=False)])
+        await feedback.stop()
+        return [answer for (answer,) in answers]
+
+    first, second, third = asyncio.run(scenario())
+    for refused in (first, second):
+        assert (refused.status, refused.retry_after_s) == (503, 1)
+        assert "not known" in refused.detail
+    assert third[0].event_id == "e2"
+    assert asked == [["e0"], ["e2"]]  # e1 was refused before its transaction began
 
 
 def test_a_full_queue_is_refused_at_once_with_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:

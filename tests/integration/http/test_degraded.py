@@ -2,10 +2,15 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from serve.day import Day
 from serve.gateway import build_api
@@ -187,3 +192,70 @@ def test_a_new_user_gets_k_popular_items_none_of_them_deleted(stack: Stack) -> N
     assert answer.json()["basis"] == "popularity"
     assert sorted(listed) == sorted(f"i{n}" for n in range(1, ITEMS))
     assert listed[0] == "i7"
+
+
+@contextmanager
+def database_gone(stack: Stack, replica: int) -> Iterator[None]:
+    """As where Postgres is killed: no statement is answered, and no new connection is."""
+    engine = day_of(stack, replica).engine
+
+    def refuse(*_: Any) -> None:
+        raise OperationalError("SELECT", None, ConnectionError("the server closed the connection"))
+
+    event.listen(engine, "before_cursor_execute", refuse)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", refuse)
+
+
+def day_of(stack: Stack, replica: int) -> Day:
+    day: Day = stack.replicas[replica].app.state.day  # type: ignore[attr-defined]
+    return day
+
+
+def test_without_the_database_lists_go_on_with_their_age_and_nothing_is_acknowledged(
+    stack: Stack,
+) -> None:
+    click(stack, 0, "held", "i1")
+    hide = {"user_id": "held", "kind": "hide", "item_id": "i2"}
+    assert stack.replicas[0].post("/v1/events", json=hide).status_code == 200
+    held = "/v1/users/held/recommendations"
+    asked_at = datetime.now(UTC)
+    before = stack.replicas[0].get(held, params={"k": ITEMS}).json()
+    with database_gone(stack, 0):
+        for again in range(2):
+            answer = stack.replicas[0].get(held, params={"k": ITEMS}).json()
+            assert answer["degraded"] == ["database_gone"], again
+            assert answer["items"] == before["items"]
+            assert (answer["user_seq"], answer["generation"]) == (2, "g1")
+            # Its age: between the last read and the end of the database.
+            assert asked_at < datetime.fromisoformat(answer["as_of"]) <= datetime.now(UTC)
+            assert answer["as_of"] < before["as_of"]
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        pinned = stack.replicas[0].get(held, params={"as_of": later}).json()
+        assert pinned["as_of"] == answer["as_of"]  # it is not of the moment that was asked for
+        for refused in (
+            stack.replicas[0].get("/v1/users/never-asked/recommendations"),
+            stack.replicas[0].post("/v1/events", json={**hide, "event_id": "lost?"}),
+            stack.replicas[0].put("/v1/items/new", json={"title": "space"}),
+            stack.replicas[0].delete("/v1/users/held"),
+            stack.replicas[0].get("/readyz"),
+        ):
+            assert refused.status_code == 503, refused.text
+            assert int(refused.headers["retry-after"]) > 0
+        click(stack, 1, "held", "i3")  # elsewhere the database is there
+        stale = stack.replicas[0].get(held).json()
+        assert (stale["user_seq"], stale["as_of"]) == (2, answer["as_of"])
+    healed = stack.replicas[0].get(held).json()
+    assert (healed["user_seq"], healed["degraded"]) == (3, [])
+    assert "i3" not in [item["item_id"] for item in healed["items"]]
+
+
+def test_without_the_database_pins_and_boosts_stay_in_force(stack: Stack) -> None:
+    click(stack, 0, "u", "i1")
+    pin = {"kind": "pin", "item_id": "i30", "position": 1}
+    assert stack.replicas[1].put("/v1/policies/first", json=pin).status_code == 200
+    assert stack.replicas[0].get(LIST).json()["items"][0]["item_id"] == "i30"
+    with database_gone(stack, 0):
+        assert stack.replicas[0].get(LIST).json()["items"][0]["item_id"] == "i30"

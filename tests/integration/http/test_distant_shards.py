@@ -153,7 +153,7 @@ def test_a_deployment_without_the_generation_says_so_and_the_answer_is_of_one_ge
 def test_a_list_of_many_sources_shows_only_items_whose_shard_answers(
     stack: Stack, distant: Distant
 ) -> None:
-    click(stack, "u", "i3")
+    click(stack, "u", "i0")  # i9 and i17 go with it: in shard 0, and in 1
     with_priors(stack, priors_of(weights(cosine=1.0, neighbours=0.5, recent=0.5)))
     whole = distant.list_of("u")
     here = stack.replicas[0].get(f"/v1/users/u/recommendations?k={ITEMS}&as_of={AS_OF}").json()

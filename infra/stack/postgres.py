@@ -1,9 +1,10 @@
-"""A real Postgres for the contract tests: the wheel's binaries, a private socket, no root.
+"""A real Postgres for tests and drills: the wheel's binaries, a private socket, no root.
 
 Postgres refuses to run as root, so as root it is run as `nobody` in a folder of its own. Where that
 user cannot reach the wheel (a checkout under /root), the binaries are copied into the folder first.
 """
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql as psql
 
@@ -25,11 +27,14 @@ _BINARIES = Path(_WHEEL) / "pginstall" / "bin"
 
 
 class PostgresFailed(Exception):
-    """Postgres did not start. The tests fail then: to skip them would hide half of the promises."""
+    """Postgres did not start. Tests fail then: to skip them would hide half of the promises."""
 
 
 class PostgresServer:
-    """One server: `start`, then `create_database` as often as needed, then `stop`."""
+    """One server: `start`, then `create_database` as often as needed, then `stop`.
+
+    `kill` and `serve` are what a drill does to it: kill -9, and the operator's restart.
+    """
 
     def __init__(self, *options: str) -> None:
         self._options = options
@@ -37,6 +42,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="moonlark-pg-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
         self._owner: int | None = None
+        self._binaries = self._folder
         if os.geteuid() == 0:
             self._owner = pwd.getpwnam("nobody").pw_uid
             os.chown(self._folder, self._owner, -1)
@@ -50,7 +56,7 @@ class PostgresServer:
             raise
 
     def _start(self) -> None:
-        binaries = self._find_binaries()
+        self._binaries = binaries = self._find_binaries()
         data = self._folder / "data"
         made = self._run(
             [
@@ -60,11 +66,26 @@ class PostgresServer:
         )
         if made.returncode != 0:
             raise PostgresFailed(f"initdb: {made.stdout.decode()}{made.stderr.decode()}")
-        log = (self._folder / "server.log").open("wb")
-        with log:
+        self.serve()
+
+    def kill(self) -> None:
+        """kill -9 of the server and of each of its processes: nothing is written any more."""
+        assert self._process is not None, "it was started"
+        # Its children are sessions of their own, so that no group holds all of them.
+        family = psutil.Process(self._process.pid)
+        for process in [family, *family.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def serve(self) -> None:
+        """Serve the cluster, also again after `kill`; returns when it answers."""
+        data = self._folder / "data"
+        with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(binaries / "postgres", "-D", data, "-k", self._folder, *self._options),
+                    *(self._binaries / "postgres", "-D", data, "-k", self._folder),
+                    *self._options,
                     *("-c", "listen_addresses=", "-c", "max_connections=200"),
                 ],
                 stdout=log,

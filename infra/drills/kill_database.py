@@ -1,0 +1,81 @@
+"""Drill `kill-database`: Postgres is killed with -9 and started again; then, with SQLite, those who
+write to it.
+
+What was acknowledged is in the log afterwards, once. While Postgres is down, lists are answered
+from what a replica holds, marked `database_gone` with the moment they are of, and hold to all that
+was acknowledged before that moment; writes are answered 503 and tried again.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+
+from infra.client import Moonlark, MoonlarkError
+from infra.drills.figures import Figures, Options
+from infra.drills.kills import ITEMS, PATIENT, USERS, Rounds, whole_again
+from infra.drills.stack import DrillStack, drill_stack
+from infra.drills.victims import gateways, kill, wait_for
+from infra.stack.postgres import PostgresServer, create_database
+
+ROUNDS = 10
+DOWN_S = 5.0
+
+
+def run(options: Options) -> Figures:
+    """`rounds` on Postgres, then as many on SQLite, each on a stack of its own."""
+    rounds = ROUNDS if options.rounds is None else options.rounds
+    figures = Figures("kill-database", rounds, options.seed)
+    server = PostgresServer()
+    try:
+        server.start()
+        create_database(server.url(), "moonlark")
+        url = server.url("moonlark")
+        with drill_stack(items=ITEMS, users=USERS, seed=options.seed, database_url=url) as stack:
+            postgres_on(stack, server, options, rounds, figures)
+    finally:
+        server.stop()
+    with drill_stack(items=ITEMS, users=USERS, seed=options.seed) as stack:
+        writers_on(stack, options, rounds, figures)
+    return figures
+
+
+def postgres_on(
+    stack: DrillStack, server: PostgresServer, options: Options, rounds: int, figures: Figures
+) -> None:
+    """Postgres goes and comes back; nothing else is done to the replicas."""
+
+    def harm(_: int, __: np.random.Generator) -> None:
+        before = gateways(stack)
+        server.kill()
+        time.sleep(DOWN_S)
+        server.serve()
+        wait_for("the replicas' leases", lambda: before.items() <= gateways(stack).items())
+        wait_for("an answer from the database", lambda: _is_fresh(stack))
+
+    Rounds(stack, harm, PATIENT).run(options, rounds, figures, "postgres_")
+    if not figures.more["answers_from_memory"]:
+        figures.tell("no list was answered while Postgres was down")
+
+
+def writers_on(
+    stack: DrillStack, options: Options, rounds: int, figures: Figures, **crowd: Any
+) -> None:
+    """All replicas at once, in the middle of commits: nobody is left who knows what was open."""
+
+    def harm(_: int, __: np.random.Generator) -> None:
+        victims = sorted(gateways(stack))
+        for pid in victims:
+            kill(psutil.Process(pid))
+        whole_again(stack, victims)
+
+    Rounds(stack, harm, PATIENT, **crowd).run(options, rounds, figures, "sqlite_")
+
+
+def _is_fresh(stack: DrillStack) -> bool:
+    with Moonlark(stack.url, timeout_s=2.0) as api:
+        try:
+            return not api.recommend("idle1").degraded
+        except MoonlarkError:
+            return False

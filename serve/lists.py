@@ -1,0 +1,133 @@
+"""What is asked of a list, and the list that is made: as it is answered, and as it is recorded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ray_jobs.ranking.candidates import Candidates
+from ray_jobs.shards.items import Wanted
+from serve.explain import Past, explanations
+from serve.user_state import UserState
+from sql.exposures import Exposure, ShownItem
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What is asked for, whoever asks."""
+
+    k: int = 20
+    offset: int = 0
+    category: str | None = None
+    attributes: Mapping[str, Wanted] = field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    exclude_seen: bool = True
+    as_of_ms: int | None = None
+    explain: bool = False
+    diversity: float = 0.0
+
+
+Basis = Literal["session", "popularity", "item", "text"]
+
+BASE_PARTS: Mapping[Basis, str] = {"session": "cosine", "popularity": "popularity"}
+"""Of users' lists: the part of the score that the others are added to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemList:
+    """A list and what it was made from."""
+
+    state: UserState
+    basis: Basis
+    items: list[dict[str, Any]]
+    as_of_ms: int
+    ranked: Candidates
+    """The rows of `items`: ordinals, scores and their parts."""
+    policy_seq: int = 0
+    """Every change of a policy up to this one is reflected."""
+    is_quiet: bool = False
+    """Whether the weights of a quiet month made the scores (`ray_jobs.ranking.fusion`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingList:
+    """What trends. `activity_age_ms`: every event older than this is counted."""
+
+    state: UserState
+    items: list[dict[str, Any]]
+    as_of_ms: int
+    activity_age_ms: int
+
+
+def listed(
+    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
+) -> ItemList:
+    """Candidates as an answer."""
+    items = shown(state, ranked)
+    if len(items) < len(ranked):
+        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
+        ranked = ranked.take(np.array(there, np.bool_))
+    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
+
+
+def explain(answer: ItemList, past: Past) -> None:
+    """Add to each item of `answer` why it is there."""
+    told = explanations(answer.state, answer.ranked, past)
+    for item, explanation in zip(answer.items, told, strict=True):
+        item["explanation"] = explanation
+
+
+def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
+    """Candidates as they appear in an answer."""
+    items = state.view.items.get_many(ranked.ordinals)
+    return [
+        {
+            "item_id": item.item_id,
+            "score": float(score),
+            "title": item.title,
+            "category": item.category,
+        }
+        for item, score in zip(items, ranked.scores, strict=True)
+        if item is not None
+    ]
+
+
+def exposure_of(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
+    """What is recorded of an answer that was sent."""
+    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
+    return Exposure(
+        request_id=request_id,
+        user_key=None if state.user is None else state.user.user_key,
+        generation_id=state.generation.generation_id,
+        user_seq=state.user_seq,
+        catalog_seq=state.catalog_seq,
+        at_ms=answer.as_of_ms,
+        items=[
+            ShownItem(
+                item["item_id"],
+                item["score"],
+                int(ranked.ordinals[row]),
+                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+                {
+                    name: float(part[row])
+                    for name, part in ranked.parts.items()
+                    if part[row] or name == base
+                },
+            )
+            for row, item in enumerate(answer.items)
+        ],
+        degraded=state.degraded,
+        params={
+            "k": query.k,
+            "offset": query.offset,
+            "category": query.category,
+            "attributes": dict(query.attributes),
+            "exclude": list(query.exclude),
+            "exclude_seen": query.exclude_seen,
+            "basis": answer.basis,
+            "policy_seq": answer.policy_seq,
+            "is_quiet": answer.is_quiet,
+            "diversity": query.diversity,
+        },
+    )
