@@ -49,6 +49,7 @@ class Plan:
     variants: tuple[Variant, ...] = ("nightly+live",)
     seeds: int = 1
     train_days: int = 84
+    fuse_days: int = 7
     epochs: int = 12
 
 
@@ -56,8 +57,15 @@ PLANS = (
     Plan("MovieLens 100K, leave-one-out", "ml-100k", "leave-one-out", EVERY, seeds=3),
     Plan("MovieLens 100K, replay from 1998-04-01", "ml-100k", "replay", LIVE, VARIANTS),
     Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest")),
-    Plan("IFDB, replay from 2025-01-01", "ifdb", "replay", (*EVERY, "newest"), train_days=728),
-    Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=728),
+    Plan(
+        "IFDB, replay from 2025-01-01",
+        "ifdb",
+        "replay",
+        (*EVERY, "newest"),
+        train_days=728,
+        fuse_days=84,
+    ),
+    Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=728, fuse_days=84),
     Plan(
         "Online Retail, replay by basket from 2011-10-01",
         "online_retail",
@@ -90,6 +98,7 @@ def measured(
         variants=plan.variants,
         seeds=tuple(range(plan.seeds)),
         train_days=plan.train_days,
+        fuse_days=plan.fuse_days,
         recipe=lambda seed: replace(nightly(seed), epochs=plan.epochs),
         embed=TextVectors(cache, bert, tqdm.write).of,
         cache=cache,
@@ -107,13 +116,14 @@ def measured(
         if len(plan.variants) == 1
         for path in draw(table, PLOTS, f"{interactions.name}-{table.variant}", PLOTTED)
     ]
-    command = f"moonlark evaluate --data {plan.data} --protocol {plan.protocol}"
+    command = f"python -m infra.bench.accuracy --data FOLDER --plans '{plan.title}'"
     training = f"neural weights of {plan.epochs} epochs at most"
     if plan.protocol == "replay":
-        training += f", learned at the cut and every {plan.train_days} days"
-    return Section(
-        plan.title, command, training, as_json(interactions, request, tables), tuple(plots)
-    )
+        training += f", learned at the cut and every {plan.train_days} days, weights of fusion "
+        training += f"every {plan.fuse_days}"
+    result = as_json(interactions, request, tables)
+    missing = tuple(name for name in plan.models if name not in result["models"])
+    return Section(plan.title, command, training, result, tuple(plots), missing)
 
 
 def main() -> None:

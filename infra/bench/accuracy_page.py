@@ -32,11 +32,11 @@ order of the file; only the first event of a user-item pair counts. Options (nei
 factors, window and weight of popularity, epoch, weights of fusion) are chosen on validation and
 never on the test: leave-one-out on each user's last event but one, replay on the days before the
 cut. Every model gets the same histories. In a replay counts, neighbours and histories are learned
-anew every 7 nights, item-kNN, EASE and ALS every 28, the weights of fusion every 84, neural
-weights as each section says. Intervals: 95 %, paired bootstrap over users, 1,000 resamples.
-"less" is NDCG@10 of the first model less the row's: a row whose interval leaves 0 out differs
-really. "warm" and "cold": items with and without events before the cut (for a basket: most of its
-items). fit: CPU seconds of one run, all trainings together.
+anew every 7 nights, item-kNN, EASE and ALS every 28, neural weights as each section says.
+Intervals: 95 %, paired bootstrap over users, 1,000 resamples. "less" is NDCG@10 of the first
+model less the row's: a row whose interval leaves 0 out differs really. "warm" and "cold": items
+with and without events before the cut (for a basket: most of its items). fit: CPU seconds of one
+run, all trainings together.
 
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships.
 SASRec is our own on torch's layers (full softmax): RecTools 0.19 needs attrs < 24 and numpy < 2
@@ -53,6 +53,8 @@ class Section:
     training: str
     result: dict[str, Any]
     plots: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+    """Models of the plan that were not measured."""
 
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
@@ -76,6 +78,8 @@ def _section(section: Section, folder: Path) -> str:
         lines += _variants(variants, result["live_feedback"])
     else:
         lines += _models(result["models"])
+    if section.missing:
+        lines += [f"Not measured yet: {', '.join(section.missing)}.", ""]
     lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in section.plots]
     return "\n".join([*lines, ""])
 

@@ -18,6 +18,15 @@
     overload     scenario: three times the capacity
     oracle       scenario deltas: the brute-force twin of a catalog
     deltas       scenario: items change at random beside searches, switches and restarts
+    local        a store, and replicas of the API on it, in this process and without Ray
+    small_night  a whole night on a small catalog in seconds: the shipped steps, without a cluster
+    damage       a byte that flips, an end that is cut off
+    failing      the n-th statement, commit, fsync, rename or opening fails
+    retry_storm  scenario: each event sent one to five times, at once, anywhere
+    corrupt      scenario: damage in every file of a generation, in the ledger and its key
+    bad_generation  scenario: what a night may spoil, and what must pass
+    full_disk, io_error  scenarios: writes of the database and of a night fail
+    erase        scenario: replay, rollback, a night and a restore bring nobody back
 
 A scenario is a module with a function `run(Options) -> Figures`, named in `infra.cli.drill`.
 """

@@ -87,9 +87,9 @@ def _ask_everybody(
     stack: DrillStack, clients: list[SearchingClient], record: Record, figures: Figures
 ) -> None:
     """The encoder is back: every user who searched gets a list made of all of it."""
+    deadline_s = time.monotonic() + RECOVERY_S
     for client in clients:
         for user_id in client.seqs:
-            deadline_s = time.monotonic() + RECOVERY_S
             if until(partial(list_is_whole, stack.url, user_id), deadline_s):
                 with httpx.Client(base_url=stack.url, timeout=30) as http:
                     client.ask_for(http, user_id)

@@ -60,6 +60,8 @@ class Request:
     until_ms: int | None = None
     train_days: int = 84
     """Neural models are trained anew when the last training is so old; all else each lesson."""
+    fuse_days: int = 7
+    """As `train_days`, for the weights of fusion."""
     recipe: Callable[[int], TrainConfig] = nightly
     embed: Embed | None = None
     cache: Path = Path(".moonlark/evaluation")
@@ -157,6 +159,7 @@ def _row(
             bert_IT=bert_IT,
             cache=request.cache,
             train_days=request.train_days,
+            fuse_days=request.fuse_days,
             say=lambda line: request.say(f"{name}: {line}"),
         )
         ranker = make(name, setting)

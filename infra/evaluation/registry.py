@@ -40,6 +40,7 @@ class Setting:
     bert_IT: NDArray[np.float32] | None
     cache: Path
     train_days: int
+    fuse_days: int
     say: Say
 
     def texts(self, name: str) -> NDArray[np.float32]:
@@ -107,7 +108,7 @@ def _cosine(setting: Setting) -> Moonlark:
 
 def _fused(setting: Setting) -> Ranker:
     cosine = _cosine(setting)
-    return Fused(cosine, OrPopular(cosine, WINDOWS))
+    return Fused(cosine, OrPopular(cosine, WINDOWS), setting.fuse_days)
 
 
 def _or_popular(make: Make) -> Make:

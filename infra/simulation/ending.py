@@ -149,17 +149,18 @@ def check_sessions(world: World) -> None:
 
 
 def check_activity(world: World) -> None:
-    """The counters are those of the whole log, of erased users too."""
+    """The counters are those of the whole log, of erased users too. An event on an id that was no
+    item then has an ordinal, and no text: it is not counted."""
     truth = world.truth
     counts: Counter[tuple[int, int, str]] = Counter()
     for (user_key,) in truth.rows("SELECT DISTINCT user_key FROM shadow_events"):
         log = truth.log(user_key)
         for event in log:
-            if event.ordinal is not None:
+            if event.ordinal is not None and event.text_digest is not None:
                 counts[event.received_at_ms // HOUR_MS, event.ordinal, event.kind] += 1
             if event.undoes_seq is not None:
                 undone = log[event.undoes_seq - 1]
-                if undone.ordinal is not None:
+                if undone.ordinal is not None and undone.text_digest is not None:
                     counts[undone.received_at_ms // HOUR_MS, undone.ordinal, undone.kind] -= 1
     stored = truth.rows("SELECT hour, ordinal, kind, sum(n) FROM item_activity GROUP BY 1, 2, 3")
     if {row[:3]: row[3] for row in stored if row[3]} != {k: n for k, n in counts.items() if n}:

@@ -8,10 +8,10 @@ setting for what is changed here:
   (replica.py, `_direct_ingress_asgi`), and nobody outside shall set Serve's timeouts.
 - A client has `RECEIVE_TIMEOUT_S` for its headers, and for a body of one buffer (16 kB) as well,
   before a replica hears of it. (The template says an hour.) Longer ones are timed by the replica.
-- A replica is sent at most `REPLICA_REQUESTS` at a time; `QUEUED_REQUESTS` wait for one, and what
-  comes beyond is refused at once: 503 with Retry-After. To refuse costs the replica a tenth of a
-  list, HAProxy a hundredth: left to the replicas, three times what they can do halved what they did
-  (RELIABILITY.md, `overload`).
+- A replica is sent at most `REPLICA_REQUESTS` at a time; `QUEUED_REQUESTS` wait for one, no longer
+  than `QUEUE_TIMEOUT_MS`, and what comes beyond is refused at once: 503 with Retry-After. To refuse
+  costs a replica a fifth of a list, HAProxy next to nothing: left to the replicas, three times what
+  they can do halved what they did (RELIABILITY.md, `overload`).
 """
 
 import json
@@ -35,19 +35,22 @@ SERVE_HEADERS = (
 )
 """Read by Serve 2.60 from any client (ray/serve/_private/constants.py)."""
 
-REPLICA_REQUESTS = 32
-"""At 3 ms of a core each some 0.1 s of work: a queue here, and none in the replica."""
+REPLICA_REQUESTS = 16
+"""At 3 ms of a core each some 50 ms of work: enough that it never waits for the next."""
 
 QUEUED_REQUESTS = 64
 """Of all replicas together; some 0.2 s of two cores."""
 
-QUEUE_TIMEOUT_S = 1
+QUEUE_TIMEOUT_MS = 300
+"""Where lists cost more or the machine does other work, so many wait longer than anyone wants an
+answer: with 32 to a replica and a second here, half of the answers took more than 1.6 s on a
+machine with a load of 19."""
 
 HEALTH_PATHS = "/healthz /readyz"
 """Never refused: whoever watches must not take an overload for an end."""
 
 _TOO_MANY = ("too many requests at once", "as many as may wait for a replica do so")
-_NOBODY = ("no replica takes it", f"all were busy for {QUEUE_TIMEOUT_S} s, or none is up")
+_NOBODY = ("no replica takes it", f"all were busy for {QUEUE_TIMEOUT_MS} ms, or none is up")
 
 
 def write_wrapper(folder: Path) -> None:
@@ -78,7 +81,7 @@ def _sed_script() -> str:
         *(f"http-request del-header {name}" for name in SERVE_HEADERS),
     ]
     backend = [
-        f"timeout queue {QUEUE_TIMEOUT_S}s",
+        f"timeout queue {QUEUE_TIMEOUT_MS}ms",
         f"http-error {_refusal(*_NOBODY)}",
         f"acl is_health path {HEALTH_PATHS}",
         f"acl is_full queue ge {QUEUED_REQUESTS}",

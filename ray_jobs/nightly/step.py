@@ -83,8 +83,12 @@ def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report
     A generation that failed before is building again: a task that is retried, or a night that is
     taken up by hand, ends as if nothing had happened.
     """
-    with in_use(night.workspace.work):
-        return _run_step(night, name, step)
+    try:
+        with in_use(night.workspace.work):
+            return _run_step(night, name, step)
+    except Exception as error:  # edge of the job: the registry must say why the night ended
+        _record_failure(night, f"{name}: {error}")
+        raise
 
 
 def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
@@ -94,14 +98,10 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Repor
         return done
     started = time.perf_counter()
     generations.resume(night.engine, night.generation_id)
-    try:
-        report = step(night)
-        report["seconds"] = round(time.perf_counter() - started, 3)
-        if night.workspace.work.exists():  # publish takes the work files away
-            night.workspace.write_report(name, report)
-    except Exception as error:  # edge of the job: the registry must say why the night ended
-        _record_failure(night, f"{name}: {error}")
-        raise
+    report = step(night)
+    report["seconds"] = round(time.perf_counter() - started, 3)
+    if night.workspace.work.exists():  # publish takes the work files away
+        night.workspace.write_report(name, report)
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
 

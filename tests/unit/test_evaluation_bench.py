@@ -48,7 +48,7 @@ def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
     text = page(
         [
             Section("Made", "moonlark evaluate", "12 epochs", result, (plot,)),
-            Section("Two", "it", "-", variants, ()),
+            Section("Two", "it", "-", variants, (), ("als",)),
         ],
         datetime(2026, 1, 2, tzinfo=UTC),
         tmp_path,
@@ -58,6 +58,7 @@ def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
     assert f"{result['models']['popularity']['ndcg@10']:.4f}" in row
     assert f"{result['models']['popularity']['difference']['low']:+.4f}" in row
     assert "(accuracy/made.png)" in text
+    assert "Not measured yet: als." in text
     assert f"{variants['live_feedback']['sequential-knn']['mean']:+.4f}" in text
 
 

@@ -32,20 +32,17 @@ from ray_jobs.ranking.sources import (
 )
 from ray_jobs.ranking.trend import HOUR_MS
 
-FUSED_DAYS = 84
-"""The weights of fusion are learned anew when the last ones are so old: it takes 20 s."""
-
 QUESTIONS, QUESTIONS_A_USER = 2_000, 20
 """That teach them, as by night: a user's newest ones, drawn evenly where they are more."""
 
 
 class Fused:
     """`cosine` gives user and item vectors; `alone` ranks where there are too few questions to
-    learn fusion from."""
+    learn fusion from. Its weights are learned anew every `days`: it takes 20 s."""
 
-    def __init__(self, cosine: Moonlark, alone: Ranker) -> None:
+    def __init__(self, cosine: Moonlark, alone: Ranker, days: int = 7) -> None:
         self._cosine, self._alone = cosine, alone
-        self._every = Every(FUSED_DAYS)
+        self._every = Every(days)
         self._fusion: Fusion | None = None
         self._neighbours = Neighbours.nobody()
         self._clock: _Clock | None = None
