@@ -110,9 +110,7 @@ class NightShift:
             try:
                 self._steps(generation_id)
             except EXPECTED_ERRORS as error:
-                # The folder is another one in each run, and a seed is one history.
-                why = str(error).replace(str(world.root.parent), "")
-                world.scheduler.note(f"{generation_id}: {type(error).__name__}: {why}"[:150])
+                world.scheduler.note(f"{generation_id}: {_told(world, error)}")
                 world.scheduler.sleep(RETRY_AFTER_S)
             else:
                 return
@@ -169,6 +167,12 @@ class NightShift:
             self._world.scheduler.pause()
 
 
+def _told(world: World, error: Exception) -> str:
+    """Without the folder: it is another one in each run, and a seed is one history."""
+    why = str(error).replace(str(world.root.parent), "")
+    return f"{type(error).__name__}: {why}"[:150]
+
+
 @cache
 def _store(root: Path) -> StoreSettings:
     return StoreSettings(artifact_root=root)
@@ -204,7 +208,7 @@ def go_back(world: World) -> None:
             )
             world.scheduler.note("cleared the hold")
     except EXPECTED_ERRORS as error:
-        world.scheduler.note(f"{type(error).__name__}: {error}"[:150])
+        world.scheduler.note(_told(world, error))
 
 
 def publish_some(world: World) -> None:
@@ -236,7 +240,7 @@ def publish_some(world: World) -> None:
         )
         world.scheduler.note(f"published {chosen}")
     except EXPECTED_ERRORS as error:
-        world.scheduler.note(f"{type(error).__name__}: {error}"[:150])
+        world.scheduler.note(_told(world, error))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from sql.errors import StoreError
 from sql.events import Appended
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-MAX_SEEDS = 40
+MAX_SEEDS = 120
 
 
 def no_validity_check(patch: pytest.MonkeyPatch) -> None:
