@@ -83,7 +83,8 @@ def from_columns(
             text but is no target.
         texts_E, kinds_E, values_E, held_out_E, bert_NT: as in TrainData; kinds by name.
         item_ordinals_I, item_texts_I: the catalog, ordinals ascending.
-        at_ms_E: when each event happened; None: each at a time of its own.
+        at_ms_E: when each event happened (any numbers: equal ones are one time); None: each at a
+            time of its own.
 
     Raises:
         ValueError: columns of unequal length, a row out of range, an unknown kind, users that are

@@ -18,6 +18,9 @@ from ray_jobs.nightly.event_vectors import EventVectors
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.shards.texts import TextVectors
 
+LIVE_MS = 60_000
+"""An event that was received so soon after it occurred is of the day, later it is history."""
+
 NONE = -1
 """No ordinal, no text row, nothing undone."""
 
@@ -44,6 +47,16 @@ class Histories:
     def at_ms_E(self) -> NDArray[np.int64]:
         """When each event counts as done (`fold.event_time`)."""
         return np.minimum(self.occurred_E, self.received_E)
+
+    @cached_property
+    def moments_E(self) -> NDArray[np.int64]:
+        """A number for each event; adjacent ones that are equal happened at one time.
+
+        That is so in history only, where a basket's lines share a minute. What came within a minute
+        came one after the other, in log order, also where one post gave all of it one time.
+        """
+        is_history_E = self.received_E - self.occurred_E > LIVE_MS
+        return np.where(is_history_E, self.occurred_E, -1 - np.arange(len(self.occurred_E)))
 
     @cached_property
     def offsets_U1(self) -> NDArray[np.int64]:

@@ -80,10 +80,12 @@ def _of_user(
     counted = [replace(event, undoes_seq=None) for event in effective(events)]
     known = [NONE if event.ordinal is None else event.ordinal for event in counted]
     in_catalog = np.isin(np.array(known, np.int64), ordinals_N)
+    # Where all of it has one time, that says nothing: then log order does.
+    is_told = len({event.at_ms for event in counted}) > 1
     seen: set[int] = set()
     moment = 0
     for position, event in enumerate(counted):
-        if event.at_ms != counted[moment].at_ms:
+        if event.at_ms != counted[moment].at_ms or not is_told:
             moment = position
         if not in_catalog[position] or event.ordinal is None:
             continue

@@ -70,7 +70,7 @@ def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
         held_out_E=validation(histories, held_E, settings)[used_E],
         bert_NT=histories.vectors(),
         item_ordinals_I=items["ordinal"].to_numpy(),
-        at_ms_E=histories.at_ms_E[used_E],
+        at_ms_E=histories.moments_E[used_E],
         item_texts_I=histories.texts.rows_of(items["text_digest"].to_pylist()),
     )
 
