@@ -122,8 +122,7 @@ class Recommender:
         if not diversity:
             return None
         best = rerank(scored, eligible=allowed.eligible, excluded=allowed.hidden, k=POOL)
-        shards, delta = state.generation.shards, state.view.delta
-        _, vectors_ND = live_vectors_of(shards, delta, best.ordinals)
+        _, vectors_ND = live_vectors_of(state.shards, state.view.delta, best.ordinals)
         return best.ordinals[diverse_order(best.scores, vectors_ND, diversity)]
 
     def _for_known(

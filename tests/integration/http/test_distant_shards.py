@@ -99,6 +99,8 @@ def test_every_kind_of_list_is_the_one_of_a_replica_that_holds_its_shards(
         ("GET", f"/v1/users/u/recommendations?category=pasta&as_of={AS_OF}", None),
         ("GET", f"/v1/users/u/recommendations?explain=true&as_of={AS_OF}", None),
         ("GET", f"/v1/users/nobody/recommendations?as_of={AS_OF}", None),
+        ("GET", f"/v1/users/u/recommendations?diversity=0.5&as_of={AS_OF}", None),
+        ("GET", f"/v1/users/nobody/recommendations?diversity=0.5&as_of={AS_OF}", None),
         ("GET", "/v1/items/i4/similar?k=50", None),
         ("POST", "/v1/search", search),
     ):
