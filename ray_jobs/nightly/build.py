@@ -18,6 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import SEEN_KINDS
+from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
@@ -86,13 +87,17 @@ def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> R
     }
 
 
-def item_vectors(workspace: Workspace) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ordinals (N,) ascending and unit item vectors (N, dim) of the exported catalog."""
+def item_vectors(
+    workspace: Workspace, encoder: UserEncoder | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ordinals (N,) ascending and unit item vectors (N, dim) of the exported catalog, by the
+    weights of tonight (None) or by others that read the same texts."""
     items = pq.read_table(workspace.items, columns=["ordinal", "text_digest"])
     ordinals_N = items["ordinal"].to_numpy()
     texts = TextVectors.open(workspace.directory)
     rows_N = texts.rows_of(items["text_digest"].to_pylist())
-    encoder = load_weights(workspace.directory / "weights.safetensors")
+    if encoder is None:
+        encoder = load_weights(workspace.directory / "weights.safetensors")
     return ordinals_N, encoder.item_vectors(np.asarray(texts.vectors[rows_N]), ordinals_N)
 
 

@@ -15,11 +15,9 @@ Shapes: N items, Q questions.
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.weights import load_weights
-from ray_jobs.nightly.fuse import model_of, neighbours_of, published
+from ray_jobs.nightly.fuse import model_of, neighbours_of
 from ray_jobs.nightly.histories import Histories, open_histories
 from ray_jobs.nightly.holdout import can_hold_out, held_out
 from ray_jobs.nightly.replay import Model, Question, Replay, questions_of
@@ -30,7 +28,6 @@ from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.significance import paired_bootstrap
 from ray_jobs.shards.items import read_items
-from ray_jobs.shards.texts import TextVectors
 from sql import generations
 from sql.engine import read_snapshot
 from sql.generations import Generation
@@ -48,7 +45,12 @@ def evaluate(night: Night) -> Report:
     night.workspace.require_report("fuse")
     histories = open_histories(night.workspace)
     held_E = held_out(histories, night.settings)
-    model = _candidate(night, histories, held_E)
+    # Nobody's neighbours have seen the answers: those in the files were counted up to a watermark,
+    # and where the holdout reaches further back (a small log, a night run twice) a good candidate
+    # would be refused.
+    before = neighbours_of(histories, histories.effective_E & ~held_E, night.workspace)
+    priors = Priors.open(night.workspace.directory)
+    model = model_of(night.workspace, before, None if priors is None else priors.fusion)
     questions = questions_of(
         histories, held_E, model.ordinals_N, a_user=MAX_QUESTIONS_A_USER, most=MAX_QUESTIONS
     )
@@ -63,12 +65,12 @@ def evaluate(night: Night) -> Report:
         **_summary(candidate_Q),
         "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
-    live = _live_model(night, model)
+    live = _live_model(night)
     if live is not None:
         _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
         generation, live_model = live
-        live_Q = Replay(_before(live_model, night, histories, held_E), histories, questions).ranks()
+        live_Q = Replay(replace(live_model, neighbours=before), histories, questions).ranks()
         low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
         report["live"] = {
             "generation": generation.generation_id,
@@ -117,28 +119,7 @@ def _tell_worth_of_day(
     generations.add_metrics(night.engine, generation.generation_id, {"day": day})
 
 
-def _candidate(night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
-    """Tonight's generation as it was before the holdout: its neighbours are counted again, without
-    the held-out events, and its activity is that of each question's moment."""
-    priors = Priors.open(night.workspace.directory)
-    if priors is None:
-        return model_of(night.workspace, Neighbours.nobody())
-    before_E = histories.effective_E & ~held_E
-    beside = neighbours_of(histories, before_E, night.workspace)
-    return model_of(night.workspace, beside, priors.fusion)
-
-
-def _before(live: Model, night: Night, histories: Histories, held_E: NDArray[np.bool_]) -> Model:
-    """The live generation with neighbours counted as the candidate's are. Its own were counted up
-    to its watermark: where the holdout reaches further back (a small log, a night run twice) they
-    have seen the answers, and a good candidate would be refused."""
-    if live.fusion is None:
-        return live
-    before_E = histories.effective_E & ~held_E
-    return replace(live, neighbours=neighbours_of(histories, before_E, night.workspace))
-
-
-def _live_model(night: Night, candidate: Model) -> tuple[Generation, Model] | None:
+def _live_model(night: Night) -> tuple[Generation, Model] | None:
     """The live generation, if it reads the same text vectors as the candidate; its item vectors are
     those of tonight's catalog under its own weights."""
     embedded = night.workspace.require_report("embed")
@@ -151,18 +132,10 @@ def _live_model(night: Night, candidate: Model) -> tuple[Generation, Model] | No
     if live.encoder_id != embedded["encoder_id"] or live.generation_id == night.generation_id:
         return None
     directory = generation_directory(night.workspace.root, live.generation_id)
-    encoder, priors = load_weights(directory / "weights.safetensors"), Priors.open(directory)
-    items = pq.read_table(night.workspace.items, columns=["text_digest"])
-    texts = TextVectors.open(night.workspace.directory)
-    bert_NE = np.asarray(texts.vectors[texts.rows_of(items["text_digest"].to_pylist())])
-    return live, Model(
-        encoder,
-        candidate.ordinals_N,
-        encoder.item_vectors(bert_NE, candidate.ordinals_N),
-        published(night.workspace),
-        Neighbours.nobody() if priors is None else priors.neighbours,
-        None if priors is None else priors.fusion,
-    )
+    priors = Priors.open(directory)
+    if priors is None:
+        return live, model_of(night.workspace, Neighbours.nobody(), directory=directory)
+    return live, model_of(night.workspace, priors.neighbours, priors.fusion, directory)
 
 
 def _popularity_ranks(

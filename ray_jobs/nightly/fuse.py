@@ -11,6 +11,7 @@ Run: python -m ray_jobs.nightly.fuse --generation ID
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -83,14 +84,19 @@ def _learn(replay: Replay) -> Fusion | None:
     return fit_fusion(lively, quiet, float(np.mean(months)) if months else 0.0)
 
 
-def model_of(workspace: Workspace, neighbours: Neighbours, fusion: Fusion | None = None) -> Model:
-    """What tonight's generation answers with."""
-    ordinals_N, vectors_ND = item_vectors(workspace)
-    encoder = load_weights(workspace.directory / "weights.safetensors")
-    return Model(encoder, ordinals_N, vectors_ND, published(workspace), neighbours, fusion)
+def model_of(
+    workspace: Workspace,
+    neighbours: Neighbours,
+    fusion: Fusion | None = None,
+    directory: Path | None = None,
+) -> Model:
+    """Tonight's catalog, answered by the weights in `directory`; None: by tonight's."""
+    encoder = load_weights((directory or workspace.directory) / "weights.safetensors")
+    ordinals_N, vectors_ND = item_vectors(workspace, encoder)
+    return Model(encoder, ordinals_N, vectors_ND, _published(workspace), neighbours, fusion)
 
 
-def published(workspace: Workspace) -> NDArray[np.int64]:
+def _published(workspace: Workspace) -> NDArray[np.int64]:
     """When each item of the export was published, ms; -1 where nobody says. (N,)."""
     column = pq.read_table(workspace.items, columns=["published_at_ms"])["published_at_ms"]
     times: NDArray[np.int64] = pc.fill_null(column, -1).to_numpy()

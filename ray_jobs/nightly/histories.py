@@ -87,9 +87,13 @@ class Histories:
 
     def users(self) -> Iterator[tuple[int, list[FoldEvent]]]:
         """(user_key, events) of each user."""
-        for first, last in zip(self.offsets_U1[:-1], self.offsets_U1[1:], strict=True):
-            events = [self._event(row) for row in range(first, last)]
-            yield int(self.user_keys_E[first]), events
+        for user, first in enumerate(self.offsets_U1[:-1]):
+            yield int(self.user_keys_E[first]), self.events_of(user)
+
+    def events_of(self, user: int) -> list[FoldEvent]:
+        """All events of the user with that number, in log order."""
+        first, last = self.offsets_U1[user : user + 2]
+        return [self._event(row) for row in range(first, last)]
 
     def _event(self, row: int) -> FoldEvent:
         vector_row, text_count = int(self.rows_E[row]), len(self.texts)

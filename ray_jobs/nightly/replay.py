@@ -8,9 +8,8 @@ the nearest items are found exactly here, by one product with all item vectors.
 Shapes: N items (by ordinal, ascending), E events, D dim, H horizons, M candidates, F features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,12 @@ from ray_jobs.encoders.fold import FoldEvent, effective, fold, user_vector
 from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 from ray_jobs.nightly.histories import NONE, Histories
-from ray_jobs.ranking.activity import Tally, weight_of
+from ray_jobs.ranking.activity import weight_of
 from ray_jobs.ranking.candidates import MIN_CANDIDATES
 from ray_jobs.ranking.fusion import Evidence, Fusion
 from ray_jobs.ranking.neighbours import Neighbours
-from ray_jobs.ranking.sources import (
-    POOL,
-    RECENT_ITEMS,
-    Pools,
-    at_rows,
-    candidates_beside,
-    most_active,
-)
-from ray_jobs.ranking.trend import HOUR_MS
+from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, at_rows, candidates_beside
+from ray_jobs.ranking.timeline import Timeline
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -63,12 +55,11 @@ def questions_of(
     """
     questions: list[Question] = []
     starts = histories.offsets_U1
-    for user, (_, events) in enumerate(histories.users()):
-        if not asked_E[starts[user] : starts[user + 1]].any():
-            continue
+    asked_U = np.logical_or.reduceat(asked_E, starts[:-1]) if len(asked_E) else asked_E
+    for user in np.flatnonzero(asked_U).tolist():
         rows = np.arange(starts[user], starts[user + 1])
         asked_seqs = set(histories.user_seqs_E[rows[asked_E[rows]]].tolist())
-        asked = list(_of_user(user, events, asked_seqs, ordinals_N))
+        asked = list(_of_user(user, histories.events_of(user), asked_seqs, ordinals_N))
         questions += _some(asked, a_user)
     return sorted(_some(questions, most), key=lambda question: question.at_ms)
 
@@ -110,34 +101,6 @@ def weights_of(kinds_E: NDArray[np.str_]) -> Floats:
     return weights
 
 
-class Clock:
-    """What everybody did before a moment; it only moves forward."""
-
-    def __init__(self, histories: Histories, span: int, from_ms: int) -> None:
-        """`span`: one more than the largest ordinal. `from_ms`: no question is earlier."""
-        at_E = histories.at_ms_E
-        counted = histories.effective_E & (histories.ordinals_E != NONE)
-        counted &= histories.ordinals_E < span
-        weights_E = weights_of(histories.kinds_E)
-        rows = np.flatnonzero(counted & (weights_E > 0))
-        rows = rows[np.argsort(at_E[rows], kind="stable")]
-        self._at, self._ordinals = at_E[rows], histories.ordinals_E[rows]
-        self._weights = weights_E[rows]
-        self._next = int(np.searchsorted(self._at, from_ms))
-        before = slice(0, self._next)
-        self.tally = Tally.of_events(
-            span, self._ordinals[before], self._at[before], self._weights[before], from_ms
-        )
-
-    def forward(self, until_ms: int) -> Ints:
-        """Count what came before `until_ms`; the ordinals of what is new."""
-        first, end = self._next, max(self._next, int(np.searchsorted(self._at, until_ms)))
-        for row in range(first, end):
-            self.tally.add(int(self._ordinals[row]), int(self._at[row]), float(self._weights[row]))
-        self._next = end
-        return np.unique(self._ordinals[first:end])
-
-
 @dataclass(frozen=True)
 class Model:
     """What answers: the files of one generation. `vectors_ND` of the items `ordinals_N`;
@@ -150,15 +113,53 @@ class Model:
     neighbours: Neighbours
     fusion: Fusion | None
 
-    @cached_property
-    def by_date(self) -> Ints:
-        """Rows, oldest first; those of unknown date first of all."""
-        return np.argsort(self.published_N, kind="stable")
+    @property
+    def span(self) -> int:
+        """One more than the largest ordinal."""
+        return int(self.ordinals_N[-1]) + 1
 
     def rows_of(self, ordinals: Ints) -> Ints:
         """Row of each ordinal, -1 where it is not in the catalog."""
         rows = np.minimum(np.searchsorted(self.ordinals_N, ordinals), len(self.ordinals_N) - 1)
         return np.where(self.ordinals_N[rows] == ordinals, rows, -1)
+
+
+def evidence_of(
+    model: Model,
+    timeline: Timeline,
+    pools: Pools,
+    session: Session,
+    at_ms: int,
+    allowed: Callable[[Ints], NDArray[np.bool_]],
+) -> tuple[Ints, Evidence]:
+    """The candidates (M,), ascending, that a user has at a moment, and what is known of them.
+
+    `pools`: what `timeline` says of that moment. `allowed`: which ordinals may be shown.
+    """
+    newest_first = session.recent[::-1]
+    near_N, near_ND = model.neighbours.near(newest_first)
+    found = candidates_beside(pools, near_N, near_ND, at_ms, allowed)
+    vector_D = user_vector(model.encoder, session)
+    if vector_D is not None:
+        cosines_N = model.vectors_ND @ vector_D
+        nearest = np.flatnonzero(allowed(model.ordinals_N))
+        if len(nearest) > MIN_CANDIDATES:
+            best = np.argpartition(-cosines_N[nearest], MIN_CANDIDATES - 1)[:MIN_CANDIDATES]
+            nearest = nearest[best]
+        found = np.union1d(found, model.ordinals_N[nearest])
+    rows = model.rows_of(found)
+    recent_rows = model.rows_of(newest_first[:RECENT_ITEMS])
+    recent_RD = model.vectors_ND[recent_rows[recent_rows >= 0]]
+    recent = np.zeros(len(found), np.float32)
+    if len(recent_RD):
+        recent = model.vectors_ND[rows] @ unit_rows(recent_RD.mean(axis=0))
+    return found, Evidence(
+        cosines=np.zeros(len(found), np.float32) if vector_D is None else cosines_N[rows],
+        activity=timeline.tally.at(found, at_ms),
+        published_ms=timeline.published_S[found],
+        neighbours=at_rows(near_N, near_ND, found),
+        recent=recent,
+    )
 
 
 class Replay:
@@ -176,20 +177,19 @@ class Replay:
         self._model = model
         self._questions = questions
         self._frozen_at_ms = frozen_at_ms
-        first_ms = questions[0].at_ms if questions else 0
-        start_ms = first_ms if frozen_at_ms is None else min(first_ms, frozen_at_ms)
-        self._clock = Clock(histories, int(model.ordinals_N[-1]) + 1, start_ms)
+        self._at_E, ordinals_E, weights_E = _activity_of(histories, model.span)
+        published_S = np.full(model.span, -1, np.int64)
+        published_S[model.ordinals_N] = model.published_N
+        start = self._known(questions[0].at_ms) if questions else 0
+        self._timeline = Timeline(self._at_E, ordinals_E, weights_E, published_S, start)
         self._sessions: dict[int, tuple[int, Session | None]] = {}
-        self._pool: Ints = np.zeros(0, np.int64)
-        self._pool_hour = -1
-        self._month = 0.0
 
     def evidence(self) -> Iterator[tuple[Question, Ints, Evidence, float]]:
         """Each question with its candidates (M,) ascending, what is known of them, and the
         activity of the last month."""
         for question in self._questions:
             found, evidence = self._evidence(question, self._session(question))
-            yield question, found, evidence, self._month
+            yield question, found, evidence, self._timeline.month
 
     def ranks(self) -> Ints:
         """Rank (Q,) from 0 of each question's item; N where it is no candidate."""
@@ -199,22 +199,26 @@ class Replay:
     def _rank(self, question: Question) -> int:
         model, session = self._model, self._session(question)
         if model.fusion is None:
-            scores, found = self._cosines(session), model.ordinals_N
-            shown = self._allowed(session, found)
-            scores, found = scores[shown], found[shown]
+            found = model.ordinals_N[self._allowed(session, model.ordinals_N)]
+            scores = self._cosines(session)[model.rows_of(found)]
         else:
             found, evidence = self._evidence(question, session)
-            is_quiet = model.fusion.is_quiet(self._month)
             scores = model.fusion.score(
                 *(found, evidence, question.at_ms),
                 is_known=session.steps > 0,
-                is_quiet=is_quiet,
+                is_quiet=model.fusion.is_quiet(self._timeline.month),
             ).scores
         place = int(np.searchsorted(found, question.ordinal))
         if place == len(found) or found[place] != question.ordinal:
             return len(model.ordinals_N)
         wanted = scores[place]
         return int(np.count_nonzero(scores > wanted) + np.count_nonzero(scores[:place] == wanted))
+
+    def _known(self, at_ms: int) -> int:
+        """Number of the first event that is not known at that moment."""
+        if self._frozen_at_ms is not None:
+            at_ms = min(at_ms, self._frozen_at_ms)
+        return int(np.searchsorted(self._at_E, at_ms))
 
     def _session(self, question: Question) -> Session:
         done, base = self._sessions.get(question.user, (0, None))
@@ -240,49 +244,19 @@ class Replay:
         return allowed
 
     def _evidence(self, question: Question, session: Session) -> tuple[Ints, Evidence]:
-        model, at_ms = self._model, question.at_ms
-        cosines_N = self._cosines(session)
-        newest_first = session.recent[::-1]
-        near_N, near_ND = model.neighbours.near(newest_first)
-        beside = candidates_beside(
-            self._pools(at_ms), near_N, near_ND, at_ms, lambda of: self._allowed(session, of)
-        )
-        shown = np.flatnonzero(self._allowed(session, model.ordinals_N))
-        nearest = shown
-        if len(shown) > MIN_CANDIDATES:
-            best = np.argpartition(-cosines_N[shown], MIN_CANDIDATES - 1)[:MIN_CANDIDATES]
-            nearest = shown[best]
-        found = np.union1d(beside, model.ordinals_N[nearest])
-        rows = model.rows_of(found)
-        recent_rows = model.rows_of(newest_first[:RECENT_ITEMS])
-        vectors_RD = model.vectors_ND[recent_rows[recent_rows >= 0]]
-        recent = np.zeros(len(found), np.float32)
-        if len(vectors_RD):
-            recent = model.vectors_ND[rows] @ unit_rows(vectors_RD.mean(axis=0))
-        return found, Evidence(
-            cosines=cosines_N[rows],
-            activity=self._clock.tally.at(found, at_ms),
-            published_ms=model.published_N[rows],
-            neighbours=at_rows(near_N, near_ND, found),
-            recent=recent,
+        at_ms = question.at_ms
+        pools = self._timeline.forward(self._known(at_ms), at_ms)
+        return evidence_of(
+            *(self._model, self._timeline, pools, session, at_ms),
+            lambda ordinals: self._allowed(session, ordinals),
         )
 
-    def _pools(self, at_ms: int) -> Pools:
-        """The most active of all are looked for once an hour; what was acted on since is added."""
-        model, new = self._model, self._clock.forward(min(at_ms, self._frozen_at_ms or at_ms))
-        if at_ms // HOUR_MS != self._pool_hour:
-            self._pool_hour = at_ms // HOUR_MS
-            sums_NH = self._clock.tally.at(model.ordinals_N, at_ms)
-            self._pool = most_active(model.ordinals_N, sums_NH, POOL)
-            self._month = self._clock.tally.month(at_ms)
-        else:
-            self._pool = np.union1d(self._pool, new)
-        published = model.published_N[model.by_date]
-        end = int(np.searchsorted(published, at_ms, side="right"))
-        newest = model.by_date[max(0, end - POOL) : end]
-        return Pools(
-            self._pool,
-            self._clock.tally.at(self._pool, at_ms),
-            model.ordinals_N[newest],
-            model.published_N[newest],
-        )
+
+def _activity_of(histories: Histories, span: int) -> tuple[Ints, Ints, Floats]:
+    """Times, ordinals and weights of all that counts as activity, by time."""
+    counted = histories.effective_E & (histories.ordinals_E != NONE)
+    counted &= histories.ordinals_E < span
+    weights_E = weights_of(histories.kinds_E)
+    rows = np.flatnonzero(counted & (weights_E > 0))
+    rows = rows[np.argsort(histories.at_ms_E[rows], kind="stable")]
+    return histories.at_ms_E[rows], histories.ordinals_E[rows], weights_E[rows]

@@ -17,10 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.ranking.sources import at_rows
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
 DAY_MS = 24 * HOUR_MS
@@ -42,6 +44,16 @@ def decay(ages_ms: NDArray[np.int64]) -> Floats:
     return factors
 
 
+def _decayed_sums(rows_L: Ints, weights_L: Floats, ages_ms_L: Ints, count: int) -> Floats:
+    """Sum of weight * exp(-age / horizon) of each row, (count, H); a horizon at a time, for a whole
+    log goes through here."""
+    sums_NH = np.zeros((count, len(HORIZONS_DAYS)), np.float32)
+    ages_days = np.maximum(ages_ms_L, 0) / DAY_MS
+    for h, days in enumerate(HORIZONS_DAYS):
+        sums_NH[:, h] = np.bincount(rows_L, weights_L * np.exp(-ages_days / days), count)
+    return sums_NH
+
+
 @dataclass(frozen=True)
 class Activity:
     """Sums (N, H) of the items `ordinals` (N,), ascending, as of `at_ms`. Items not named: 0."""
@@ -59,30 +71,24 @@ class Activity:
         ordinals_L = np.concatenate([counts[0] for _, counts in pairs])
         weights_L = np.concatenate([counts[1] for _, counts in pairs])
         middles = [np.full(len(counts[0]), hour * HOUR_MS + HOUR_MS // 2) for hour, counts in pairs]
-        factors_LH = decay(at_ms - np.concatenate(middles))
         ordinals, rows_L = np.unique(ordinals_L, return_inverse=True)
-        sums = np.stack(
-            [
-                np.bincount(rows_L, weights_L * factors_LH[:, h], len(ordinals))
-                for h in range(factors_LH.shape[1])
-            ],
-            axis=1,
-        )
-        return cls(ordinals.astype(np.int64), sums.astype(np.float32), at_ms)
+        ages_ms_L = at_ms - np.concatenate(middles)
+        sums = _decayed_sums(rows_L, weights_L, ages_ms_L, len(ordinals))
+        return cls(ordinals.astype(np.int64), sums, at_ms)
+
+    @cached_property
+    def _month(self) -> float:
+        return float(self.sums[:, MONTH].sum(dtype=np.float64))
 
     def month(self, at_ms: int) -> float:
         """All of the last month, of all items together."""
-        factor = decay(np.array([at_ms - self.at_ms]))[0, MONTH]
-        return float(self.sums[:, MONTH].sum(dtype=np.float64) * factor)
+        return self._month * float(decay(np.array([at_ms - self.at_ms]))[0, MONTH])
 
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
-        found = np.zeros((len(ordinals_M), len(HORIZONS_DAYS)), np.float32)
-        if len(self.ordinals):
-            rows = np.minimum(np.searchsorted(self.ordinals, ordinals_M), len(self.ordinals) - 1)
-            known = self.ordinals[rows] == ordinals_M
-            found[known] = self.sums[rows[known]] * decay(np.array([at_ms - self.at_ms]))
-        return found
+        sums: Floats = at_rows(self.ordinals, self.sums, ordinals_M)
+        sums *= decay(np.array([at_ms - self.at_ms]))
+        return sums
 
 
 class Tally:
@@ -98,9 +104,7 @@ class Tally:
     ) -> Tally:
         """Of these events, all before `until_ms`: as if added one by one."""
         tally = cls(span)
-        for h, factors_E in enumerate(decay(until_ms - at_ms_E).T):
-            sums = np.bincount(ordinals_E, weights_E * factors_E, span)
-            tally._sums_SH[:, h] = sums.astype(np.float32)
+        tally._sums_SH = _decayed_sums(ordinals_E, weights_E, until_ms - at_ms_E, span)
         tally._at_S[:] = until_ms
         return tally
 
