@@ -28,7 +28,7 @@ from serve.trending import Trending
 from serve.user_state import UserState
 
 KEPT_POOLS = 4
-"""Of generation, catalog and second: what the requests of a moment share."""
+"""Of generation and catalog: what the requests of a second share."""
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -56,7 +56,7 @@ class FusedLists:
     def __init__(self, trending: Trending) -> None:
         self._trending = trending
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], _Now] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], _Now] = OrderedDict()
 
     def of_known(
         self,
@@ -145,7 +145,7 @@ class FusedLists:
     def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
         """Made again when the catalog changed, or activity was read again."""
         live = self._trending.activity_since(priors.fusion.activity_hour, as_of_ms)
-        key = (state.generation.generation_id, state.catalog_seq, id(live))
+        key = (state.generation.generation_id, state.catalog_seq)
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.live is live:

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from infra.bench.accuracy_page import Section, page
 from infra.cli.settings import CliSettings
+from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Protocol, Request, as_json, evaluate
 from infra.evaluation.load import load_interactions
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
-from infra.evaluation.walk import Progress
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 
@@ -105,7 +105,7 @@ def measured(
         kept=cache / "answers",
         only_kept=only_kept,
         say=tqdm.write,
-        bar=_bar,
+        bar=question_bar,
     )
     tables = evaluate(interactions, request)
     if not any(table.rows for table in tables):
@@ -153,17 +153,6 @@ def main() -> None:
 
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
-
-
-def _bar(label: str, total: int) -> Progress:
-    bar = tqdm(total=total, desc=label, unit="question", leave=False)
-
-    def advance(count: int) -> None:
-        bar.update(count)
-        if bar.n >= total:
-            bar.close()
-
-    return advance
 
 
 if __name__ == "__main__":

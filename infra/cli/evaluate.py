@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from infra.cli.console import console
 from infra.cli.settings import CliSettings
+from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.load import load_interactions
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
-from infra.evaluation.walk import Progress
 from ray_jobs.nightly.settings import NightSettings
 
 DEFAULT_MODELS = ("moonlark", "popularity", "item-knn", "sequential-knn", "ease")
@@ -97,7 +97,7 @@ def command(
         embed=TextVectors(cache, _bert(settings), say).of,
         cache=cache,
         say=say,
-        bar=_bar,
+        bar=question_bar,
     )
     tables = evaluate(interactions, request)
     result = as_json(interactions, request, tables)
@@ -129,11 +129,11 @@ def _split(values: list[str] | None) -> tuple[str, ...]:
 
 
 def _variants(names: tuple[str, ...]) -> tuple[Variant, ...]:
-    known = {variant: variant for variant in VARIANTS}
+    known: dict[str, Variant] = {variant: variant for variant in VARIANTS}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r}, accepted: {', '.join(VARIANTS)}")
-    return tuple(known[name] for name in names) or VARIANTS[-1:]  # type: ignore[index]
+    return tuple(known[name] for name in names) or VARIANTS[-1:]
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -141,17 +141,6 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not all(part.isdigit() for part in parts):
         raise typer.BadParameter(f"--seed {text!r}, accepted: numbers, separated by commas")
     return tuple(map(int, parts))
-
-
-def _bar(label: str, total: int) -> Progress:
-    bar = tqdm(total=total, desc=label, unit="question", leave=False)
-
-    def advance(count: int) -> None:
-        bar.update(count)
-        if bar.n >= total:
-            bar.close()
-
-    return advance
 
 
 def _shown(models: dict[str, dict[str, Any]]) -> RichTable:

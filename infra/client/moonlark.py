@@ -12,11 +12,18 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from infra.client.encode import (
+    Attributes,
+    filters,
+    list_body,
+    rfc3339,
+    text_of,
+    without_none,
+)
 from infra.client.errors import UnexpectedAnswer
 from infra.client.retry import RetryPolicy
 from infra.client.transport import VERSIONS_HINT, Transport, quote_id
 from serve.schemas.events import MAX_EVENTS, EventsAnswer
-from serve.schemas.fields import AttributeValue
 from serve.schemas.items import MAX_ITEMS, ItemAnswer, ItemChangeAnswer, ItemsAnswer
 from serve.schemas.lists import (
     MAX_INLINE_EVENTS,
@@ -30,7 +37,6 @@ from serve.schemas.status import StatusAnswer
 from serve.schemas.users import ErasureAnswer, UserAnswer, UserEventsAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Attributes = Mapping[str, AttributeValue]
 USER_EVENTS_PAGE = 500
 
 
@@ -93,7 +99,7 @@ class Moonlark:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_EVENTS}")
         now = datetime.now(UTC).isoformat()
         bodies = [
-            {"event_id": uuid.uuid4().hex, "occurred_at": now, **_without_none(event)}
+            {"event_id": uuid.uuid4().hex, "occurred_at": now, **without_none(event)}
             for event in events
         ]
         query = [("on_unknown_item", "keep")] if keep_unknown_items else []
@@ -121,10 +127,10 @@ class Moonlark:
         is the text alone. `explain`: each item says why it is there. `diversity`, 0 to 1: how much
         what is like an item above it comes later.
         """
-        query = [("k", str(k)), ("offset", str(offset)), ("exclude_seen", _text(exclude_seen))]
-        query += _filters(category, attributes, exclude)
+        query = [("k", str(k)), ("offset", str(offset)), ("exclude_seen", text_of(exclude_seen))]
+        query += filters(category, attributes, exclude)
         if as_of is not None:
-            query.append(("as_of", _rfc3339("as_of", as_of)))
+            query.append(("as_of", rfc3339("as_of", as_of)))
         if explain:
             query.append(("explain", "true"))
         if diversity:
@@ -147,7 +153,7 @@ class Moonlark:
         diversity: float = 0.0,
     ) -> RecommendManyAnswer:
         """As `recommend`, for up to 100 users, in the order given."""
-        body = _list_body(
+        body = list_body(
             k,
             category,
             attributes,
@@ -182,8 +188,8 @@ class Moonlark:
         `post_events` without `user_id`. Nothing of them is kept."""
         if not 1 <= len(events) <= MAX_INLINE_EVENTS:
             raise ValueError(f"events: {len(events)} of them, accepted: 1 to {MAX_INLINE_EVENTS}")
-        inline = [_without_none(event) for event in events]
-        body = _list_body(
+        inline = [without_none(event) for event in events]
+        body = list_body(
             *(k, category, attributes, exclude, exclude_seen, offset, as_of, explain, diversity),
             events=inline,
         )
@@ -210,7 +216,7 @@ class Moonlark:
         exclude: Sequence[str] = (),
     ) -> SimilarAnswer:
         """The items nearest to an item."""
-        query = [("k", str(k)), *_filters(category, attributes, exclude)]
+        query = [("k", str(k)), *filters(category, attributes, exclude)]
         return self._call(SimilarAnswer, "GET", f"{_item_path(item_id)}/similar", query=query)
 
     def search(
@@ -247,7 +253,7 @@ class Moonlark:
         """Create or replace 1 to 500 items; each has its `item_id` in it."""
         if not 1 <= len(items) <= MAX_ITEMS:
             raise ValueError(f"items: {len(items)} of them, accepted: 1 to {MAX_ITEMS}")
-        body = {"items": [_without_none(item) for item in items]}
+        body = {"items": [without_none(item) for item in items]}
         return self._call(ItemsAnswer, "PUT", "/v1/items", body=body, is_long=True)
 
     def delete_item(self, item_id: str, *, version: int | None = None) -> ItemChangeAnswer:
@@ -264,7 +270,7 @@ class Moonlark:
         hours: int = 1,
     ) -> TrendingAnswer:
         """Items that are acted on more than is usual for them; an event counts within a second."""
-        query = [("k", str(k)), ("hours", str(hours)), *_filters(category, attributes, ())]
+        query = [("k", str(k)), ("hours", str(hours)), *filters(category, attributes, ())]
         return self._call(TrendingAnswer, "GET", "/v1/trending", query=query)
 
     # Policies
@@ -333,7 +339,7 @@ class Moonlark:
         body: Mapping[str, Any] | None = None,
         is_long: bool = False,
     ) -> Answer:
-        content = None if body is None else _without_none(body)
+        content = None if body is None else without_none(body)
         response = self._transport.request(method, path, query=query, body=content, is_long=is_long)
         try:
             return answer.model_validate_json(response.content)
@@ -356,59 +362,3 @@ def _policy_path(policy_id: str) -> str:
 
 def _user_path(user_id: str) -> str:
     return f"/v1/users/{quote_id(user_id)}"
-
-
-def _list_body(
-    k: int,
-    category: str | None,
-    attributes: Attributes | None,
-    exclude: Sequence[str],
-    exclude_seen: bool,
-    offset: int,
-    as_of: datetime | None,
-    explain: bool,
-    diversity: float,
-    **whose: Any,
-) -> dict[str, Any]:
-    """The body of POST /v1/recommendations; `whose`: users or events."""
-    return {
-        **whose,
-        "k": k,
-        "category": category,
-        "attributes": dict(attributes or {}),
-        "exclude": list(exclude),
-        "exclude_seen": exclude_seen,
-        "offset": offset,
-        "as_of": as_of,
-        "explain": explain,
-        "diversity": diversity,
-    }
-
-
-def _filters(
-    category: str | None, attributes: Attributes | None, exclude: Sequence[str]
-) -> list[tuple[str, str]]:
-    """As query parameters; what repeats is repeated."""
-    query = [] if category is None else [("category", category)]
-    query += [("attribute", f"{name}:{_text(v)}") for name, v in (attributes or {}).items()]
-    return query + [("exclude", item_id) for item_id in exclude]
-
-
-def _text(value: AttributeValue) -> str:
-    """As a query parameter: JSON's words for true and false."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _rfc3339(field: str, at: datetime) -> str:
-    if at.tzinfo is None:
-        raise ValueError(f"{field}: {at} has no time zone, accepted: an aware datetime")
-    return at.isoformat()
-
-
-def _without_none(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`body` with times as RFC 3339, without the fields that say nothing."""
-    return {
-        name: _rfc3339(name, value) if isinstance(value, datetime) else value
-        for name, value in body.items()
-        if value is not None
-    }

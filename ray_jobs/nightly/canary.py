@@ -46,7 +46,11 @@ def min_cosine(
     """
     cosines = []
     for key, text in texts.items():
-        now_E, then_E = encoder.encode([text])[0], stored[key]
-        lengths = float(np.linalg.norm(now_E) * np.linalg.norm(then_E))
-        cosines.append(float(now_E @ then_E) / lengths if lengths else 0.0)
+        cosines.append(cosine(encoder.encode([text])[0], stored[key]))
     return min(cosines, default=None)
+
+
+def cosine(one_E: NDArray[np.float32], other_E: NDArray[np.float32]) -> float:
+    """0 where one of them is."""
+    lengths = float(np.linalg.norm(one_E) * np.linalg.norm(other_E))
+    return float(one_E @ other_E) / lengths if lengths else 0.0

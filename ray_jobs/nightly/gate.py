@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.build import item_vectors
-from ray_jobs.nightly.gate_contents import check_items, check_vectors
+from ray_jobs.nightly.gate_contents import HINT, check_items, check_vectors
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
@@ -17,8 +17,6 @@ from ray_jobs.shards.manifest import open_manifest, verify
 from ray_jobs.shards.reader import ShardSet
 from sql.engine import read_snapshot
 from sql.generations import read_live
-
-HINT = "the last good generation stays live; `moonlark generations` shows the reason"
 
 RECALL_QUERIES = 200
 RECALL_AT = 100

@@ -75,7 +75,7 @@ def _check_texts(night: Night, digests: list[str]) -> None:
     for digest in chosen:
         if digest not in written:
             raise GateRefused(f"the text {digest} of an item has no vector", hint=HINT)
-        cosine = _cosine(written[digest], stored[digest]) if digest in stored else 1.0
+        cosine = canary.cosine(written[digest], stored[digest]) if digest in stored else 1.0
         if not cosine >= canary.MIN_COSINE:
             raise GateRefused(
                 f"the text {digest} has cosine {cosine:.4f} to the vector that it was put with "
@@ -112,8 +112,3 @@ def check_vectors(
             f"items, such as ordinals {wrong[:3]}",
             hint=HINT,
         )
-
-
-def _cosine(one_E: NDArray[np.float32], other_E: NDArray[np.float32]) -> float:
-    lengths = float(np.linalg.norm(one_E) * np.linalg.norm(other_E))
-    return float(one_E @ other_E) / lengths if lengths else 0.0
