@@ -80,7 +80,7 @@ def _run_all(options: Options, json_file: Path | None) -> None:
             figures.tell(f"{scenario} ended with {error!r}")
         _tell(figures)
         documents.append(figures.document())
-        if json_file is not None:  # after each: the whole takes an hour
+        if json_file is not None:  # after each: one may break off
             json_file.write_text(json.dumps(documents, indent=2) + "\n", encoding="utf-8")
     failed = [document["scenario"] for document in documents if not document["passed"]]
     console.print(f"{len(documents)} drills, failed: {', '.join(failed) or 'none'}")
