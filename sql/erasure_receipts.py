@@ -54,11 +54,14 @@ class Receipt:
     @property
     def cannot_rewrite(self) -> tuple[str, ...]:
         """What no job takes back, and when it goes."""
-        found = ["counts of item_activity: they name no user; they go by age"]
+        found = [
+            "counts of item_activity: they name no user; they go by age",
+            "ids that events named and that never were items: rows of items that name no user",
+        ]
         if self.weights:
             found.append(
-                f"weights trained while the events were there ({', '.join(self.weights)}): they go"
-                " when the generations are pruned"
+                "weights, neighbours and activity learned while the events were there"
+                f" ({', '.join(self.weights)}): they go when the generations are pruned"
             )
         if self.dialect == "postgresql":
             found.append(
