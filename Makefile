@@ -44,10 +44,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three processes: Ray keeps the authentication mode of its first import, and the tests differ in it.
+# What needs no Ray cluster runs two at a time. Then one cluster after the other, in a process each:
+# Ray keeps the authentication mode of its first import, and the tests differ in it.
 RAY_TOKEN_TESTS := tests/integration/test_ray_job.py tests/integration/test_local_stack.py
 test: data
-	$(BIN)/python -m pytest -q tests/unit tests/contract tests/simulation tests/integration/http tests/e2e
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract tests/simulation tests/integration/http
+	$(BIN)/python -m pytest -q tests/e2e
 	$(BIN)/python -m pytest -q $(RAY_TOKEN_TESTS)
 	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http \
 		$(addprefix --ignore=,$(RAY_TOKEN_TESTS))
