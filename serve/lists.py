@@ -93,8 +93,8 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-def exposure_of(answer: ItemList, query: ListQuery, request_id: str) -> Exposure:
-    """What is recorded of an answer that was sent."""
+def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
+    """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
     state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
     return Exposure(
         request_id=request_id,
@@ -102,7 +102,7 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str) -> Exposure
         generation_id=state.generation.generation_id,
         user_seq=state.user_seq,
         catalog_seq=state.catalog_seq,
-        at_ms=answer.as_of_ms,
+        at_ms=at_ms,
         items=[
             ShownItem(
                 item["item_id"],
@@ -129,5 +129,6 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str) -> Exposure
             "policy_seq": answer.policy_seq,
             "is_quiet": answer.is_quiet,
             "diversity": query.diversity,
+            "as_of_ms": answer.as_of_ms,
         },
     )

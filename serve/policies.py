@@ -18,7 +18,7 @@ from ray_jobs.encoders.config import SEEN_BITS
 from ray_jobs.encoders.session import Session
 from ray_jobs.ranking.boosts import Targets, boost_groups, total_boosts
 from ray_jobs.ranking.rerank import Pin
-from ray_jobs.ranking.seen import SeenRule, hidden_as_seen
+from ray_jobs.ranking.seen import Seen, SeenRule, hidden_as_seen
 from ray_jobs.shards.items import ItemTable
 from serve.loaded_generation import CatalogView
 from serve.problems import unavailable
@@ -73,22 +73,19 @@ class PolicySet:
     def hidden_as_seen(
         self, session: Session, items: ItemTable, as_of_ms: int
     ) -> NDArray[np.int64]:
-        """The ordinals that the user has seen, by what counts as seen in their categories; also of
-        ids put again since."""
+        """The ordinals that the user has seen, by what counts as seen in their categories.
+
+        An id that was deleted and put again is one item here: it has the category of its present
+        life, and all that was seen and bought of it counts.
+        """
         rules, names = self._seen_rules
-        rule_S = np.zeros(len(session.seen), np.int64)
+        seen = Seen(session.seen, session.seen_kinds, session.is_bought, session.bought_ms)
+        if len(items.returned_R2):
+            seen = seen.under(items.newest_lives(session.seen))
+        rule_S = np.zeros(len(seen.ordinals_S), np.int64)
         if names:
-            rule_S = np.maximum(items.category_index(session.seen, names), 0)
-        hidden = hidden_as_seen(
-            session.seen,
-            session.seen_kinds,
-            session.is_bought,
-            session.bought_ms,
-            rules,
-            rule_S,
-            as_of_ms,
-        )
-        return items.with_returned(hidden)
+            rule_S = np.maximum(items.category_index(seen.ordinals_S, names), 0)
+        return hidden_as_seen(seen, rules, rule_S, as_of_ms)
 
     @cached_property
     def _pins(self) -> list[PinPolicy]:

@@ -112,11 +112,20 @@ _TAGS = ("batch", "single", "many", "inline")
 _KINDS = (*EventKind, "pin", "boost", "seen")
 _NOT_IN_BODIES = frozenset({"body", "query", "path", *_TAGS, *_KINDS})
 
+_FREE = (("attributes", 2), ("value", 1))
+"""Fields of any name or any type, and how many parts of a location are theirs."""
+
 
 def field_path(location: Sequence[str | int]) -> str:
     """`("body", "batch", "events", 3, "click", "item_id")` -> `events[3].item_id`."""
-    # Where it came from and which kind was tried are how pydantic names it, not the client.
-    parts = [p for p in location[:-1] if p not in _NOT_IN_BODIES] + list(location[-1:])
+    # Where it came from and which kind was tried are how pydantic names it, not the client. What
+    # stands in `attributes` and in the `value` of one is the client's; then come pydantic's tries.
+    end = len(location)
+    for name, deeper in _FREE:
+        if name in location[:-1]:
+            end = min(end, location.index(name) + deeper)
+    head = location[: location.index("attributes")] if "attributes" in location else location[:-1]
+    parts = [p for p in head if p not in _NOT_IN_BODIES] + list(location[len(head) : end])
     path = ""
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
@@ -138,7 +147,9 @@ async def _on_problem(_: Request, error: Exception) -> Response:
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:
-    errors = [_field_error(e) for e in cast(RequestValidationError, error).errors()[:50]]
+    found = [_field_error(e) for e in cast(RequestValidationError, error).errors()[:50]]
+    # Of several types that one field may have each was tried: told once.
+    errors = list({error.field: error for error in reversed(found)}.values())[::-1]
     names = ", ".join(e.field for e in errors[:5])
     refused = "refused" if request.method == "GET" else "refused, nothing was stored"
     return problem_response(ProblemError(422, "invalid request", f"{refused}: {names}", errors))
@@ -146,7 +157,8 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 def _field_error(error: Any) -> FieldError:
     """One error of pydantic's in the words of the API."""
-    location = [part for part in error["loc"] if part not in _TAGS]
+    loc = error["loc"]
+    location = [p for n, p in enumerate(loc) if p not in _TAGS or "attributes" in loc[:n]]
     context = error.get("ctx", {})
     if error["type"] == "json_invalid":
         return FieldError("body", None, f"JSON: {context.get('error')}, at {location[-1]}")

@@ -84,7 +84,8 @@ class Recommender:
 
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""
-        self._write_behind.expose(exposure_of(answer, query, request_id))
+        exposure = exposure_of(answer, query, request_id, at_ms=self._now_ms())
+        self._write_behind.expose(exposure)
 
     def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
         """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:

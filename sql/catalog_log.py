@@ -7,12 +7,13 @@ the users it is the same: `former_ordinals` says what it was called when they hi
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, insert, select, update
+from sqlalchemy import Connection, Engine, Select, and_, insert, select, update
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.ids import BadInput, check_id, is_storable
@@ -94,7 +95,8 @@ class _Writer:
 def put_items(engine: Engine, puts: Sequence[ItemPut], at_ms: int) -> list[PutResult]:
     """Put items in one transaction, in the given order; one result for each.
 
-    A body that does not change makes no change (but its vectors, and a higher version, are stored).
+    A body that does not change makes no change, but a higher version is stored, and a vector that
+    was missing is a change: replicas learn of it by the log.
     A version below the stored one, or equal to it with another body, or not above that of a deleted
     item, is `stale_version`: nothing of that put is stored. Raises `BadInput`.
     """
@@ -106,7 +108,8 @@ def put_items(engine: Engine, puts: Sequence[ItemPut], at_ms: int) -> list[PutRe
         return []
     with write(engine) as conn:
         writer = _Writer(conn, [put.item_id for put in puts], at_ms)
-        results = [_put(writer, put) for put in puts]
+        embedded = _embedded(conn, puts)
+        results = [_put(writer, put, embedded) for put in puts]
         stored = [p for p, r in zip(puts, results, strict=True) if r.outcome != "stale_version"]
         _store_texts(conn, stored)
         writer.flush()
@@ -161,7 +164,8 @@ def write_item_vectors(
         return _insert_vectors(conn, rows)
 
 
-def _put(writer: _Writer, put: ItemPut) -> PutResult:
+def _put(writer: _Writer, put: ItemPut, embedded: AbstractSet[tuple[str, str]]) -> PutResult:
+    """`embedded`: the (encoder_id, text_digest) of the puts that have their vector already."""
     state = writer.states.get(put.item_id)
     body = put.body.canonical()
     outcome: PutOutcome
@@ -190,8 +194,11 @@ def _put(writer: _Writer, put: ItemPut) -> PutResult:
             state = writer.change("put", new)
         else:
             outcome = "unchanged"
-            if version != state.version:
-                state = writer.keep(state._replace(version=version))
+            new = state._replace(version=version)
+            if any((encoder_id, put.text_digest) not in embedded for encoder_id in put.vectors):
+                state = writer.change("put", new)
+            elif new != state:
+                state = writer.keep(new)
     return _result(state, outcome)
 
 
@@ -256,6 +263,15 @@ def _store_texts(conn: Connection, puts: Sequence[ItemPut]) -> None:
     )
 
 
+def _embedded(conn: Connection, puts: Sequence[ItemPut]) -> set[tuple[str, str]]:
+    """Which (encoder_id, text_digest) of the puts' vectors are stored already."""
+    wanted = {(e, put.text_digest) for put in puts for e in put.vectors}
+    if not wanted:
+        return set()
+    rows = conn.execute(_embedded_sql(conn.dialect.name), batch_rows(sorted(wanted)))
+    return {(row.encoder_id, row.text_digest) for row in rows}
+
+
 def _insert_vectors(conn: Connection, rows: Sequence[dict[str, Any]]) -> int:
     if not rows:
         return 0
@@ -272,6 +288,19 @@ def _known_texts_sql(dialect: str) -> Select[Any]:
         .join_from(batch, texts, texts.c.text_digest == batch.c.text_digest)
         .order_by(texts.c.text_digest)
         .with_for_update(of=texts, read=True, key_share=True)
+    )
+
+
+@cache
+def _embedded_sql(dialect: str) -> Select[Any]:
+    batch = batch_of(dialect, encoder_id=str, text_digest=str)
+    return select(item_vectors.c.encoder_id, item_vectors.c.text_digest).join_from(
+        batch,
+        item_vectors,
+        and_(
+            item_vectors.c.encoder_id == batch.c.encoder_id,
+            item_vectors.c.text_digest == batch.c.text_digest,
+        ),
     )
 
 

@@ -57,6 +57,8 @@ class Receipt:
         found = [
             "counts of item_activity: they name no user; they go by age",
             "ids that events named and that never were items: rows of items that name no user",
+            "rows that `moonlark ingest` rejected: files of that machine, until they are deleted"
+            " (`moonlark erase --finish` deletes those of its own MOONLARK_STATE_DIR)",
         ]
         if self.weights:
             found.append(

@@ -75,13 +75,15 @@ class RayJobOperator(BaseOperator):
         self.unreachable_limit_s = unreachable_limit_s
         self.jobs_url = jobs_url
         self._running_id: str | None = None
+        self._is_killed = False
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Raises RayJobError (dags/ray_job/errors.py) unless the job ends SUCCEEDED."""
         hook = RayJobHook(self.jobs_url)
         task, try_number = _coordinates(context)
         decision = self._submit_or_find(hook, task, try_number)
-        self._running_id = decision.submission_id
+        if self._is_killed:  # while it was submitted: the first stop found no job
+            self._stop(hook, decision.submission_id)
         context["ti"].xcom_push(key=SUBMISSION_ID_KEY, value=decision.submission_id)
         job = self._follow(hook, decision.submission_id)
         self._running_id = None
@@ -93,20 +95,29 @@ class RayJobOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stops the job; Airflow calls it on SIGTERM and on `execution_timeout`."""
-        if self._running_id is None:
-            return
-        self.log.info("Stopping Ray job %s", self._running_id)
+        self._is_killed = True
+        if self._running_id is not None:
+            self._stop(RayJobHook(self.jobs_url), self._running_id)
+
+    def _stop(self, hook: RayJobHook, submission_id: str) -> None:
+        self.log.info("Stopping Ray job %s", submission_id)
         try:
-            RayJobHook(self.jobs_url).stop(self._running_id)
+            hook.stop(submission_id)
         except RayJobError as error:
             # Nothing above us could act on it; the log must say that the job may still run.
-            self.log.error("Ray job %s may still run: %s", self._running_id, error)
+            self.log.error("Ray job %s may still run: %s", submission_id, error)
 
     def _submit_or_find(self, hook: RayJobHook, task: TaskCoordinates, try_number: int) -> Decision:
         for _ in range(MAX_DECISIONS):
             attempts, earlier = self._patiently(lambda: hook.find_attempts(task))
             decision = decide(task, attempts, earlier, try_number)
             self.log.info("Ray job %s: %s", decision.submission_id, decision.action.value)
+            if self._is_killed:
+                raise RayJobsRefused(
+                    f"task {task.task_id} was killed before its job started",
+                    hint="clear the task to run it again",
+                )
+            self._running_id = decision.submission_id
             if decision.action is Action.STOP_FIRST:
                 hook.stop(decision.submission_id)
                 self._follow(hook, decision.submission_id)

@@ -102,6 +102,7 @@ def command(
     tables = evaluate(interactions, request)
     result = as_json(interactions, request, tables)
     if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for table in tables:
         console.print(f"\n{interactions.name}, {table.variant}")

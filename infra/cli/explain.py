@@ -103,11 +103,12 @@ def _table(answer: Any) -> Table:
 
 def _lines(answer: Any) -> list[str]:
     exposure, largest = answer.exposure, answer.max_abs_difference
+    as_of_ms = exposure.params.get("as_of_ms", exposure.at_ms)
     who = "no stored user" if answer.user_id is None else f"user {answer.user_id}"
     return [
         f"{who}, by {exposure.params.get('basis')}; generation {exposure.generation_id}, "
         f"user_seq {exposure.user_seq}, catalog_seq {exposure.catalog_seq}, "
-        f"policy_seq {exposure.params.get('policy_seq', 0)}, as of {as_utc(exposure.at_ms)}",
+        f"policy_seq {exposure.params.get('policy_seq', 0)}, as of {as_utc(as_of_ms)}",
         f"{answer.effective_events} effective of {answer.events} events in the log",
         f"degraded: {', '.join(exposure.degraded) or 'no'}",
         "largest difference: " + ("none could be rebuilt" if largest is None else f"{largest:.1e}"),

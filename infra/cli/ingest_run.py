@@ -54,7 +54,7 @@ class IngestRun:
     def items_file(self, path: Path, columns: Columns, text: TextOptions) -> None:
         """A catalog, read and written at once."""
         with (
-            self._rejects(path.name) as rejects,
+            self._rejects(f"items-{path.name}") as rejects,
             open_rows(path, text) as source,
         ):
             _tell_unused(catalog.unused_columns(source, columns))
@@ -65,7 +65,7 @@ class IngestRun:
 
     def events_file(self, path: Path, columns: Columns, text: TextOptions) -> None:
         """A history: read, sorted, written."""
-        with self._rejects(path.name) as rejects:
+        with self._rejects(f"events-{path.name}") as rejects:
             with open_rows(path, text) as source:
                 _tell_unused(history.unused_columns(source, columns))
                 with _bar("reading", source.total) as advance:

@@ -51,6 +51,8 @@ def live_a_day(client: Moonlark) -> None:
     near = _timed("what fits the text, for this user", lambda: client.search(text, user_id=USER))
     _show(near.items[:K])
     _timed(f"a new item: {NEW_ITEM['title']}", lambda: client.put_item("demo-new", NEW_ITEM))
+    fitting = client.search(str(NEW_ITEM["title"]), k=1)
+    assert fitting.items[0].item_id == "demo-new", "of the whole catalog it fits its title best"
     shelf: Mapping[str, str | int] = {"genres": "Sci-Fi", "year": 1998}
     new = _timed(
         "the user's list of science fiction of 1998",

@@ -6,7 +6,7 @@ setting for what is changed here:
 - Every listener goes to the loopback: the template binds statistics and metrics on all interfaces.
 - Headers of Serve's own are taken away: one that is not UTF-8 is a 500 before our code is asked
   (replica.py, `_direct_ingress_asgi`), and nobody outside shall set Serve's timeouts.
-- A client has `RECEIVE_TIMEOUT_S` for its headers, and for a body of one buffer (16 kB) as well,
+- A client has `RECEIVE_TIMEOUT_S` for its headers, and for a body of one buffer (64 kB) as well,
   before a replica hears of it. (The template says an hour.) Longer ones are timed by the replica.
 - A replica is sent at most `REPLICA_REQUESTS` at a time; `QUEUED_REQUESTS` wait for one, no longer
   than `QUEUE_TIMEOUT_MS`, and what comes beyond is refused at once: 503 with Retry-After. To refuse
@@ -50,6 +50,11 @@ HEALTH_PATHS = "/healthz /readyz"
 """Never refused: whoever watches must not take an overload for an end."""
 
 _TOO_MANY = ("too many requests at once", "as many as may wait for a replica do so")
+_BROKE_OFF = ("a replica broke off", "it ended, or did not answer in time, with this request open")
+_UNREADABLE = {
+    400: ("not HTTP/1.1", "a malformed line or header, or line and headers of more than 64 kB"),
+    408: ("the request came too slowly", f"its headers took more than {RECEIVE_TIMEOUT_S} s"),
+}
 _NOBODY = ("no replica takes it", f"all were busy for {QUEUE_TIMEOUT_MS} ms, or none is up")
 
 
@@ -77,15 +82,17 @@ def write_wrapper(folder: Path) -> None:
 def _sed_script() -> str:
     frontend = [
         f"timeout http-request {RECEIVE_TIMEOUT_S}s",
+        *(f"http-error {_problem(status, *told)}" for status, told in _UNREADABLE.items()),
         "option http-buffer-request",
         *(f"http-request del-header {name}" for name in SERVE_HEADERS),
     ]
     backend = [
         f"timeout queue {QUEUE_TIMEOUT_MS}ms",
-        f"http-error {_refusal(*_NOBODY)}",
+        f"http-error {_problem(503, *_NOBODY)}",
+        *(f"http-error {_problem(status, *_BROKE_OFF)}" for status in (500, 502, 504)),
         f"acl is_health path {HEALTH_PATHS}",
         f"acl is_full queue ge {QUEUED_REQUESTS}",
-        f"http-request return {_refusal(*_TOO_MANY)} if is_full !is_health",
+        f"http-request return {_problem(503, *_TOO_MANY)} if is_full !is_health",
     ]
     return "\n".join(
         [
@@ -103,9 +110,12 @@ def _after(pattern: str, lines: list[str]) -> str:
     return f"/{pattern}/a\\\n" + "\\\n".join(f"    {line}" for line in lines)
 
 
-def _refusal(title: str, detail: str) -> str:
-    """503 with the problem document that the replicas would send."""
-    hint = "send the same again: a retry is harmless"
-    document = {"type": "about:blank", "title": title, "status": 503, "detail": detail}
-    body = json.dumps({**document, "errors": [], "hint": hint}, separators=(",", ":"))
-    return f"status 503 content-type application/problem+json hdr Retry-After 1 string '{body}'"
+def _problem(status: int, title: str, detail: str) -> str:
+    """An answer with the problem document that the replicas would send."""
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    when = ""
+    if status >= 500:
+        document["hint"] = "send the same again: a retry is harmless"
+        when = " hdr Retry-After 1"
+    body = json.dumps({**document, "errors": []}, separators=(",", ":"))
+    return f"status {status} content-type application/problem+json{when} string '{body}'"

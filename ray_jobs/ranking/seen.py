@@ -10,6 +10,28 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What a user saw: sorted ordinals, the bits of the kinds of events that named each, whether it
+    was bought, and when last (ms since 1970)."""
+
+    ordinals_S: NDArray[np.int64]
+    kinds_S: NDArray[np.uint8]
+    is_bought_S: NDArray[np.bool_]
+    bought_ms_S: NDArray[np.int64]
+
+    def under(self, ordinals_S: NDArray[np.int64]) -> Seen:
+        """The same under these ordinals; what comes under one together counts together."""
+        together, where_S = np.unique(ordinals_S, return_inverse=True)
+        kinds = np.zeros(len(together), np.uint8)
+        is_bought = np.zeros(len(together), np.bool_)
+        bought_ms = np.full(len(together), np.iinfo(np.int64).min, np.int64)
+        np.bitwise_or.at(kinds, where_S, self.kinds_S)
+        np.logical_or.at(is_bought, where_S, self.is_bought_S)
+        np.maximum.at(bought_ms, where_S, self.bought_ms_S)
+        return Seen(together, kinds, is_bought, bought_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class SeenRule:
     """`kinds`: bits of the kinds of events that make an item seen. `buy_again_ms`: so long after
     its last purchase a bought item is shown again, whatever else was seen of it; None: never."""
@@ -19,10 +41,7 @@ class SeenRule:
 
 
 def hidden_as_seen(
-    seen_S: NDArray[np.int64],
-    kinds_S: NDArray[np.uint8],
-    is_bought_S: NDArray[np.bool_],
-    bought_ms_S: NDArray[np.int64],
+    seen: Seen,
     rules: Sequence[SeenRule],
     rule_S: NDArray[np.int64],
     as_of_ms: int,
@@ -36,6 +55,7 @@ def hidden_as_seen(
     )
     waits_S = waits_R[rule_S]
     # At once is at once, also by the clock of a replica that is behind the one that sold it.
-    over_S = (waits_S == 0) | ((waits_S > 0) & (bought_ms_S + waits_S <= as_of_ms))
-    hidden: NDArray[np.int64] = seen_S[(kinds_S & kinds_R[rule_S] != 0) & ~(is_bought_S & over_S)]
+    over_S = (waits_S == 0) | ((waits_S > 0) & (seen.bought_ms_S + waits_S <= as_of_ms))
+    counts_S = seen.kinds_S & kinds_R[rule_S] != 0
+    hidden: NDArray[np.int64] = seen.ordinals_S[counts_S & ~(seen.is_bought_S & over_S)]
     return hidden

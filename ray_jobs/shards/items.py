@@ -145,6 +145,15 @@ class ItemTable:
         known_R = in_sorted(self.returned_R2[:, 0], ordinals)
         return union_sorted(ordinals, np.unique(self.returned_R2[known_R, 1]))
 
+    def newest_lives(self, ordinals: Ordinals) -> Ordinals:
+        """For each ordinal the one that its id has now, or had last: (N,), in the given order."""
+        if not len(self.returned_R2) or not len(ordinals):
+            return ordinals
+        rows = np.searchsorted(self.returned_R2[:, 0], ordinals, side="right") - 1
+        last_N2 = self.returned_R2[rows]
+        newest: Ordinals = np.where(last_N2[:, 0] == ordinals, last_N2[:, 1], ordinals)
+        return newest
+
     def event_counts(self) -> NDArray[np.int64]:
         """Events of each item at the generation's watermark, by ordinal: (ordinal_span,)."""
         counts = np.zeros(self.ordinal_span, dtype=np.int64)

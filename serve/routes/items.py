@@ -15,7 +15,7 @@ from serve.path_ids import PathId
 from serve.problems import FieldError, ProblemError, not_found, unavailable
 from serve.routes.context import day_of, from_ms, request_id_of, to_ms
 from serve.schemas.items import ItemAnswer, ItemBodyIn, ItemChangeAnswer, ItemsAnswer, ItemsBody
-from sql import catalog
+from sql import catalog, generations
 from sql.engine import read_snapshot
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
@@ -126,14 +126,6 @@ async def _put(
             f"the text encoder does not answer: {error}",
             "send the same items again: a retry is harmless",
         ) from error
-    loaded = day.watch.loaded.values()
-    if loaded and all(encoder_id != generation.encoder_id for generation in loaded):
-        raise unavailable(
-            "items were not stored",
-            f"the online encoder {encoder_id} is not the one of any loaded generation",
-            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
-            retry_after_s=30,
-        )
     puts = [
         catalog.ItemPut(
             item_id=item_id,
@@ -145,7 +137,24 @@ async def _put(
         )
         for (item_id, body, stored), text, vector in zip(items, texts, vectors, strict=True)
     ]
-    return await asyncio.to_thread(catalog.put_items, day.engine, puts, at_ms=day.now_ms())
+    return await asyncio.to_thread(_store, day, encoder_id, puts)
+
+
+def _store(day: Day, encoder_id: str, puts: Sequence[catalog.ItemPut]) -> list[catalog.PutResult]:
+    """Refused where the live generation could not rank them by their vectors: another encoder."""
+    with read_snapshot(day.engine) as conn:
+        live = generations.read_live(conn)
+    loaded = day.watch.loaded
+    held = loaded.get(live.generation_id) if live else None
+    readers = list(loaded.values()) if held is None else [held]
+    if readers and all(encoder_id != generation.encoder_id for generation in readers):
+        raise unavailable(
+            "items were not stored",
+            f"the online encoder {encoder_id} is not the one of the live generation",
+            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
+            retry_after_s=30,
+        )
+    return catalog.put_items(day.engine, puts, at_ms=day.now_ms())
 
 
 def _stored_body(body: ItemBodyIn, where: tuple[str | int, ...] = ()) -> catalog.ItemBody:

@@ -156,12 +156,19 @@ async def search(
         exclude_seen=body.exclude_seen,
     )
     try:
-        _, vectors = await day.encoder.embed([clean(body.text)])
+        encoder_id, vectors = await day.encoder.embed([clean(body.text)])
     except EncoderUnavailable as error:
         raise unavailable(
             "the text encoder does not answer", str(error), "look at `moonlark status`"
         ) from error
     answer = await _made(day, lambda: day.recommender.search_text(vectors[0], body.user_id, query))
+    if encoder_id != answer.state.generation.encoder_id:
+        raise unavailable(
+            "the text cannot be compared with the items",
+            f"the online encoder {encoder_id} is not the one of the live generation",
+            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
+            retry_after_s=30,
+        )
     return _json(
         {
             "items": answer.items,

@@ -20,7 +20,7 @@ USERS = 200
 DEPLOYMENTS = 2
 FAULT_S = 3.0
 BODY_TIMEOUT_S = 2.0
-BUFFER_BYTES = 16_384
+BUFFER_BYTES = 65_536
 """What HAProxy holds of a body before a replica hears of it."""
 
 

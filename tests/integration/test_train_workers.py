@@ -114,4 +114,5 @@ def test_two_workers_share_the_windows_and_learn_what_one_learns(
     assert max(two["windows"]) - min(two["windows"]) <= 4  # one a batch
     assert one_hits > 0.8
     assert two_hits > one_hits - 0.15
-    assert two["loss"] == pytest.approx(one["loss"], rel=0.25)
+    guessing = np.log(ITEMS)
+    assert max(one["loss"], two["loss"]) < 0.1 * guessing

@@ -115,8 +115,8 @@ def test_without_a_database_the_error_names_the_command_that_makes_one() -> None
 def test_ingest_tells_what_was_stored_and_writes_what_was_not(ingested: Path) -> None:
     result = moonlark("ingest", "--events", "events.csv", *EVENTS)
     assert "events: 0 stored, 2 known already" in result.output
-    assert "2 rows rejected: .moonlark/rejected/events.csv.jsonl" in result.output
-    rejected = ingested / ".moonlark" / "rejected" / "events.csv.jsonl"
+    assert "2 rows rejected: .moonlark/rejected/events-events.csv.jsonl" in result.output
+    rejected = ingested / ".moonlark" / "rejected" / "events-events.csv.jsonl"
     lines = [json.loads(line) for line in rejected.read_text().splitlines()]
     assert [(line["row"], line["field"], line["value"]) for line in lines] == [
         (4, "value", 7.0),
@@ -266,7 +266,7 @@ def test_a_user_is_erased_and_the_scan_proves_it(ingested: Path) -> None:
 
     # The same file again: his past stays out, and what says so does not name him.
     moonlark("ingest", "--events", "events.csv", *EVENTS, status=1)
-    reasons = (ingested / ".moonlark" / "rejected" / "events.csv.jsonl").read_text()
+    reasons = (ingested / ".moonlark" / "rejected" / "events-events.csv.jsonl").read_text()
     assert "the user was erased then" in reasons
     assert canary not in reasons
     assert "whom to erase?" in moonlark("erase", status=1).output

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.ranking.seen import SeenRule, hidden_as_seen
+from ray_jobs.ranking.seen import Seen, SeenRule, hidden_as_seen
 from ray_jobs.ranking.trend import HOUR_MS, activity, for_new_users, hour_weights, trend
 
 VIEW, BUY = 1, 16
@@ -34,10 +34,12 @@ def test_seen_is_what_the_rule_of_the_category_says(seen, rule_list, as_of_ms):
             expected.append(ordinal)
     kinds = np.array([row[0] for row in seen], np.uint8)
     hidden = hidden_as_seen(
-        np.arange(len(seen)),
-        kinds,
-        kinds & BUY != 0,
-        np.array([row[1] for row in seen], np.int64),
+        Seen(
+            np.arange(len(seen)),
+            kinds,
+            kinds & BUY != 0,
+            np.array([row[1] for row in seen], np.int64),
+        ),
         rule_list,
         np.array([row[2] for row in seen], np.int64),
         as_of_ms,

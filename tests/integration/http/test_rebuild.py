@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from typer.testing import CliRunner, Result
 
 from infra.cli.explain import WAIT_S, NoExposure, wait_for_exposure
 from infra.cli.main import app
 from ray_jobs.ranking.explain import TOLERANCE
 from serve.day import Day
+from sql.engine import read_snapshot
 from sql.exposures import Exposure, ShownItem, write_exposures
 from sql.tables import events, exposures, item_vectors
 from sql.transactions import write
@@ -217,3 +219,14 @@ def test_an_exposure_that_is_about_to_be_written_is_waited_for(stack: Stack) -> 
     assert 1 < now[0] < WAIT_S
     with pytest.raises(NoExposure, match="'never'"):
         wait_for_exposure(stack.engine, "never", sleep=sleep, clock=lambda: now[0])
+
+
+@pytest.mark.parametrize("as_of", ["2020-01-01T00:00:00Z", "9000-01-01T00:00:00Z"])
+def test_an_exposure_is_as_old_as_its_answer_whatever_moment_was_asked_for(
+    stack: Stack, as_of: str
+) -> None:
+    post(stack, {"kind": "click", "item_id": "i1"})
+    asked(stack, as_of=as_of)
+    with read_snapshot(stack.engine) as conn:
+        (at_ms,) = conn.execute(select(exposures.c.at_ms)).scalars()
+    assert abs(at_ms - time.time() * 1000) < 600_000, "retention goes by it"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from httpx import Response
 
 from tests.integration.http.conftest import ITEMS, Stack
@@ -253,3 +254,15 @@ def test_comments_count_with_and_without_an_item(stack: Stack) -> None:
     assert comment("with", 1, text="garden rose").json()["events"][0]["user_seq"] == 2
     moved = stack.replicas[0].get(f"/v1/users/with/recommendations?k={ITEMS}").json()
     assert moved["items"] != lists["with"]["items"]
+
+
+@pytest.mark.parametrize("name", ["year", "search", "batch", "value", "attributes"])
+def test_an_attribute_that_is_refused_is_named_once_as_the_client_called_it(
+    stack: Stack, name: str
+) -> None:
+    body = {"title": "t", "attributes": {name: {"b": 1}}}
+    answer = stack.replicas[0].put("/v1/items/new", json=body)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [f"attributes.{name}"]
+    many = stack.replicas[0].put("/v1/items", json={"items": [{"item_id": "new", **body}]})
+    assert [error["field"] for error in many.json()["errors"]] == [f"items[0].attributes.{name}"]
