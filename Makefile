@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAISS ?= cpu
+# As installed: `make setup FAISS=gpu` changes it.
+FAISS ?= $(if $(wildcard $(VENV)/.installed-gpu),gpu,cpu)
 
 # One thread a process for numerics: Ray runs the processes, and spinning threads cost five times.
 export OMP_WAIT_POLICY := PASSIVE
@@ -15,13 +16,16 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo up down test drills check setup data clean
 .DEFAULT_GOAL := demo
 
-setup: $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-$(FAISS)
+setup: $(INSTALLED)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing moonlark and its pinned dependencies into $(VENV) (about 2 minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moonlark needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	@rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip uninstall -qq --yes $(filter-out faiss-$(FAISS),faiss-cpu faiss-gpu)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e '.[ray,airflow,$(FAISS),dev]'
 	@touch $@

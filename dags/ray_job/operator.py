@@ -112,12 +112,14 @@ class RayJobOperator(BaseOperator):
             attempts, earlier = self._patiently(lambda: hook.find_attempts(task))
             decision = decide(task, attempts, earlier, try_number)
             self.log.info("Ray job %s: %s", decision.submission_id, decision.action.value)
+            self._running_id = decision.submission_id
             if self._is_killed:
+                if decision.action is not Action.SUBMIT:
+                    self._stop(hook, decision.submission_id)
                 raise RayJobsRefused(
-                    f"task {task.task_id} was killed before its job started",
+                    f"task {task.task_id} was killed before it followed its job",
                     hint="clear the task to run it again",
                 )
-            self._running_id = decision.submission_id
             if decision.action is Action.STOP_FIRST:
                 hook.stop(decision.submission_id)
                 self._follow(hook, decision.submission_id)
