@@ -9,7 +9,7 @@ from infra.cli.ingest_run import IngestRun
 from infra.cli.settings import CliSettings
 from infra.cli.store import open_store
 from infra.ingest.columns import Columns
-from infra.ingest.readers import TextOptions
+from infra.ingest.readers import TextOptions, columns_of
 from sql.erasure_ledger import ErasureKey
 
 MOVIELENS = "ml-100k"
@@ -97,6 +97,10 @@ def command(
         raise ValueError(f"--dataset {dataset}; accepted: {MOVIELENS}, without --items, --events")
     text = TextOptions(delimiter, encoding)
     columns = Columns.parse(maps or (), defaults or (), lists or (), types or ())
+    item_columns = event_columns = columns
+    if items is not None and events is not None:  # told before the first of them is written
+        given = (columns_of(items, text), columns_of(events, text))
+        item_columns, event_columns = columns.of_each(*given)
     state_dir = CliSettings().state_dir
     store = open_store()
     run = IngestRun(
@@ -109,7 +113,7 @@ def command(
     if dataset is not None:
         run.movielens(state_dir / "datasets" / MOVIELENS)
     if items is not None:
-        run.items_file(items, columns, text)
+        run.items_file(items, item_columns, text)
     if events is not None:
-        run.events_file(events, columns, text)
+        run.events_file(events, event_columns, text)
     run.end()

@@ -66,8 +66,16 @@ def _read(conn: Connection, database: str) -> Status:
 
 
 def _document(status: Status, at_ms: int) -> dict[str, Any]:
+    """In the words of `GET /v1/status`."""
     document = asdict(status)
-    document["live"] = status.live._asdict() if status.live else None
+    document["live"] = document["parity"] = None
+    if status.live:
+        live = status.live._asdict()
+        moved = {"generation": live.pop("generation_id"), "at": as_utc(live.pop("at_ms"))}
+        document["live"] = {**moved, **live}
+    if status.parity:
+        parity = status.parity._asdict()
+        document["parity"] = {"at": as_utc(parity.pop("at_ms")), **parity}
     document["replicas"] = [
         {"replica_id": r.replica_id, "ready": list(r.ready), "heartbeat_age_ms": at_ms - r.at_ms}
         for r in status.replicas

@@ -6,7 +6,7 @@ or truth value (a CSV file knows only text).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from infra.ingest.errors import BadColumns
@@ -81,6 +81,24 @@ class Columns:
         }
         fields = {f: c for f, c in sources.items() if not f.startswith(_PREFIX)}
         return cls(fields, given, attributes)
+
+    def of_each(self, *files: Sequence[str] | None) -> list["Columns"]:
+        """For files that are read with the same options: a mapping is for those that have its
+        column. None: a file that names no columns; it takes every mapping.
+
+        Raises:
+            BadColumns: a mapped column is in none of them.
+        """
+        known = [column for names in files for column in names or ()]
+        for field, column in self.sources.items():
+            if column not in known and None not in files:
+                raise BadColumns(f"--map {field}={column}: no such column", known)
+        return [
+            self
+            if names is None
+            else replace(self, sources={f: c for f, c in self.sources.items() if c in names})
+            for names in files
+        ]
 
     def check(self, fields: Sequence[str], available: Sequence[str]) -> list[str]:
         """Compare with the columns of a file.

@@ -82,6 +82,12 @@ def open_rows(path: Path, text: TextOptions | None = None) -> Iterator[Rows]:
         raise UnreadableFile(path, str(error), hint="such as --encoding latin-1") from error
 
 
+def columns_of(path: Path, text: TextOptions | None = None) -> tuple[str, ...] | None:
+    """The columns of a file, None where it names none (JSON Lines). Raises `UnreadableFile`."""
+    with open_rows(path, text) as source:
+        return source.columns
+
+
 def _open_text(path: Path, encoding: str) -> TextIO:
     """Bytes that are no text become lone surrogates, which the rules for ids and texts refuse."""
     encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding

@@ -168,6 +168,8 @@ def test_status_and_generations_show_what_is_live_held_and_failed(ingested: Path
     stage(engine, "g1")
     fail(engine, "g2", "train: [nan] loss")
     flip(engine, "g1", expected_flip=0, who="ann", why="back", hold=True, at_ms=1)
+    live = json.loads(moonlark("status", "--json").output)["live"]
+    assert (live["generation"], live["at"], live["hold"]) == ("g1", "1970-01-01T00:00:00Z", True)
     table = moonlark("generations").output
     assert "* g1" in table
     assert "0.1234" in table

@@ -112,3 +112,14 @@ def test_a_default_fills_only_what_is_missing() -> None:
     columns = Columns.parse(defaults=["kind=view"], maps=["user_id=u"])
     assert columns.pick(EVENT_FIELDS, {"u": "1", "kind": ""})["kind"] == "view"
     assert columns.pick(EVENT_FIELDS, {"u": "1", "kind": "click"})["kind"] == "click"
+
+
+def test_a_mapping_of_two_files_is_for_the_one_that_has_its_column() -> None:
+    columns = Columns.parse(maps=["text=description", "item_id=movieId"])
+    items, events = ["item_id", "title", "description"], ["user_id", "movieId", "kind"]
+    of_items, of_events = columns.of_each(items, events)
+    assert of_items.check(ITEM_FIELDS, items) == of_events.check(EVENT_FIELDS, events) == []
+    nowhere = Columns.parse(maps=["text=descripton"])
+    with pytest.raises(BadColumns, match="descripton"):
+        nowhere.of_each(items, events)
+    assert nowhere.of_each(items, None)[0].check(ITEM_FIELDS, items) == ["description"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer.main
 
 from infra.cli.main import app
+from infra.tree import TREE, tree
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,3 +30,7 @@ def test_every_folder_of_the_tree_exists() -> None:
     folders = re.findall(r"^([a-z_]+(?:/[a-z_]+)*)/ +\S", README, re.M)
     assert len(folders) >= 9
     assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_the_tree_names_each_file_as_it_is() -> None:
+    assert TREE.read_text(encoding="utf-8") == tree(), "python -m infra.tree writes it again"
