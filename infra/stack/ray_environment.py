@@ -148,6 +148,9 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         # Three times 5 s by default, in which a busy machine may not have started it; it is killed.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        # Serve's actor reads a line of each request, also of each refused one: an eighth of a core
+        # under overload. HAProxy's own exporter counts them all the same.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Line and headers of a request: a thousand `exclude` of a list are more than its 16 kB.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
     }

@@ -73,13 +73,13 @@ def test_three_times_the_capacity_is_refused_with_a_time_to_come_back(stack: Dri
 
 
 def slow_sender(stack: DrillStack, path: str, sent: bytes) -> socket.socket:
-    """Says it has 100,000 bytes, sends some, and then nothing."""
+    """Says it has a million bytes, sends some, and then nothing."""
     url = urlsplit(stack.url)
     assert url.hostname
     assert url.port
     sender = socket.create_connection((url.hostname, url.port), timeout=60)
     head = f"POST {path} HTTP/1.1\r\nHost: moonlark\r\nContent-Type: application/json\r\n"
-    sender.sendall(head.encode() + b"Content-Length: 100000\r\n\r\n" + sent)
+    sender.sendall(head.encode() + b"Content-Length: 1000000\r\n\r\n" + sent)
     return sender
 
 
