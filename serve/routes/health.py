@@ -60,6 +60,8 @@ def _status(day: Day) -> StatusAnswer:
         parity = generations.read_parity(conn, pointer.generation_id) if pointer else None
         replicas = generations.fresh_replicas(conn, now_ms)
         catalog_seq = catalog.catalog_seq(conn)
+        held = list(day.watch.loaded.values())
+        registered = [generations.get_generation(conn, each.generation_id) for each in held]
         counted = conn.execute(
             select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
         ).one()
@@ -79,7 +81,10 @@ def _status(day: Day) -> StatusAnswer:
         events=int(counted[1]),
         users=int(counted[0]),
         replica=day.replica_id,
-        loaded=[_loaded(generation) for generation in day.watch.loaded.values()],
+        loaded=[
+            _loaded(each, 0 if row is None else row.event_count)
+            for each, row in zip(held, registered, strict=True)
+        ],
         refused=day.watch.refused,
         replicas=[
             ReplicaAnswer(
@@ -105,12 +110,13 @@ def _parity(parity: generations.Parity) -> ParityAnswer:
     )
 
 
-def _loaded(generation: LoadedGeneration) -> LoadedAnswer:
+def _loaded(generation: LoadedGeneration, event_count: int) -> LoadedAnswer:
     view, manifest = generation.view, generation.manifest
     return LoadedAnswer(
         generation=generation.generation_id,
         items=manifest.item_count,
         shards=manifest.shard_count,
+        generation_events=event_count,
         generation_catalog_seq=manifest.catalog_seq,
         catalog_seq=view.catalog_seq,
         delta_items=view.delta.count,

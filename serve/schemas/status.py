@@ -23,6 +23,7 @@ class LoadedAnswer(BaseModel):
     generation: str
     items: int
     shards: int
+    generation_events: int = Field(description="of the log when it was exported: its watermark")
     generation_catalog_seq: int
     catalog_seq: int
     delta_items: int

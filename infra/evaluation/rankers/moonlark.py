@@ -10,6 +10,7 @@ Shapes: I items, E events, T text_dim, D dim.
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
+from ray_jobs import encoders
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import EpochReport, TrainConfig, fit
 from ray_jobs.encoders.fold import FoldEvent, Session, fold, user_vector
@@ -135,8 +137,11 @@ def train_data(log: Log, lesson: Lesson, bert_IT: NDArray[np.float32]) -> TrainD
 
 
 def _key(config: TrainConfig, data: TrainData) -> str:
-    """Of all that decides the weights."""
+    """Of all that decides the weights, the code that trains them among it."""
     digest = hashlib.blake2b(repr(sorted(asdict(config).items())).encode(), digest_size=12)
+    digest.update(version("torch").encode())
+    for module in sorted(Path(encoders.__path__[0]).glob("*.py")):
+        digest.update(module.read_bytes())
     columns = (data.offsets_U1, data.items_E, data.kinds_E, data.values_E, data.held_out_E)
     for column in (*columns, data.moments_E, data.item_ordinals_I, data.bert_NT):
         digest.update(np.ascontiguousarray(column).tobytes())

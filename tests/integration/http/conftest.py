@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from ray_jobs.encoders.fit import FitResult
 from ray_jobs.encoders.item_text import compose, text_digest
@@ -33,6 +33,7 @@ from serve.settings import ServeSettings
 from sql import catalog, generations
 from sql.engine import migrate, open_engine, read_snapshot
 from sql.settings import StoreSettings
+from sql.tables import events
 
 TEXT_DIM = 32
 ENCODER_ID = "words"
@@ -114,7 +115,11 @@ class Stack:
             self.engine, generation_id, encoder_id=ENCODER_ID, catalog_seq=seq, created_at_ms=seed
         )
         digest = manifest_digest(directory)
-        generations.seal(self.engine, generation_id, manifest_digest=digest, metrics={})
+        with read_snapshot(self.engine) as conn:
+            logged = conn.execute(select(func.count()).select_from(events)).scalar_one()
+        generations.seal(
+            self.engine, generation_id, manifest_digest=digest, metrics={}, event_count=logged
+        )
         if damaged is not None:
             content = bytearray((directory / damaged).read_bytes())
             content[-1] ^= 1

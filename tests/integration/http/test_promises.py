@@ -150,6 +150,18 @@ def test_a_corrupt_generation_is_refused_and_the_last_good_one_answers_marked(
     assert damaged in refused["g2"]
 
 
+def test_status_tells_how_much_of_the_log_each_generation_knows(stack: Stack) -> None:
+    for number in range(3):
+        post(stack, 0, user_id="u", kind="click", item_id=f"i{number}")
+    stack.publish("g2", seed=2)
+    stack.wait_until_loaded("g2")
+    post(stack, 1, user_id="u", kind="click", item_id="i9")
+    status = stack.replicas[1].get("/v1/status").json()
+    assert status["events"] == 4
+    known = {held["generation"]: held["generation_events"] for held in status["loaded"]}
+    assert known == {"g1": 0, "g2": 3}
+
+
 def test_a_search_stored_while_bert_is_away_is_embedded_later(stack: Stack) -> None:
     stack.bert_is_there = False
     post(stack, 0, user_id="u", kind="search", text="space battle", event_id="a")
