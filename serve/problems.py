@@ -82,6 +82,16 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def another_encoder(what: str, encoder_id: str) -> ProblemError:
+    """503: the online encoder's vectors say nothing to the live generation."""
+    return unavailable(
+        what,
+        f"the online encoder {encoder_id} is not the one of the live generation",
+        "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
+        retry_after_s=30,
+    )
+
+
 def problem_response(problem: ProblemError) -> Response:
     """The problem document of `problem`, with Retry-After where it says so."""
     body: dict[str, Any] = {

@@ -53,7 +53,10 @@ _TOO_MANY = ("too many requests at once", "as many as may wait for a replica do 
 _BROKE_OFF = ("a replica broke off", "it ended, or did not answer in time, with this request open")
 _UNREADABLE = {
     400: ("not HTTP/1.1", "a malformed line or header, or line and headers of more than 64 kB"),
-    408: ("the request came too slowly", f"its headers took more than {RECEIVE_TIMEOUT_S} s"),
+    408: (
+        "the request came too slowly",
+        f"headers, or 64 kB of a body, took over {RECEIVE_TIMEOUT_S} s",
+    ),
 }
 _NOBODY = ("no replica takes it", f"all were busy for {QUEUE_TIMEOUT_MS} ms, or none is up")
 

@@ -12,7 +12,7 @@ from ray_jobs.encoders.item_text import compose, text_digest
 from serve.day import Day
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
-from serve.problems import FieldError, ProblemError, not_found, unavailable
+from serve.problems import FieldError, ProblemError, another_encoder, not_found, unavailable
 from serve.routes.context import day_of, from_ms, request_id_of, to_ms
 from serve.schemas.items import ItemAnswer, ItemBodyIn, ItemChangeAnswer, ItemsAnswer, ItemsBody
 from sql import catalog, generations
@@ -148,12 +148,7 @@ def _store(day: Day, encoder_id: str, puts: Sequence[catalog.ItemPut]) -> list[c
     held = loaded.get(live.generation_id) if live else None
     readers = list(loaded.values()) if held is None else [held]
     if readers and all(encoder_id != generation.encoder_id for generation in readers):
-        raise unavailable(
-            "items were not stored",
-            f"the online encoder {encoder_id} is not the one of the live generation",
-            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
-            retry_after_s=30,
-        )
+        raise another_encoder("items were not stored", encoder_id)
     return catalog.put_items(day.engine, puts, at_ms=day.now_ms())
 
 

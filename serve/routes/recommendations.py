@@ -14,7 +14,7 @@ from serve.day import Day
 from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
-from serve.problems import unavailable
+from serve.problems import another_encoder, unavailable
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
@@ -163,12 +163,7 @@ async def search(
         ) from error
     answer = await _made(day, lambda: day.recommender.search_text(vectors[0], body.user_id, query))
     if encoder_id != answer.state.generation.encoder_id:
-        raise unavailable(
-            "the text cannot be compared with the items",
-            f"the online encoder {encoder_id} is not the one of the live generation",
-            "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
-            retry_after_s=30,
-        )
+        raise another_encoder("the text cannot be compared with the items", encoder_id)
     return _json(
         {
             "items": answer.items,

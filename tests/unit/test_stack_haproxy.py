@@ -62,3 +62,14 @@ def test_each_replica_gets_so_many_and_what_is_beyond_the_queue_is_refused(chang
 def test_serves_template_has_the_lines_that_are_changed() -> None:
     for line in ("^frontend http_frontend$", "^backend default_backend$", "^    server .* check"):
         assert re.search(line, HAPROXY_CONFIG_TEMPLATE, re.M), line
+
+
+def test_its_own_errors_are_problem_documents_and_say_when_to_come_back(changed: str) -> None:
+    front = changed.split("\nfrontend http_frontend\n")[1].split("\nbackend")[0]
+    assert set(re.findall(r"http-error status (\d+) content-type application/problem", front)) == {
+        "400",
+        "408",
+    }
+    app = changed.split("\nbackend app\n")[1]
+    told = re.findall(r"http-error status (\d+) content-type \S+ hdr Retry-After 1 ", app)
+    assert set(told) == {"500", "502", "503", "504"}
