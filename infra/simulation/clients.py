@@ -135,12 +135,20 @@ class Client:
         chosen = self._rng.choice(sent)
         user = self._world.promises.user(chosen.event.user_id)
         other = replace(chosen.event, kind=EventKind.CLICK)
-        outcome = self._until_answered(lambda r: r.post([other], keep=True))
-        if isinstance(outcome, Rejected):
+        tries: list[Call] = []
+
+        def send(replica: Replica) -> Call:
+            tries.append(replica.post([other], keep=True))
+            return tries[-1]
+
+        refused = isinstance(self._until_answered(send), Rejected)
+        if refused and len(tries) == 1:
             return
-        if not user.erasures and not self._world.retained:
+        if not refused and not user.erasures and not self._world.retained:
             raise Violation(f"{other} was taken beside {chosen.event}")
-        del self._world.promises.sent[other.event_id]  # which one is stored is open now
+        # Which one is stored is open now: a try that was given up may come after retention took
+        # the first.
+        self._world.promises.sent.pop(other.event_id, None)
 
     def erase(self) -> None:
         """Forget a user: in force when acknowledged."""
@@ -184,7 +192,7 @@ class Client:
             lambda r: r.call(f"delete {item_id}", lambda: r.delete_item(item_id, None))
         )
         if isinstance(result, DeleteResult) and result.change_seq:
-            self._change_acked(result.change_seq, item_id)
+            self._change_acked(result.change_seq, item_id, None)
 
     def ask_similar(self) -> None:
         world, replica = self._world, self._replica()
@@ -210,14 +218,15 @@ class Client:
             lambda r: r.call(f"put {item_id}", lambda: r.put_item(item_id, body, version)), 10
         )
         if result is not None and result.outcome != "stale_version":
-            self._change_acked(result.change_seq, item_id)
+            asked = version if result.outcome in ("created", "updated") else None
+            self._change_acked(result.change_seq, item_id, asked)
             if item_id not in self._world.item_ids:
                 self._world.item_ids.append(item_id)
 
-    def _change_acked(self, change_seq: int, item_id: str) -> None:
+    def _change_acked(self, change_seq: int, item_id: str, version: int | None) -> None:
         promises = self._world.promises
         promises.catalog_seq = max(promises.catalog_seq, change_seq)
-        promises.changes[change_seq] = item_id
+        promises.changes[change_seq] = (item_id, version)
         self._world.scheduler.note(f"{item_id} changed at {change_seq}")
 
     def _event(self, user_id: str) -> NewEvent:
@@ -247,7 +256,8 @@ class Client:
             self._check_refusal(outcome, events)
             return
         for event, appended in zip(events, outcome, strict=True):
-            self._acked(sent[event.event_id], appended)
+            if event.event_id in sent:  # else somebody sent another body under this id meanwhile
+                self._acked(sent[event.event_id], appended)
 
     def _acked(self, sent: Sent, appended: Appended) -> None:
         world = self._world

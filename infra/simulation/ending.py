@@ -175,9 +175,12 @@ def check_catalog(world: World) -> None:
     stored = set(truth.rows("SELECT item_id, ordinal FROM items WHERE NOT deleted"))
     if stored != live:
         raise Violation(f"items {sorted(stored ^ live)} are not as their log says")
-    for change_seq, item_id in world.promises.changes.items():
-        if changes[change_seq - 1].item_id != item_id:
-            raise Violation(f"{item_id} was told {change_seq}: {changes[change_seq - 1]}")
+    for change_seq, (item_id, version) in world.promises.changes.items():
+        change = changes[change_seq - 1]
+        if change.item_id != item_id:
+            raise Violation(f"{item_id} was told {change_seq}: {change}")
+        if version is not None and change.version != version:
+            raise Violation(f"{item_id}, put as version {version}, overwrote: {change}")
     versions: dict[str, int] = {}
     ordinals: dict[int, str] = {}
     for change in changes:

@@ -5,14 +5,13 @@ the sessions are made here). As Airflow does, a step that failed is tried again,
 was killed goes on where it stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from infra.simulation.fake_model import FakeBert, embed_text, make_model
-from infra.simulation.scheduler import Actor, Violation
+from infra.simulation.scheduler import Actor
 from infra.simulation.world import World
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.encoders.weights import write_weights
@@ -40,6 +39,8 @@ from sql.settings import StoreSettings
 TRIES = 4
 RETRY_AFTER_S = 0.3
 FOLD_USERS = 2
+LEASE_S = 1.5
+STAGE_DEADLINE_S = 2.0
 NIGHT, ON_CALL = "night", "on-call"
 
 EXPECTED_ERRORS = (StoreError, NightError, ShardsError, EncoderError, PriorsError)
@@ -59,8 +60,8 @@ def _settings(gate_margin: float) -> NightSettings:
         holdout_hours=0.001,
         holdout_events=3,
         gate_margin=gate_margin,
-        stage_deadline_s=2.0,
-        lease_s=1.5,
+        stage_deadline_s=STAGE_DEADLINE_S,
+        lease_s=LEASE_S,
         verify_deadline_s=1.0,
         keep_generations=2,
     )
@@ -85,7 +86,10 @@ class NightShift:
         """A night as an actor, unless one is running."""
         if self.running is None or self.running.dead:
             self._made += 1
-            self._spawn(f"g{self._made:02d}")
+            generation_id = f"g{self._made:02d}"
+            if self._world.rng.random() < 0.1:
+                self._world.bad.add(generation_id)
+            self._spawn(generation_id)
 
     def _spawn(self, generation_id: str) -> None:
         def run() -> None:
@@ -131,7 +135,7 @@ class NightShift:
             "export": export,
             "embed": lambda night: embed_with(night, FakeBert(), self._embed_digests),
             "train": self._train,
-            "build": lambda night: build_with(night, _write_shards),
+            "build": lambda night: build_with(night, self._write_shards),
             "fuse": fuse,
             "fold": lambda night: fold_with(night, self._folded),
             "evaluate": evaluate,
@@ -147,6 +151,16 @@ class NightShift:
         with read_snapshot(self._world.engine) as conn:
             texts = catalog.texts_by_digest(conn, digests)
         return {digest: embed_text(text) for digest, text in texts.items()}
+
+    def _write_shards(self, tasks: list[ShardTask]) -> list[int]:
+        """A bad night loses an item here; the gate must find out."""
+        if Path(tasks[0].path).parent.parent.name in self._world.bad:
+            at = max(range(len(tasks)), key=lambda n: len(tasks[n].ordinals_N))
+            whole = tasks[at]
+            tasks[at] = replace(
+                whole, vectors_ND=whole.vectors_ND[1:], ordinals_N=whole.ordinals_N[1:]
+            )
+        return [build_shard(task) for task in tasks]
 
     def _train(self, night: Night) -> Report:
         seed = int(night.generation_id[1:])
@@ -176,10 +190,6 @@ def _told(world: World, error: Exception) -> str:
 @cache
 def _store(root: Path) -> StoreSettings:
     return StoreSettings(artifact_root=root)
-
-
-def _write_shards(tasks: list[ShardTask]) -> list[int]:
-    return [build_shard(task) for task in tasks]
 
 
 def go_back(world: World) -> None:
@@ -241,21 +251,3 @@ def publish_some(world: World) -> None:
         world.scheduler.note(f"published {chosen}")
     except EXPECTED_ERRORS as error:
         world.scheduler.note(_told(world, error))
-
-
-@contextmanager
-def flips_watched() -> Iterator[None]:
-    """Each flip moves the pointer from where its caller saw it, or not at all."""
-    shipped = generations.flip
-
-    def flip(engine: Any, to: str, *, expected_flip: int, **more: Any) -> generations.LivePointer:
-        pointer = shipped(engine, to, expected_flip=expected_flip, **more)
-        if pointer.flip not in (expected_flip, expected_flip + 1) or pointer.generation_id != to:
-            raise Violation(f"flip to {to} from {expected_flip} came to {pointer}")
-        return pointer
-
-    generations.flip = flip
-    try:
-        yield
-    finally:
-        generations.flip = shipped

@@ -211,6 +211,7 @@ class Replica:
 
     def _forget(self) -> None:
         try:
+            self.forgetting.finish()
             self.forgetting.look()
         except (SQLAlchemyError, StoreError) as error:
             self.world.scheduler.note(f"forgetting: {type(error).__name__}")

@@ -18,7 +18,8 @@ from infra.simulation.clients import CATEGORIES, WORDS, Client
 from infra.simulation.ending import check_ending
 from infra.simulation.fake_model import ENCODER_ID, embed_text
 from infra.simulation.faulty_store import faulty
-from infra.simulation.nights import NightShift, flips_watched
+from infra.simulation.flips import flips_watched
+from infra.simulation.nights import LEASE_S, STAGE_DEADLINE_S, NightShift
 from infra.simulation.scheduler import Scheduler
 from infra.simulation.world import Bench, World, open_bench, seeded_keys
 from ray_jobs.encoders.item_text import compose, text_digest
@@ -59,7 +60,9 @@ def run_seed(
         with (
             faulty(world.engine, scheduler, world.faults),
             seeded_keys(Random(seed)),
-            flips_watched(),
+            flips_watched(
+                world, lease_ms=int(LEASE_S * 1000), deadline_ms=int(STAGE_DEADLINE_S * 1000)
+            ),
         ):
             _simulate(world, operations)
         ((flips,),) = world.truth.rows("SELECT count(*) FROM live")

@@ -67,8 +67,8 @@ class Promises:
     sent: dict[str, Sent] = field(default_factory=dict)
     users: dict[str, UserPromise] = field(default_factory=dict)
     catalog_seq: int = 0
-    changes: dict[int, str] = field(default_factory=dict)
-    """change_seq that a client was told -> item id."""
+    changes: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    """change_seq that a client was told -> item id, and the version that it had asked for."""
     answers: int = 0
     exact: int = 0
     """Answers whose whole list was compared."""
@@ -92,6 +92,8 @@ class World:
         self.models: dict[str, Model] = {}
         self.damaged: dict[str, tuple[Path, bytes]] = {}
         """Generation -> a file of it that was altered, and its right bytes."""
+        self.bad: set[str] = set()
+        """Generations that lose an item when they are built: none may go live."""
         self.bert_is_up = True
         self.retained = False
         """Whether retention ever ran: what it took is no duplicate, and cannot be undone."""

@@ -4,6 +4,7 @@ They are bugs of the kind that such a system has: a check left out, a race opene
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import ray_jobs.nightly.publish as nightly_publish
 import serve.feedback as feedback
 import serve.loaded_generation as loaded_generation
 import serve.user_state as user_state
+import sql.catalog_log as catalog_log
 import sql.event_log as event_log
 import sql.event_rules as event_rules
 import sql.generations as generations
@@ -24,6 +26,7 @@ import sql.sessions as sessions
 import sql.snapshot as snapshot
 from infra.simulation.run import one_thread, run_seed
 from infra.simulation.world import Bench, open_bench
+from ray_jobs.nightly.workspace import GateRefused
 from ray_jobs.shards.delta import Delta
 from sql.batch import insert_into
 from sql.engine import read_snapshot
@@ -228,6 +231,33 @@ def cache_knows_no_erasure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_candidates", trusting)
 
 
+def gate_says_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A night that the gate refuses publishes all the same."""
+
+    def lenient(night: Any) -> float:
+        with suppress(GateRefused):
+            return check_gate(night)
+        return 1.0
+
+    check_gate = nightly_publish.check_gate
+    patch.setattr(nightly_publish, "check_gate", lenient)
+
+
+def flips_wait_for_no_lease(patch: pytest.MonkeyPatch) -> None:
+    """The pointer moves before the replicas can follow."""
+
+    def impatient(*_: Any, **__: Any) -> nightly_publish.Waited:
+        return nightly_publish.Waited(0.0, 1, {})
+
+    patch.setattr(nightly_publish, "wait_for_replicas", impatient)
+
+
+def lower_versions_overwrite(patch: pytest.MonkeyPatch) -> None:
+    """What arrives last wins, however old it is."""
+    patch.setattr(catalog_log, "_is_below", lambda *_: False)
+    patch.setattr(catalog_log, "_is_stale", lambda *_: False)
+
+
 PLANTS: list[Plant] = [
     no_validity_check,
     delta_keeps_the_deleted,
@@ -246,6 +276,9 @@ PLANTS: list[Plant] = [
     undo_keeps_the_activity,
     acknowledged_without_commit,
     cache_knows_no_erasure,
+    gate_says_nothing,
+    flips_wait_for_no_lease,
+    lower_versions_overwrite,
 ]
 
 
