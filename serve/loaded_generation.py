@@ -47,8 +47,8 @@ class CatalogView:
     catalog_seq: int
     delta: Delta
     items: ItemTable
-    unembedded: int
-    """Changed items that have no vector of this encoder yet: shown by id, not retrieved."""
+    unembedded: frozenset[int]
+    """Ordinals of listed items that have no vector of this encoder yet: found by no vector."""
 
 
 def open_sealed(
@@ -95,7 +95,7 @@ class LoadedGeneration:
         # What was withdrawn at the watermark is in the shards, so that it can come back.
         withdrawn = [DeltaChange(int(o), None) for o in items.blocks[0].withdrawn]
         delta = Delta.empty(shards).apply(withdrawn)
-        self._view = CatalogView(manifest.catalog_seq, delta, items, 0)
+        self._view = CatalogView(manifest.catalog_seq, delta, items, frozenset())
 
     @classmethod
     def open(
@@ -209,6 +209,7 @@ class LoadedGeneration:
         unembedded = {item.ordinal for item in listed if item.text_digest not in vectors}
         if unembedded:
             log.warning("%d changed items have no vector yet", len(unembedded))
+        settled = gone | {item.ordinal for item in puts}
         masked = sorted(gone | withdrawn | unembedded)
         return replace(
             view,
@@ -220,7 +221,7 @@ class LoadedGeneration:
                 ]
             ),
             items=view.items.with_changes(puts, gone),
-            unembedded=view.unembedded + len(unembedded),
+            unembedded=view.unembedded - settled | unembedded,
         )
 
     def _delta_puts(self, puts: list[Item], vectors: Vectors) -> list[DeltaChange]:

@@ -39,6 +39,9 @@ TextVectors = Mapping[int, NDArray[np.float32]]
 SHARD_GONE = "shard_gone"
 """The mark of a list that was made without some shards."""
 
+ITEMS_NOT_EMBEDDED = "items_not_embedded"
+"""The mark while there are items that no vector finds: the generation's BERT has not read them."""
+
 MAX_HISTORY = 100_000
 """Events folded from nothing for one answer (some 2 s); past it, `user_behind`."""
 
@@ -78,7 +81,9 @@ class UserState:
     @property
     def degraded(self) -> tuple[str, ...]:
         """Why an answer made of this is less, up to now: a search may find a shard gone."""
-        return (*self.marks, SHARD_GONE) if self.shards.missing else self.marks
+        items = (ITEMS_NOT_EMBEDDED,) if self.view.unembedded else ()
+        shards = (SHARD_GONE,) if self.shards.missing else ()
+        return (*self.marks, *items, *shards)
 
     @property
     def shards_answered(self) -> ShardsAnswered | None:

@@ -121,5 +121,5 @@ def _loaded(generation: LoadedGeneration, event_count: int) -> LoadedAnswer:
         catalog_seq=view.catalog_seq,
         delta_items=view.delta.count,
         masked_items=len(view.delta.masked),
-        unembedded_items=view.unembedded,
+        unembedded_items=len(view.unembedded),
     )
