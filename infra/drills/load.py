@@ -33,6 +33,8 @@ class Shots:
     status: NDArray[np.int64]
     told_when: NDArray[np.bool_]
     is_event: NDArray[np.bool_]
+    cpu_s: float
+    """Processor time of the sender."""
 
     def good(self, within_s: float) -> NDArray[np.bool_]:
         """Answered with 200, in time."""
@@ -147,17 +149,17 @@ class _Sender:
 
     async def open_loop(self, rate: float, seconds: float) -> Shots:
         due_s = np.cumsum(self._rng.exponential(1 / rate, int(rate * seconds)))
-        started_s = time.perf_counter()
+        started_s, began_cpu_s = time.perf_counter(), time.process_time()
         shots: list[asyncio.Task[_Shot]] = []
         for due in due_s.tolist():
             wait_s = started_s + due - time.perf_counter()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             shots.append(asyncio.create_task(self.shoot(self.request())))
-        return _gathered(due_s, await asyncio.gather(*shots))
+        return _gathered(due_s, await asyncio.gather(*shots), began_cpu_s)
 
     async def closed_loop(self, clients: int, seconds: float) -> Shots:
-        started_s = time.perf_counter()
+        started_s, began_cpu_s = time.perf_counter(), time.process_time()
         due: list[float] = []
         shots: list[_Shot] = []
 
@@ -167,12 +169,13 @@ class _Sender:
                 shots.append(await self.shoot(self.request()))
 
         await asyncio.gather(*(client() for _ in range(clients)))
-        return _gathered(np.array(due), shots)
+        return _gathered(np.array(due), shots, began_cpu_s)
 
 
-def _gathered(due_s: NDArray[np.float64], shots: list[_Shot]) -> Shots:
+def _gathered(due_s: NDArray[np.float64], shots: list[_Shot], began_cpu_s: float) -> Shots:
+    cpu_s = time.process_time() - began_cpu_s
     took, status, told, is_event = map(np.array, zip(*shots, strict=True))
-    return Shots(due_s, took, status, told, is_event)
+    return Shots(due_s, took, status, told, is_event, cpu_s)
 
 
 def open_loop(
