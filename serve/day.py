@@ -35,6 +35,7 @@ from serve.write_behind import WriteBehind
 from sql.engine import open_engine
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
+from sql.pulse import Pulse
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -56,6 +57,7 @@ class Day:
     write_behind: WriteBehind
     keys: KeyRing
     forgetting: Forgetting
+    pulse: Pulse
 
     @classmethod
     async def start(
@@ -77,7 +79,7 @@ class Day:
         # One query is one core's work; more threads a query only make them wait for each other.
         faiss.omp_set_num_threads(1)
         root = Path(store.artifact_root).absolute()
-        engine, ledger = await asyncio.to_thread(_open, store.database_url, root)
+        engine, ledger, pulse = await asyncio.to_thread(_open, store.database_url, root)
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
         await asyncio.to_thread(keys.start)
@@ -124,6 +126,7 @@ class Day:
             write_behind=write_behind,
             keys=keys,
             forgetting=forgetting,
+            pulse=pulse,
         )
 
     async def stop(self) -> None:
@@ -134,6 +137,7 @@ class Day:
         await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)
         await asyncio.to_thread(self.keys.stop)
+        await asyncio.to_thread(self.pulse.stop)
         self.engine.dispose()
 
 
@@ -147,11 +151,13 @@ def _opener(
     return partial(open_with_distant_shards, calls.ask, settings.shard_timeout_s)
 
 
-def _open(database_url: str, root: Path) -> tuple[Engine, Ledger]:
+def _open(database_url: str, root: Path) -> tuple[Engine, Ledger, Pulse]:
     """The database and the ledger, which is applied before anything is answered: the database may
     have been restored from before an erasure."""
     engine = open_engine(database_url)
     check_schema(engine)
+    pulse = Pulse(engine)
+    pulse.start()
     ledger = Ledger.open(root)
     apply_ledger(engine, ledger)
-    return engine, ledger
+    return engine, ledger, pulse

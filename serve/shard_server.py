@@ -25,6 +25,7 @@ from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import open_sealed
 from serve.settings import ServeSettings
 from sql.engine import open_engine
+from sql.pulse import Pulse
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -78,6 +79,8 @@ class ShardServer:
         faiss.omp_set_num_threads(1)  # as in the gateway: one query is one core's work
         self._engine = open_engine(store.database_url)
         check_schema(self._engine)
+        self._pulse = Pulse(self._engine)
+        self._pulse.start()
         self._watch = GenerationWatch(
             self._engine,
             Path(store.artifact_root).absolute(),
@@ -106,4 +109,5 @@ class ShardServer:
         watch = getattr(self, "_watch", None)
         if watch is not None:
             watch.stop()
+            self._pulse.stop()
             self._engine.dispose()

@@ -25,6 +25,7 @@ WAL_RETRY_S = 0.005
 POOL_SIZE = 16
 POOL_OVERFLOW = 16
 POOL_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5
 
 _POSTGRES_SCHEMES = {"postgres", "postgresql"}
 _SYNCHRONOUS_FULL = 2
@@ -109,7 +110,10 @@ def _open_postgres(url: URL) -> Engine:
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}", "connect_timeout": 10},
+        connect_args={
+            "options": f"-c lock_timeout={LOCK_TIMEOUT_MS}",
+            "connect_timeout": CONNECT_TIMEOUT_S,
+        },
     )
 
     @event.listens_for(engine, "connect")

@@ -33,7 +33,8 @@ class PostgresFailed(Exception):
 class PostgresServer:
     """One server: `start`, then `create_database` as often as needed, then `stop`.
 
-    `kill` and `serve` are what a drill does to it: kill -9, and the operator's restart.
+    `kill` and `serve` are what a drill does to it: kill -9, and the operator's restart; `freeze`
+    and `thaw`: it hangs, and goes on.
     """
 
     def __init__(self, *options: str) -> None:
@@ -70,13 +71,25 @@ class PostgresServer:
 
     def kill(self) -> None:
         """kill -9 of the server and of each of its processes: nothing is written any more."""
+        self._signal(signal.SIGKILL)
+        assert self._process is not None, "it was signalled"
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def freeze(self) -> None:
+        """SIGSTOP of the server and of each of its processes: connections stay, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "it was started"
         # Its children are sessions of their own, so that no group holds all of them.
         family = psutil.Process(self._process.pid)
         for process in [family, *family.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.wait(STOP_TIMEOUT_S)
+                process.send_signal(number)
 
     def serve(self) -> None:
         """Serve the cluster, also again after `kill`; returns when it answers."""
