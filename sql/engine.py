@@ -12,16 +12,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from sql.errors import UnsafeDatabase
 from sql.schema import check_schema, migrate
-from sql.transactions import BEGIN_OPTION, read_snapshot, shown, write
+from sql.transactions import BEGIN_IMMEDIATE, BEGIN_OPTION, read_snapshot, shown, write
 
 __all__ = ["check_schema", "migrate", "open_engine", "read_snapshot", "shown", "write"]
 
 LOCK_TIMEOUT_MS = 30_000
 WAL_RETRY_S = 0.005
+LOCK_RETRY_S = 0.002
 POOL_SIZE = 16
 POOL_OVERFLOW = 16
 POOL_TIMEOUT_S = 30.0
@@ -81,9 +82,44 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
+        if connection.get_execution_options().get(BEGIN_OPTION) == BEGIN_IMMEDIATE:
+            _take_lock(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _take_lock(connection: Connection) -> None:
+    """BEGIN IMMEDIATE, tried again every `LOCK_RETRY_S`. SQLite's own waiting sleeps ever longer,
+    up to 100 ms, and so misses the pauses that a bulk write makes for others."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.exec_driver_sql(BEGIN_IMMEDIATE)
+    except OperationalError as error:
+        if not _is_locked(error.orig) or not _got_lock(driver):
+            raise
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
+
+
+def _got_lock(driver: Any) -> bool:
+    deadline_s = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    while time.monotonic() < deadline_s:
+        time.sleep(LOCK_RETRY_S)
+        try:
+            driver.execute(BEGIN_IMMEDIATE)
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error):
+                raise
+        else:
+            return True
+    return False
+
+
+def _is_locked(error: BaseException | None) -> bool:
+    return getattr(error, "sqlite_errorname", None) == "SQLITE_BUSY"
 
 
 def _set_wal(cursor: sqlite3.Cursor) -> None:

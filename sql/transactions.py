@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sql.errors import StoreBusy, StoreUnavailable
 
+BEGIN_IMMEDIATE = "BEGIN IMMEDIATE"
 BEGIN_OPTION = "moonlark_begin"
 """Execution option: the statement with which a SQLite transaction begins (see `engine`)."""
 
@@ -31,7 +32,7 @@ def write(engine: Engine) -> Iterator[Connection]:
     """
     with _errors(engine), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            connection = connection.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
+            connection = connection.execution_options(**{BEGIN_OPTION: BEGIN_IMMEDIATE})
         with connection.begin():
             yield connection
 

@@ -1,7 +1,9 @@
 """What the drill's night does in its own process: a generation, its sessions, what is old away."""
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import open_engine, read_snapshot
 from sql.generations import read_live
-from sql.sessions import prune_sessions, write_sessions
+from sql.sessions import SessionRow, prune_sessions, write_sessions
 
 
 class Span(NamedTuple):
@@ -22,24 +24,26 @@ class Span(NamedTuple):
     to_s: float
 
 
-def begin_niced() -> None:
-    """First in the process: the night yields to the day."""
-    os.nice(NICENESS)
-
-
 def make(
     database_url: str, root: Path, generation_id: str, seed: int, shards: int = MIN_SHARDS
 ) -> Span:
     """Make and seal a generation, store the sessions of all users; returns when these were written.
 
-    Sessions that nobody can go back to are pruned, which is the other bulk write of a night.
+    Sessions that nobody can go back to are pruned, which is the other bulk write of a night. As in
+    a night what computes is niced, and what writes in bulk is not (`ray_jobs.nightly.step`).
     """
     engine = open_engine(database_url)
     try:
         at_ms = time.time_ns() // 1_000_000
-        make_generation(engine, root, generation_id, seed=seed, at_ms=at_ms, shards=shards)
-        encoder = load_weights(generation_directory(root, generation_id) / "weights.safetensors")
-        rows = fold_sessions(engine, encoder)
+
+        def compute() -> list[SessionRow]:
+            make_generation(engine, root, generation_id, seed=seed, at_ms=at_ms, shards=shards)
+            directory = generation_directory(root, generation_id)
+            encoder = load_weights(directory / "weights.safetensors")
+            return fold_sessions(engine, encoder)
+
+        with ThreadPoolExecutor(1, initializer=_nice_this_thread) as niced:
+            rows = niced.submit(compute).result()
         with read_snapshot(engine) as conn:
             live = read_live(conn)
         kept = {generation_id} | ({live.generation_id, live.previous} if live else set())
@@ -49,3 +53,8 @@ def make(
         return Span(started_s, time.monotonic())
     finally:
         engine.dispose()
+
+
+def _nice_this_thread() -> None:
+    """On Linux a thread has a niceness of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
 from infra.drills.clock import CLOCKS_VARIABLE
-from infra.drills.night_worker import begin_niced, make
+from infra.drills.night_worker import make
 from infra.drills.sickness import FOLDER_VARIABLE
 from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
@@ -39,7 +39,7 @@ NODE_CPUS = 1
 
 @dataclass(frozen=True)
 class DrillStack:
-    """What a scenario may touch. `night`: a process of its own, niced, as the night's jobs are."""
+    """What a scenario may touch. `night`: a process of its own, as the night's jobs are."""
 
     folder: Path
     database_url: str
@@ -98,7 +98,7 @@ def drill_stack(
         **(env or {}),
     }
     (folder / "faults").mkdir()
-    night = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_niced)
+    night = ProcessPoolExecutor(1, get_context("spawn"))
     head_cpus = 0 if nodes else None
     cluster = LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env=environment)
     try:

@@ -78,5 +78,5 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
 
 def _busy() -> sqlite3.OperationalError:
     error = sqlite3.OperationalError("database is locked")
-    error.sqlite_errorname = "SQLITE_BUSY"
+    error.sqlite_errorname = "SQLITE_BUSY_TIMEOUT"  # as after the whole wait: not tried again
     return error
