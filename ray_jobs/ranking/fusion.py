@@ -98,10 +98,11 @@ def _added(values_NH: Floats) -> Floats:
 
 
 def newness(published_ms: Ints, as_of_ms: int) -> Floats:
-    """exp(-age / AGES_DAYS), (N, 4); 0 of items of which nobody says when they were published."""
+    """exp(-age / AGES_DAYS), (N, 4); 0 of items of which nobody says when they were published, and
+    of those that are yet to be."""
     ages_days = np.maximum(as_of_ms - published_ms, 0)[:, None] / DAY_MS
     values: Floats = np.exp(-ages_days / np.array(AGES_DAYS)).astype(np.float32)
-    values[published_ms < 0] = 0
+    values[(published_ms < 0) | (published_ms > as_of_ms)] = 0
     return values
 
 
