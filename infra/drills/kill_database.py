@@ -1,7 +1,7 @@
-"""Drill `kill-database`: Postgres is killed with -9 and started again; then, with SQLite, those who
-write to it.
+"""Drill `kill-database`: Postgres is killed with -9 and started again; then it hangs (SIGSTOP), and
+goes on; then, with SQLite, those who write to it are killed.
 
-What was acknowledged is in the log afterwards, once. While Postgres is down, lists are answered
+What was acknowledged is in the log afterwards, once. While Postgres is away, lists are answered
 from what a replica holds, marked `database_gone` with the moment they are of, and hold to all that
 was acknowledged before that moment; writes are answered 503 and tried again.
 """
@@ -20,6 +20,7 @@ from infra.stack.postgres import PostgresServer, create_database
 
 ROUNDS = 10
 DOWN_S = 5.0
+HANGS_S = 12.0
 
 
 def run(options: Options) -> Figures:
@@ -33,6 +34,7 @@ def run(options: Options) -> Figures:
         url = server.url("moonlark")
         with drill_stack(items=ITEMS, users=USERS, seed=options.seed, database_url=url) as stack:
             postgres_on(stack, server, options, rounds, figures)
+            hanging_on(stack, server, options, rounds, figures)
     finally:
         server.stop()
     with drill_stack(items=ITEMS, users=USERS, seed=options.seed) as stack:
@@ -53,9 +55,35 @@ def postgres_on(
         wait_for("the replicas' leases", lambda: before.items() <= gateways(stack).items())
         wait_for("an answer from the database", lambda: _is_fresh(stack))
 
-    Rounds(stack, harm, PATIENT).run(options, rounds, figures, "postgres_")
-    if not figures.more["answers_from_memory"]:
-        figures.tell("no list was answered while Postgres was down")
+    _without_answers(Rounds(stack, harm, PATIENT), options, rounds, figures, "postgres_")
+
+
+def hanging_on(
+    stack: DrillStack, server: PostgresServer, options: Options, rounds: int, figures: Figures
+) -> None:
+    """Postgres stops and goes on; its connections stay, so that only time tells."""
+
+    def harm(_: int, __: np.random.Generator) -> None:
+        before = gateways(stack)
+        server.freeze()
+        try:
+            time.sleep(HANGS_S)
+        finally:
+            server.thaw()
+        wait_for("the replicas' leases", lambda: before.items() <= gateways(stack).items())
+        wait_for("an answer from the database", lambda: _is_fresh(stack))
+
+    _without_answers(Rounds(stack, harm, PATIENT), options, rounds, figures, "hanging_")
+
+
+def _without_answers(
+    rounds_of: Rounds, options: Options, rounds: int, figures: Figures, prefix: str
+) -> None:
+    rounds_of.run(options, rounds, figures, prefix)
+    from_memory = figures.more.pop("answers_from_memory")
+    figures.more[f"{prefix}answers_from_memory"] = from_memory
+    if not from_memory:
+        figures.tell(f"{prefix}rounds: no list was answered while Postgres was away")
 
 
 def writers_on(stack: DrillStack, options: Options, rounds: int, figures: Figures) -> None:
