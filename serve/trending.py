@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,21 @@ class _Hour:
     read_at_ms: int
 
 
+class _Since(NamedTuple):
+    """`activity` since `hour`, made after so many `reads`, and when nothing of it is to be read
+    again: what most requests of a second need."""
+
+    hour: int
+    reads: int
+    fresh_ms: range
+    activity: Activity
+
+    def is_of(self, hour: int, as_of_ms: int) -> bool:
+        at_ms = self.activity.at_ms
+        is_near = 0 <= as_of_ms - at_ms < REFRESH_MS and hour_of(as_of_ms) == hour_of(at_ms)
+        return self.hour == hour and is_near
+
+
 class Trending:
     """Activity by hour. Thread-safe."""
 
@@ -68,7 +84,7 @@ class Trending:
         self._held: dict[int, _Hour] = {}
         self._turned_at_ms = 0
         self._reads = 0
-        self._since: tuple[int, int, Activity] | None = None
+        self._since: _Since | None = None
 
     def trends(self, items: ItemTable, as_of_ms: int, hours: int) -> Trends:
         """What trends in the `hours` (1..MAX_HOURS) before `as_of_ms`; of its own hour all."""
@@ -87,16 +103,18 @@ class Trending:
     def activity_since(self, hour: int, as_of_ms: int) -> Activity:
         """What was done from the start of `hour` to that of `as_of_ms`, of the last MAX_HOURS hours
         at most: what the night has not counted. The same object until something is read again."""
-        last = hour_of(as_of_ms)
+        last, kept = hour_of(as_of_ms), self._since
+        if kept is not None and kept.is_of(hour, as_of_ms) and self._now_ms() in kept.fresh_ms:
+            return kept.activity
         hours = range(max(hour, last - MAX_HOURS), last + 1)
-        held, _ = self._read(hours)
-        kept = self._since
-        if kept is not None and kept[:2] == (hour, self._reads):
-            made = kept[2]
-            if 0 <= as_of_ms - made.at_ms < REFRESH_MS:
-                return made
-        made = Activity.of_hours(((h, held[h].counts) for h in hours), as_of_ms)
-        self._since = (hour, self._reads, made)
+        held, age_ms = self._read(hours)
+        now_ms = self._now_ms()
+        fresh_ms = range(now_ms, now_ms + REFRESH_MS - age_ms)
+        if kept is not None and kept.is_of(hour, as_of_ms) and kept.reads == self._reads:
+            made = kept.activity
+        else:
+            made = Activity.of_hours(((h, held[h].counts) for h in hours), as_of_ms)
+        self._since = _Since(hour, self._reads, fresh_ms, made)
         return made
 
     def _read(self, wanted: Collection[int]) -> tuple[dict[int, _Hour], int]:

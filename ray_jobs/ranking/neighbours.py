@@ -30,6 +30,8 @@ MAX_ITEMS_A_USER = 500
 ROWS_AT_ONCE = 2_048
 """Items multiplied at a time: bounds the memory of a product that is denser than its factors."""
 
+TABLE_TIMES = 64
+
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""
 
@@ -62,13 +64,23 @@ class Neighbours:
         run = np.repeat(np.arange(len(known)), lengths)
         entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         entries += starts[run]
-        ordinals, rows = np.unique(self.ordinals_E[entries], return_inverse=True)
-        similar = self.weights_E[entries].astype(np.float64)
+        found, similar = self.ordinals_E[entries], self.weights_E[entries].astype(np.float64)
+        span = len(self.offsets_S1) - 1
+        is_there_S = np.zeros(span, np.bool_)
+        is_there_S[found] = True
+        ordinals = np.flatnonzero(is_there_S)
+        # Rows by a table where it is small beside the entries, else by search.
+        if span <= TABLE_TIMES * len(found):
+            row_S = np.zeros(span, np.int64)
+            row_S[ordinals] = np.arange(len(ordinals))
+            rows = row_S[found]
+        else:
+            rows = np.searchsorted(ordinals, found)
         sums = [
             np.bincount(rows, similar * base ** known[run].astype(np.float64), len(ordinals))
             for base in DECAYS
         ]
-        return ordinals.astype(np.int64), np.stack(sums, axis=1).astype(np.float32)
+        return ordinals, np.stack(sums, axis=1).astype(np.float32)
 
 
 def count_neighbours(

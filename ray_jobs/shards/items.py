@@ -77,7 +77,8 @@ class ItemTable:
         head = self.head.get(ordinal)
         if head is not None:
             return head
-        if bool(in_sorted(np.array([ordinal], dtype=np.int64), self.deleted)[0]):
+        place = int(self.deleted.searchsorted(ordinal))
+        if place < len(self.deleted) and self.deleted[place] == ordinal:
             return None
         for block in reversed(self.blocks):
             row = block.row_of(ordinal)
