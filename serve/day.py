@@ -20,6 +20,7 @@ from serve.clock import wall_clock_ms
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.generation_watch import GenerationWatch
+from serve.interests import InterestsOfUsers
 from serve.keyring import KeyRing
 from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
@@ -58,6 +59,7 @@ class Day:
     keys: KeyRing
     forgetting: Forgetting
     pulse: Pulse
+    interests: InterestsOfUsers
 
     @classmethod
     async def start(
@@ -127,6 +129,7 @@ class Day:
             keys=keys,
             forgetting=forgetting,
             pulse=pulse,
+            interests=InterestsOfUsers(),
         )
 
     async def stop(self) -> None:

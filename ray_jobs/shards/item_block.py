@@ -174,6 +174,12 @@ class ItemBlock:
         counts: NDArray[np.int64] = self._columns["event_count"].to_numpy()
         return counts
 
+    def titles(self, most: int) -> list[str]:
+        """Titles of at most so many rows, evenly taken."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
+        taken: list[str] = self._columns["title"].take(rows).to_pylist()
+        return taken
+
     def row_of(self, ordinal: int) -> int | None:
         row = int(np.searchsorted(self.ordinals, ordinal))
         return row if row < len(self) and int(self.ordinals[row]) == ordinal else None

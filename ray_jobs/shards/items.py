@@ -162,6 +162,10 @@ class ItemTable:
         counts[night.ordinals] = night.event_counts
         return counts
 
+    def titles(self, most: int) -> list[str]:
+        """Titles of at most so many of the night's items, evenly taken."""
+        return self.blocks[0].titles(most)
+
     def published_ms(self, ordinals: Ordinals) -> NDArray[np.int64]:
         """When each of these sorted ordinals was published, -1 where nobody says: (N,)."""
         times = np.full(len(ordinals), -1, np.int64)

@@ -6,12 +6,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from ray_jobs.ranking.interests import Interests
 from serve.day import Day
 from serve.path_ids import PathId
 from serve.problems import not_found
 from serve.routes.context import day_of, from_ms
 from serve.routes.erasures import to_answer
-from serve.schemas.users import ErasureAnswer, UserAnswer, UserEventsAnswer
+from serve.schemas.users import (
+    ErasureAnswer,
+    InterestedCategory,
+    InterestingTerm,
+    UserAnswer,
+    UserEventsAnswer,
+    UserInterests,
+)
 from serve.user_state import MAX_HISTORY
 from sql.engine import read_snapshot
 from sql.erasure import Receipt, erase_user
@@ -36,6 +44,7 @@ async def get_user(
     counted = effective(events)
     folded = state if vector else None
     vector_D = None if folded is None else folded.vector
+    interests = None if state is None else await asyncio.to_thread(day.interests.of, state)
     undos = sum(event.kind == "undo" for event in events)
     return UserAnswer(
         user_id=user_id,
@@ -48,6 +57,7 @@ async def get_user(
         seen_items=0 if session is None else len(session.seen),
         excluded_items=0 if session is None else len(session.excluded),
         last_event_at=from_ms(events[-1].occurred_at_ms) if events else None,
+        interests=None if interests is None else _interests(interests),
         vector=None if vector_D is None else vector_D.tolist(),
     )
 
@@ -113,6 +123,16 @@ def _page(
             conn, user.user_key, after, events[-1].user_seq if events else after
         )
         return user, events, contexts
+
+
+def _interests(found: Interests) -> UserInterests:
+    return UserInterests(
+        categories=[
+            InterestedCategory(category=category, share=round(share, 4))
+            for category, share in found.categories
+        ],
+        terms=[InterestingTerm(term=term, weight=round(weight, 4)) for term, weight in found.terms],
+    )
 
 
 def _event(event: StoredEvent, surface: str | None, request_id: str | None) -> dict[str, Any]:

@@ -5,6 +5,27 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, Field
 
 
+class InterestedCategory(BaseModel):
+    """A category of the items nearest to the user vector."""
+
+    category: str
+    share: float = Field(description="of the 100 nearest items")
+
+
+class InterestingTerm(BaseModel):
+    """A term of their titles."""
+
+    term: str
+    weight: float = Field(description="tf-idf: more often than in the catalog")
+
+
+class UserInterests(BaseModel):
+    """What the user is interested in, in words; the largest first."""
+
+    categories: list[InterestedCategory]
+    terms: list[InterestingTerm]
+
+
 class UserAnswer(BaseModel):
     """A user's session in short."""
 
@@ -17,6 +38,7 @@ class UserAnswer(BaseModel):
     seen_items: int
     excluded_items: int
     last_event_at: AwareDatetime | None
+    interests: UserInterests | None = Field(description="null while there is no user vector")
     vector: list[float] | None = Field(None, description="the unit user vector, where asked for")
 
 
