@@ -9,13 +9,15 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable
 from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.item_text import compose
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "film", "of", "war"]
+WORDS += ["三", "体", "黑", "暗", "森", "林"]
 TEXTS = ["a red film", "", "blue", "a film of war of war of war of war", "red", "a red film"]
 
 
 def make_bert(folder: Path, seed: int = 0, safe: bool = True) -> Path:
-    """A BertModel of random weights with a WordPiece vocabulary of eleven words."""
+    """A BertModel of random weights with a WordPiece vocabulary of a few words."""
     folder.mkdir()
     torch.manual_seed(seed)
     config = BertConfig(
@@ -106,3 +108,20 @@ def test_a_setting_is_a_folder_or_a_hub_name(
     for setting in (None, "./nowhere", "/no/such/folder"):
         with pytest.raises(ModelNotFound, match=r"infra\.datasets"):
             resolve_model(setting)
+
+
+def test_chinese_titles_are_read_character_by_character_after_cleaning(
+    encoder: BertEncoder,
+) -> None:
+    titles = [
+        compose("三体&nbsp;II：<b>黑暗森林</b>", "", "科幻"),
+        compose("三体", "", None),
+        "黑暗",
+    ]
+    assert titles[0] == "三体 II： 黑暗森林. 科幻"
+    vectors = encoder.encode(titles)
+    assert len({vector.tobytes() for vector in vectors.round(4)}) == 3
+    # BERT parts Han characters by itself, so spaces between them change nothing.
+    np.testing.assert_allclose(encoder.encode(["三 体"])[0], vectors[1], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(["森林"]), encoder.encode(["森 林"]), atol=1e-5)
+    assert float(vectors[1] @ encoder.encode(["体三"])[0]) < 0.9999  # and their order counts
