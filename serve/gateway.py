@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import openapi, problems
+from serve import docs, openapi, problems
 from serve.day import Day
 from serve.guard import Guard
 from serve.path_ids import WholeSegments
@@ -49,11 +49,14 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         title="moonlark",
         version=API_VERSION,
         summary="A recommender that learns by night and listens by day.",
+        docs_url=None,  # ours need no internet
+        redoc_url=None,
     )
     problems.install(api)
     for module in (recommendations, trending, events, items, policies, users, erasures):
         api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
     api.include_router(health.router)  # what probes ask: whatever they append does no harm
+    docs.install(api)
     openapi.install(api)
     guard = Guard(settings)
     for route in routes_of(api):

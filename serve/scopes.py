@@ -14,7 +14,10 @@ NEEDED: dict[str, str | None] = {
     "GET /readyz": None,
     "GET /openapi.json": None,
     "GET /docs": None,
-    "GET /docs/oauth2-redirect": None,
+    "GET /docs/files/swagger-ui-bundle.js": None,
+    "GET /docs/files/swagger-ui.css": None,
+    "GET /docs/files/redoc.standalone.js": None,
+    "GET /docs/files/favicon.png": None,
     "GET /redoc": None,
     # Lists, and what is in them.
     "GET /v1/users/{user_id}/recommendations": "recommend:read",

@@ -8,10 +8,12 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sql.ids import ID_ACCEPTED, is_id, is_storable
+from sql.ids import ID_ACCEPTED, id_accepted, is_id, is_storable
 from sql.vectors import MAX_DIM, is_vector
 
-MAX_TEXT_CHARACTERS = 10_000
+MAX_TEXT_CHARACTERS = 5_000
+MAX_SURFACE_CHARACTERS = 100
+MAX_RATING = 5
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31: what a later reader can still print
 
 
@@ -139,18 +141,17 @@ def _faults(event: NewEvent) -> Iterable[tuple[str, object, str]]:
     for name, optional in (
         ("item_id", event.item_id),
         ("undoes", event.undoes),
-        ("surface", event.surface),
         ("request_id", event.request_id),
     ):
         if optional is not None and not is_id(optional):
             yield name, optional, ID_ACCEPTED
+    if event.surface is not None and not is_id(event.surface, MAX_SURFACE_CHARACTERS):
+        yield "surface", event.surface, id_accepted(MAX_SURFACE_CHARACTERS)
     if event.kind not in _KINDS:
         yield "kind", event.kind, ", ".join(EventKind)
         return
     if not 0 <= event.occurred_at_ms <= MAX_TIME_MS:
         yield "occurred_at_ms", event.occurred_at_ms, f"0 to {MAX_TIME_MS} ms since 1970 UTC"
-    if event.value is not None and not math.isfinite(event.value):
-        yield "value", repr(event.value), "a finite number"
     yield from _faults_of_kind(event)
 
 
@@ -162,8 +163,13 @@ def _faults_of_kind(event: NewEvent) -> Iterable[tuple[str, object, str]]:
         yield "item_id", event.item_id, f"nothing, for a {kind}"
     if (kind == EventKind.UNDO) != (event.undoes is not None):
         yield "undoes", event.undoes, "the event_id of an earlier event, for an undo; else nothing"
-    if kind == EventKind.RATING and event.value is None:
-        yield "value", None, "a finite number, for a rating"
+    if kind == EventKind.RATING:
+        if event.value is None or not 0 <= event.value <= MAX_RATING:  # NaN is neither
+            is_number = event.value is None or math.isfinite(event.value)
+            shown = event.value if is_number else repr(event.value)
+            yield "value", shown, f"0 to {MAX_RATING}, for a rating"
+    elif event.value is not None:
+        yield "value", repr(event.value), f"nothing, for a {kind}"
     if kind in TEXT_KINDS:
         text = event.text
         if not text or len(text) > MAX_TEXT_CHARACTERS or not is_storable(text):

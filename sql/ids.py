@@ -3,12 +3,19 @@
 import re
 
 MAX_ID_CHARACTERS = 200
-ID_ACCEPTED = f"1 to {MAX_ID_CHARACTERS} characters, no control characters"
 
 # C0, DEL, C1 and lone surrogates: the last cannot be written as UTF-8, so no database takes them.
 _REFUSED_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Postgres has no NUL in text; SQLite would store one that other tools then cut at.
 _REFUSED_IN_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+def id_accepted(most: int) -> str:
+    """What is accepted as an id of at most so many characters, in words."""
+    return f"1 to {most} characters, no control characters"
+
+
+ID_ACCEPTED = id_accepted(MAX_ID_CHARACTERS)
 
 
 class BadInput(ValueError):
@@ -19,12 +26,10 @@ class BadInput(ValueError):
         self.field, self.value, self.accepted = field, value, accepted
 
 
-def is_id(value: object) -> bool:
-    """Whether `value` may name a user, an event or an item."""
+def is_id(value: object, most: int = MAX_ID_CHARACTERS) -> bool:
+    """Whether `value` may name a user, an event or an item (or, of other length, a place)."""
     return (
-        isinstance(value, str)
-        and 0 < len(value) <= MAX_ID_CHARACTERS
-        and _REFUSED_IN_ID.search(value) is None
+        isinstance(value, str) and 0 < len(value) <= most and _REFUSED_IN_ID.search(value) is None
     )
 
 

@@ -90,7 +90,7 @@ def _tell(receipt: Receipt, path: Path | None) -> None:
 def _finish(store: Store) -> None:
     rejected = CliSettings().state_dir / "rejected"
     for path in rejected.glob("*.jsonl"):
-        path.unlink()  # reasons why rows were rejected name users
+        path.unlink()  # rejected rows, and the reasons why, name users
     run = load("ray_jobs.nightly.erase_users:finish_erasures")
     report = run(store.engine, store.artifact_root.absolute(), now_ms=now_ms())
     typer.echo(f"erasures: {report['completed']:,} completed, {report['open']:,} open")

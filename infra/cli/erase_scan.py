@@ -93,8 +93,11 @@ def files_of(
 
 
 def forms(canary: str) -> list[bytes]:
-    """How a string may be written: as it is, in JSON, in a URL."""
-    spelled = {canary, json.dumps(canary)[1:-1], quote(canary), quote(canary, safe="")}
+    """How a string may be written: as it is, in JSON, in JSON that JSON quotes (a rejected line of
+    JSON that could not be read), in a URL."""
+    escaped = json.dumps(canary)[1:-1]
+    quoted = json.dumps(escaped)[1:-1]
+    spelled = {canary, escaped, quoted, quote(canary), quote(canary, safe="")}
     return [form.encode() for form in sorted(spelled)]
 
 

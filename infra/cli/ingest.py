@@ -73,13 +73,16 @@ def command(
     ] = False,
     rejects_dir: Annotated[
         Path | None,
-        typer.Option(help="Where rejected rows and reasons go; default STATE_DIR/rejected."),
+        typer.Option(
+            help="Where rejected rows and reasons go; default STATE_DIR/rejected. They may "
+            "name users; `moonlark erase --finish` deletes those in the default folder."
+        ),
     ] = None,
 ) -> None:
     """Read a catalog and events from files.
 
-    Fields of an item: item_id, title (both required), text, category, published_at, version, and
-    any number of attributes.NAME.
+    Fields of an item: item_id, title (both required), text, category, published_at, available,
+    version, attributes.NAME, or attributes with a JSON object.
 
     Fields of an event: user_id, kind, occurred_at (all required), item_id, value (of a rating, 0
     to 5), text (of a search or comment), event_id, undoes, surface. Kinds: view, click, rating,

@@ -14,6 +14,7 @@ from infra.datasets.movielens import read_movielens
 from infra.ingest import catalog, history
 from infra.ingest.catalog import Encoder, ItemsReport
 from infra.ingest.columns import Columns
+from infra.ingest.erased import NotErased
 from infra.ingest.history import EventsReport
 from infra.ingest.movielens import movielens_events, movielens_items
 from infra.ingest.readers import TextOptions, open_rows
@@ -53,14 +54,15 @@ class IngestRun:
 
     def items_file(self, path: Path, columns: Columns, text: TextOptions) -> None:
         """A catalog, read and written at once."""
-        with (
-            self._rejects(f"items-{path.name}") as rejects,
-            open_rows(path, text) as source,
-        ):
-            _tell_unused(catalog.unused_columns(source, columns))
-            with _bar("items", source.total) as advance:
-                rows = catalog.read_item_rows(source, columns, rejects)
-                report = self._write_items(rows, rejects, advance)
+        with self._rejects(f"items-{path.name}") as rejects:
+            with open_rows(path, text) as source:
+                _tell_unused(catalog.unused_columns(source, columns))
+                with _bar("items", source.total) as advance:
+                    rows = catalog.read_item_rows(source, columns, rejects)
+                    report = self._write_items(rows, rejects, advance)
+            if rejects.rows:
+                with open_rows(path, text) as again:
+                    rejects.write(again.rows)
         self._tell_items(report)
 
     def events_file(self, path: Path, columns: Columns, text: TextOptions) -> None:
@@ -72,6 +74,9 @@ class IngestRun:
                     rows = history.read_event_rows(source, columns, rejects, progress=advance)
             with _bar("events", len(rows)) as advance:
                 report = self._write_events(rows, rejects, advance)
+            if rejects.rows:
+                with open_rows(path, text) as again:
+                    rejects.write(again.rows, NotErased(self._engine, self._erasures, columns))
         self._tell_events(report)
 
     def end(self) -> None:

@@ -30,6 +30,8 @@ from ray_jobs.nightly.step import (
 )
 from ray_jobs.nightly.train import train
 from ray_jobs.nightly.verify import verify
+from sql import generations
+from sql.engine import read_snapshot
 
 STEPS: dict[str, Callable[[Night], Report]] = {
     "export": export,
@@ -45,23 +47,47 @@ STEPS: dict[str, Callable[[Night], Report]] = {
 }
 
 
+def steps_left(night: Night) -> list[str]:
+    """Names of the steps to run, those with a report among them: they give it and do nothing.
+
+    Publishing takes the work files away, and with them the reports of the steps before it: of a
+    published generation only the checks that come after can be left.
+    """
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, night.generation_id)
+    names = list(STEPS)
+    if found is None or night.workspace.report("export") is not None:
+        return names
+    if found.state == "published":
+        after = names[names.index("publish") + 1 :]
+        return [name for name in after if night.workspace.report(name) is None]
+    return [] if found.state == "pruned" else names
+
+
 def run_night(generation: str) -> None:
     """Run all steps for `generation` on the cluster that the environment names.
+
+    Where none is left it says so.
 
     Raises:
         NightError, StoreError: as the steps do; what was done stays done.
     """
+    night = open_night(generation)
+    left = steps_left(night)
+    if not left:
+        typer.echo(f"generation {generation} is done already: nothing is left to do")
+        return
     os.nice(NICENESS)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    night = open_night(generation)
     require_cpus(night.settings.train_workers, cluster_cpus)
     typer.echo(f"generation {generation}")
     done = False
     try:
         for number, (name, step) in enumerate(STEPS.items(), start=1):
-            _run(night, name, step, f"{number}/{len(STEPS)}")
+            if name in left:
+                _run(night, name, step, f"{number}/{len(STEPS)}")
         done = True
     finally:
         if not done:

@@ -33,7 +33,7 @@ class Answers:
     lists_QK: Ints
     """-1 where fewer were listed."""
     fit_s: float
-    """CPU seconds of this process."""
+    """CPU seconds of this process, and those that a fit took whose outcome was kept from before."""
     ask_s: float
 
 
@@ -43,6 +43,7 @@ def walk(task: Task, ranker: Ranker, progress: Progress = lambda count: None) ->
     figures_3Q = np.zeros((3, count))
     lists_QK = np.full((count, CUTOFF), -1, np.int64)
     fit_s = ask_s = 0.0
+    saved_before_s = _saved_fit_s(ranker)
     started = time.process_time()
     tune = getattr(ranker, "tune", None)
     if tune is not None and task.validation is not None:
@@ -61,7 +62,12 @@ def walk(task: Task, ranker: Ranker, progress: Progress = lambda count: None) ->
         ask_s += time.process_time() - started
         started = time.process_time()
     ndcg_Q, hit_Q, reciprocal_Q = figures_3Q
+    fit_s += _saved_fit_s(ranker) - saved_before_s
     return Answers(ndcg_Q, hit_Q, reciprocal_Q, lists_QK, fit_s, ask_s)
+
+
+def _saved_fit_s(ranker: Ranker) -> float:
+    return float(getattr(ranker, "saved_fit_s", 0.0))
 
 
 def listed(scores_I: NDArray[np.floating], question: Question) -> NDArray[np.float64]:

@@ -2,5 +2,6 @@
 
 In reading order: `readers` (a file becomes rows), `columns` (which column is which field),
 `values` and `rows` (a row becomes an item or an event, or a reason why not), `rejects` (where the
-reasons go), `catalog` and `history` (into the database, in paced transactions), `movielens`.
+reasons go, with their rows; not of who was `erased`), `catalog` and `history` (into the database,
+in paced transactions), `movielens`.
 """

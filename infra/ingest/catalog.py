@@ -58,7 +58,7 @@ def read_item_rows(source: Rows, columns: Columns, rejects: Rejects) -> Iterator
 
 def unused_columns(source: Rows, columns: Columns) -> list[str]:
     """Columns of a catalog file that no field takes. Raises `BadColumns`."""
-    return [] if source.columns is None else columns.check(ITEM_FIELDS, source.columns)
+    return columns.check(ITEM_FIELDS, source.columns)
 
 
 def live_encoder_id(conn: Connection) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from infra.ingest.errors import BadColumns
-from infra.ingest.values import is_missing
+from infra.ingest.values import as_object, is_missing
 
 ITEM_FIELDS = ("item_id", "title", "text", "category", "published_at", "available", "version")
 EVENT_FIELDS = (
@@ -82,21 +82,19 @@ class Columns:
         fields = {f: c for f, c in sources.items() if not f.startswith(_PREFIX)}
         return cls(fields, given, attributes)
 
-    def of_each(self, *files: Sequence[str] | None) -> list["Columns"]:
+    def of_each(self, *files: Sequence[str]) -> list["Columns"]:
         """For files that are read with the same options: a mapping is for those that have its
-        column. None: a file that names no columns; it takes every mapping.
+        column.
 
         Raises:
             BadColumns: a mapped column is in none of them.
         """
-        known = [column for names in files for column in names or ()]
+        known = [column for names in files for column in names]
         for field, column in self.sources.items():
-            if column not in known and None not in files:
+            if column not in known:
                 raise BadColumns(f"--map {field}={column}: no such column", known)
         return [
-            self
-            if names is None
-            else replace(self, sources={f: c for f, c in self.sources.items() if c in names})
+            replace(self, sources={f: c for f, c in self.sources.items() if c in names})
             for names in files
         ]
 
@@ -130,9 +128,13 @@ class Columns:
         return picked
 
     def pick_attributes(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Raw values of the attributes: in an `attributes` object, `attributes.NAME`, options."""
+        """Raw values of the attributes: in an `attributes` object, `attributes.NAME`, options.
+
+        Raises:
+            BadInput: `attributes` is no object.
+        """
         whole = row.get(ATTRIBUTES)
-        picked = dict(whole) if isinstance(whole, Mapping) else {}
+        picked = {} if is_missing(whole) else as_object(ATTRIBUTES, whole)
         for column, value in row.items():
             if column.startswith(_PREFIX):
                 picked[column.removeprefix(_PREFIX)] = value

@@ -10,6 +10,9 @@ IngestError
 from collections.abc import Sequence
 from pathlib import Path
 
+MAX_LISTED = 100
+"""Columns that a message names."""
+
 
 class IngestError(Exception):
     """Base of the tree. `hint` names what to do next."""
@@ -31,7 +34,9 @@ class BadColumns(IngestError):
     """An option about columns is malformed, or names what is not there."""
 
     def __init__(self, what: str, accepted: Sequence[str] | str) -> None:
-        listed = accepted if isinstance(accepted, str) else ", ".join(accepted)
+        names = [accepted] if isinstance(accepted, str) else list(accepted)
+        more = f", and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+        listed = ", ".join(names[:MAX_LISTED]) + more
         super().__init__(f"{what}; accepted: {listed}", hint="see `moonlark ingest --help`")
 
 

@@ -72,7 +72,7 @@ def read_event_rows(
 
 def unused_columns(source: Rows, columns: Columns) -> list[str]:
     """Columns of a history file that no field takes. Raises `BadColumns`."""
-    return [] if source.columns is None else columns.check(EVENT_FIELDS, source.columns)
+    return columns.check(EVENT_FIELDS, source.columns)
 
 
 def write_events(

@@ -7,22 +7,24 @@ Text formats go through the standard library rather than pyarrow: pyarrow guesse
 import csv
 import gzip
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.ingest.errors import UnreadableFile
+from infra.ingest.values import parse_json
 from sql.ids import BadInput
 
 BATCH_ROWS = 10_000
 MAX_LINE_CHARACTERS = 1_000_000
 MAX_COLUMNS = 1_000
+MAX_JSON_COLUMNS = 100_000
+"""Of all rows together: each may have others."""
 FORMATS = ".parquet, .csv, .tsv, .jsonl, .ndjson (text also with .gz)"
 
 Row = tuple[int, dict[str, Any] | BadInput]
@@ -30,13 +32,15 @@ Row = tuple[int, dict[str, Any] | BadInput]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """An open file. `columns` is None where each row has its own (JSON Lines).
+    """An open file. `columns`: of JSON Lines, all that any row has.
 
-    `rows`: (number from 1, cells by column), or (number, why this line is no row).
+    `rows`: (number, cells by column), or (number, why it is none, with what was read as the value).
+    The number is that of the line at which the row begins, from 1 (the header is a line, blank
+    lines are); of Parquet that of the row, from 1. Numbers ascend.
     """
 
     path: Path
-    columns: tuple[str, ...] | None
+    columns: tuple[str, ...]
     total: int | None
     rows: Iterator[Row]
 
@@ -69,7 +73,9 @@ def open_rows(path: Path, text: TextOptions | None = None) -> Iterator[Rows]:
                 yield _csv(path, lines, options.delimiter or default)
         elif kind in (".jsonl", ".ndjson"):
             with _open_text(path, options.encoding) as lines:
-                yield Rows(path, None, None, _json_lines(lines))
+                columns = _json_columns(path, lines)
+            with _open_text(path, options.encoding) as lines:
+                yield Rows(path, columns, None, _json_lines(lines))
         else:
             raise UnreadableFile(path, f"unknown format {kind!r}", hint=f"accepted: {FORMATS}")
     except FileNotFoundError as error:
@@ -82,8 +88,8 @@ def open_rows(path: Path, text: TextOptions | None = None) -> Iterator[Rows]:
         raise UnreadableFile(path, str(error), hint="such as --encoding latin-1") from error
 
 
-def columns_of(path: Path, text: TextOptions | None = None) -> tuple[str, ...] | None:
-    """The columns of a file, None where it names none (JSON Lines). Raises `UnreadableFile`."""
+def columns_of(path: Path, text: TextOptions | None = None) -> tuple[str, ...]:
+    """The columns of a file. Raises `UnreadableFile`."""
     with open_rows(path, text) as source:
         return source.columns
 
@@ -122,7 +128,8 @@ def _with_milliseconds(batch: Any) -> Any:
 def _csv(path: Path, text: TextIO, delimiter: str) -> Rows:
     if len(delimiter) != 1:
         raise UnreadableFile(path, f"delimiter {delimiter!r}", hint="accepted: one character")
-    reader = csv.reader(text, delimiter=delimiter)
+    lines = _Lines(text)
+    reader = csv.reader(lines, delimiter=delimiter)
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -130,26 +137,41 @@ def _csv(path: Path, text: TextIO, delimiter: str) -> Rows:
     if not header or len(set(header)) != len(header) or len(header) > MAX_COLUMNS:
         hint = f"the first line names each column once, at most {MAX_COLUMNS}"
         raise UnreadableFile(path, f"header {header[:20]}", hint=hint)
-    return Rows(path, tuple(header), None, _csv_rows(reader, header))
+    return Rows(path, tuple(header), None, _csv_rows(reader, lines, header))
 
 
-def _csv_rows(reader: Any, header: list[str]) -> Iterator[Row]:
-    number = 0
+class _Lines:
+    """The lines of a text; `read` is the beginning of those that were read since it was emptied."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self.read = ""
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._text)
+        if len(self.read) < MAX_LINE_CHARACTERS:
+            self.read += line
+        return line
+
+
+def _csv_rows(reader: Any, lines: _Lines, header: list[str]) -> Iterator[Row]:
     while True:
-        number += 1
+        number, lines.read = reader.line_num + 1, ""
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, BadInput("row", str(error), "a line of CSV")
+            yield number, BadInput("row", lines.read, f"a row of CSV ({error})")
             continue
-        if not cells:
-            number -= 1  # a blank line is no row
-        elif len(cells) == len(header):
+        if len(cells) == len(header):
             yield number, dict(zip(header, cells, strict=True))
-        else:
-            yield number, BadInput("row", f"{len(cells)} columns", f"{len(header)}, as the header")
+        elif cells:  # a blank line is no row
+            accepted = f"{len(header)} columns, as the header; it has {len(cells)}"
+            yield number, BadInput("row", cells, accepted)
 
 
 def _json_lines(text: TextIO) -> Iterator[Row]:
@@ -158,9 +180,21 @@ def _json_lines(text: TextIO) -> Iterator[Row]:
         number += 1
         if len(line) == MAX_LINE_CHARACTERS and not line.endswith("\n"):
             _skip_line(text)
-            yield number, BadInput("row", line[:200], f"at most {MAX_LINE_CHARACTERS} characters")
+            yield number, BadInput("row", line, f"at most {MAX_LINE_CHARACTERS} characters")
         elif line.strip():
             yield number, _json_object(line)
+
+
+def _json_columns(path: Path, text: TextIO) -> tuple[str, ...]:
+    """All that any row has, in the order in which they come."""
+    found: dict[str, None] = {}
+    for _, cells in _json_lines(text):
+        if isinstance(cells, dict):
+            found.update(dict.fromkeys(cells))
+        if len(found) > MAX_JSON_COLUMNS:
+            reason = f"more than {MAX_JSON_COLUMNS:,} different keys"
+            raise UnreadableFile(path, reason, hint="put what varies into `attributes`")
+    return tuple(found)
 
 
 def _skip_line(text: TextIO) -> None:
@@ -170,11 +204,7 @@ def _skip_line(text: TextIO) -> None:
 
 def _json_object(line: str) -> dict[str, Any] | BadInput:
     try:
-        cells = json.loads(line, parse_constant=_refuse_constant)
+        cells = parse_json(line)
     except (ValueError, RecursionError) as error:
-        return BadInput("row", line[:200], f"a JSON object ({error})")
-    return cells if isinstance(cells, dict) else BadInput("row", line[:200], "a JSON object")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+        return BadInput("row", line, f"a JSON object ({error})")
+    return cells if isinstance(cells, dict) else BadInput("row", line, "a JSON object")

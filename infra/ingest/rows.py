@@ -15,8 +15,8 @@ from sql.catalog import ItemBody, ItemPut
 from sql.event import shape_problems
 from sql.events import EventKind, NewEvent
 from sql.ids import BadInput, check_id
+from sql.item import MAX_VERSION
 
-MAX_RATING = 5
 EARLIEST_PUBLISHED_MS = -2_208_988_800_000  # 1900-01-01
 
 Reasons = tuple[BadInput, ...]
@@ -87,8 +87,6 @@ def _event(picked: Mapping[str, Any], ids: EventIds) -> NewEvent:
             raise BadInput(name, None, f"a value, or `--default {name}=...`")
     kind = _kind(picked["kind"])
     value = as_number("value", picked["value"]) if "value" in picked else None
-    if kind is EventKind.RATING and value is not None and not 0 <= value <= MAX_RATING:
-        raise BadInput("value", value, f"0 to {MAX_RATING}, for a rating")
     occurred_at_ms = as_time_ms("occurred_at", picked["occurred_at"])
     facts = (*(texts.get(n) for n in ("user_id", "item_id", "text", "undoes", "surface")),)
     return NewEvent(
@@ -116,13 +114,20 @@ def to_item(row: int, cells: Mapping[str, Any], columns: Columns) -> ItemRow | R
     picked = columns.pick(ITEM_FIELDS, cells)
     try:
         item_id = check_id("item_id", as_text("item_id", picked.get("item_id", "")))
-        version = as_int("version", picked["version"]) if "version" in picked else None
+        version = _version(picked["version"]) if "version" in picked else None
         body = ItemBody(**_body(picked, columns.pick_attributes(cells), columns))
     except BadInput as reason:
         return (reason,)
     except ValidationError as error:
         return tuple(_reason(details) for details in error.errors())
     return ItemRow(row, make_put(item_id, body, version))
+
+
+def _version(value: Any) -> int:
+    version = as_int("version", value)
+    if not 0 <= version <= MAX_VERSION:
+        raise BadInput("version", value, f"0 to {MAX_VERSION}")
+    return version
 
 
 def make_put(item_id: str, body: ItemBody, version: int | None) -> ItemPut:

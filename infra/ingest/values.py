@@ -1,9 +1,10 @@
 """What a cell of a file means. Each function raises `BadInput`: the field, and what is accepted."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import Any, NoReturn
 
 from sql.ids import BadInput
 
@@ -77,6 +78,38 @@ def as_list(value: Any, separator: str | None) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [str(part) for part in value if part is not None]
     return value
+
+
+def as_object(field: str, value: Any) -> dict[str, Any]:
+    """An object by name: also one that a text holds as JSON (CSV), or pairs (Parquet's map)."""
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except (ValueError, RecursionError):
+            raise BadInput(field, value, "a JSON object") from None
+    if isinstance(value, list) and all(isinstance(p, tuple) and len(p) == 2 for p in value):
+        value = dict(value)
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise BadInput(field, value, "a JSON object")
+    return dict(value)
+
+
+def parse_json(text: str) -> Any:
+    """JSON as the API reads it: no NaN, no key twice. Raises ValueError, RecursionError."""
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_key_once)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return found
 
 
 def _time_ms(value: Any) -> int | None:

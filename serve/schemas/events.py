@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from serve.schemas.fields import Identifier, Moment, StrictBody, Text
+from sql.event import MAX_RATING, MAX_SURFACE_CHARACTERS
 
 MAX_EVENTS = 500
 
@@ -14,7 +15,7 @@ class _InlineEvent(StrictBody):
         None, description="Yours, unique per user: a retry with the same id is harmless."
     )
     occurred_at: Moment | None = Field(None, description="RFC 3339 with zone; default now.")
-    surface: Annotated[str, Field(max_length=100)] | None = Field(
+    surface: Annotated[str, Field(max_length=MAX_SURFACE_CHARACTERS)] | None = Field(
         None, description="Where it happened: home, search, mail."
     )
     request_id: Identifier | None = Field(
@@ -34,7 +35,7 @@ class InlineRating(_InlineEvent):
 
     kind: Literal["rating"]
     item_id: Identifier
-    value: float = Field(ge=0, le=5, allow_inf_nan=False)
+    value: float = Field(ge=0, le=MAX_RATING, allow_inf_nan=False)
 
 
 class InlineSearch(_InlineEvent):

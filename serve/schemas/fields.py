@@ -6,15 +6,17 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from ray_jobs.ranking.candidates import MAX_CANDIDATES
-from sql.ids import is_storable
+from sql.event import MAX_TEXT_CHARACTERS
+from sql.ids import MAX_ID_CHARACTERS, is_storable
 
-MAX_TEXT = 5_000
 MAX_K = 500
 MAX_OFFSET = MAX_CANDIDATES - MAX_K
 MAX_EXCLUDE = 1_000
 
-Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Identifier = Annotated[
+    str, Field(min_length=1, max_length=MAX_ID_CHARACTERS, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 AttributeValue = str | bool | int | float
 
 

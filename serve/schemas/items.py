@@ -5,7 +5,13 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, Field
 
 from serve.schemas.fields import AttributeValue, Identifier, Moment, StrictBody
-from sql.item import MAX_VERSION
+from sql.item import (
+    MAX_ATTRIBUTES,
+    MAX_CATEGORY_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    MAX_VERSION,
+)
 
 MAX_ITEMS = 500
 
@@ -13,10 +19,12 @@ MAX_ITEMS = 500
 class ItemBodyIn(StrictBody):
     """An item as its owner describes it."""
 
-    title: str = Field(min_length=1, max_length=500)
-    text: str = Field("", max_length=20_000)
-    category: str | None = Field(None, max_length=200)
-    attributes: dict[str, AttributeValue | list[str]] = Field(default_factory=dict, max_length=50)
+    title: str = Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)
+    text: str = Field("", max_length=MAX_TEXT_CHARACTERS)
+    category: str | None = Field(None, max_length=MAX_CATEGORY_CHARACTERS)
+    attributes: dict[str, AttributeValue | list[str]] = Field(
+        default_factory=dict, max_length=MAX_ATTRIBUTES
+    )
     published_at: Moment | None = None
     available: bool = Field(
         True, description="false withdraws it: in no list, until it is put with true again"

@@ -81,12 +81,14 @@ def test_numbers_are_gapless_per_user_across_requests_and_groups(engine: Engine)
 
 def test_event_is_stored_as_it_was_sent_with_the_item_as_it_was(engine: Engine) -> None:
     (answer,) = put_items(engine, [item("i9", "Old title")], NOW_MS)
-    post(engine, [view("a", "i9", value=0.1, occurred_at_ms=7, surface="home", request_id="r1")])
+    post(engine, [view("a", "i9", occurred_at_ms=7, surface="home", request_id="r1")])
+    post(engine, [rating("r", 0.1, "i9")])
     put_items(engine, [item("i9", "New title")], NOW_MS)
     post(engine, [view("b", "i9")])
 
-    old, new = log(engine)
-    assert (old.kind, old.item_id, old.value, old.occurred_at_ms) == (EventKind.VIEW, "i9", 0.1, 7)
+    old, rated, new = log(engine)
+    assert (old.kind, old.item_id, old.value, old.occurred_at_ms) == (EventKind.VIEW, "i9", None, 7)
+    assert (rated.kind, rated.value) == (EventKind.RATING, 0.1)
     assert old.received_at_ms == NOW_MS
     assert old.ordinal == new.ordinal == answer.ordinal
     assert old.text_digest == item("i9", "Old title").text_digest
@@ -121,7 +123,6 @@ def test_retry_with_another_clock_is_the_same_event(engine: Engine) -> None:
     "other",
     [
         view("a", "i2"),
-        view("a", value=1.0),
         view("a", surface="home"),
         view("a", request_id="r1"),
         rating("a", 1.0),
@@ -262,7 +263,10 @@ def test_each_problem_of_a_request_is_named_but_not_what_follows_from_one(engine
         (rating("a", float("nan")), "value"),
         (NewEvent("u1", "a", EventKind.RATING, "i1"), "value"),
         (search("a", "nul \x00"), "text"),
-        (search("a", "x" * 10_001), "text"),
+        (search("a", "x" * 5_001), "text"),
+        (rating("a", 5.5), "value"),
+        (view("a", value=1.0), "value"),
+        (view("a", surface="s" * 101), "surface"),
         (search("a", "x", e=vector(float("inf"))), "vectors"),
         (NewEvent("u1", "a", EventKind.UNDO), "undoes"),
         (view("a", occurred_at_ms=-1), "occurred_at_ms"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from infra.cli import night as night_command
+from infra.cli.night_steps import STEPS, run_night, steps_left
 from ray_jobs.encoders.item_text import text_digest
 from ray_jobs.nightly.embed_missing import reused_vectors
 from ray_jobs.nightly.export import export
@@ -89,6 +91,30 @@ def test_a_finished_generation_is_not_made_again_under_its_replicas(night: Night
         run_step(night, "export", export)
     assert state(night) == ("published", None)
     assert not night.workspace.events.exists()
+
+
+def test_the_help_of_the_night_names_every_step() -> None:
+    help_text = " ".join(str(night_command.command.__doc__).split())
+    assert f"The steps are {', '.join(STEPS)}, as in the DAG" in help_text
+
+
+def test_a_night_that_is_taken_up_after_its_publish_goes_on_with_the_checks(
+    night: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert steps_left(night) == list(STEPS)
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    generations.flip(
+        night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
+    )
+    night.workspace.discard_work()  # as publish does
+    assert steps_left(night) == ["verify", "parity"]
+    for left in (["parity"], []):
+        run_step(night, "verify" if left else "parity", lambda _: {})
+        assert steps_left(night) == left
+    monkeypatch.setattr("infra.cli.night_steps.open_night", lambda _: night)
+    monkeypatch.setattr("ray.init", None)  # nothing is left: no step is run
+    run_night("g1")
+    assert "nothing is left" in capsys.readouterr().out
 
 
 def a_generation(directory: Path, vector: list[float]) -> str:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from infra.cli.lazy import LazyCommand
 from infra.cli.main import COMMANDS, app
+from sql.catalog import read_item
 from sql.engine import open_engine
 from sql.generations import fail, flip, register, seal, stage
 
@@ -118,10 +119,11 @@ def test_ingest_tells_what_was_stored_and_writes_what_was_not(ingested: Path) ->
     assert "2 rows rejected: .moonlark/rejected/events-events.csv.jsonl" in result.output
     rejected = ingested / ".moonlark" / "rejected" / "events-events.csv.jsonl"
     lines = [json.loads(line) for line in rejected.read_text().splitlines()]
-    assert [(line["row"], line["field"], line["value"]) for line in lines] == [
-        (4, "value", 7.0),
-        (3, "item_id", "9"),
+    assert [(line["line"], line["field"], line["value"]) for line in lines] == [
+        (4, "item_id", "9"),
+        (5, "value", 7.0),
     ]
+    assert lines[1]["row"] == {"userId": "u2", "movieId": "2", "rating": "7", "timestamp": "60"}
 
 
 def test_ingest_fails_where_every_row_was_rejected(ingested: Path) -> None:
@@ -129,6 +131,47 @@ def test_ingest_fails_where_every_row_was_rejected(ingested: Path) -> None:
     result = moonlark("ingest", "--items", "bad.csv", status=1)
     assert "every row was rejected" in result.output
     assert "columns not used: name" in result.output
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("other", [[], ["--events", "events.csv"]])
+def test_a_map_to_a_column_that_no_row_has_is_an_error_before_anything_is_stored(
+    home: Path, suffix: str, other: list[str]
+) -> None:
+    moonlark("init")
+    (home / "events.csv").write_text(EVENTS_CSV)
+    (home / "a.csv").write_text("item_id,name\n1,One\n")
+    (home / "a.jsonl").write_text('{"item_id": "1"}\n\n{"item_id": "2", "name": "Two"}\n')
+    for option, field in (("title=Title", "title"), ("attributes.year=Year", "year")):
+        arguments = ["--items", f"a.{suffix}", *other, "--map", option]
+        said = moonlark("ingest", *arguments, status=1).output
+        assert field in said
+        assert option.partition("=")[2] in said
+        assert "accepted: item_id, name" in said
+    assert "0 items" in moonlark("status").output
+    taken = moonlark("ingest", "--items", f"a.{suffix}", "--map", "title=name")
+    assert "items: 1 created" in taken.output
+
+
+def test_attributes_of_csv_are_json(home: Path) -> None:
+    moonlark("init")
+    (home / "a.csv").write_text(
+        'item_id,title,attributes\n1,One,"{""year"": 1995, ""tags"": [""x""]}"\n2,Two,\n'
+        "3,Three,year=1995\n4,Four,[1]\n"
+    )
+    said = moonlark("ingest", "--items", "a.csv").output
+    assert "items: 2 created" in said
+    assert "2 rows rejected" in said
+    with open_engine("sqlite:///.moonlark/moonlark.db").connect() as conn:
+        item = read_item(conn, "1")
+    assert item is not None
+    assert item.body.attributes == {"year": 1995, "tags": ["x"]}
+    rejected = (home / ".moonlark" / "rejected" / "items-a.csv.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in rejected]
+    assert [(line["line"], line["field"], line["reason"]) for line in lines] == [
+        (4, "attributes", "accepted: a JSON object"),
+        (5, "attributes", "accepted: a JSON object"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +315,34 @@ def test_a_user_is_erased_and_the_scan_proves_it(ingested: Path) -> None:
     assert "the user was erased then" in reasons
     assert canary not in reasons
     assert "whom to erase?" in moonlark("erase", status=1).output
+
+
+def test_rejected_rows_are_found_by_the_scan_and_deleted_by_the_finish(ingested: Path) -> None:
+    canary = 'café-"canary'
+    rows = [{"user_id": canary, "item_id": "1", "kind": "viewed", "occurred_at": 1}]
+    lines = [json.dumps(rows[0]), json.dumps(rows[0])[:-2]]  # the second is no JSON
+    rejected = ingested / ".moonlark" / "rejected" / "events-bad.jsonl.jsonl"
+    for line in lines:
+        (ingested / "bad.jsonl").write_text(line + "\n")
+        moonlark("ingest", "--events", "bad.jsonl", status=1)
+        assert json.loads(rejected.read_text())["row"] in (rows[0], line + "\n")
+        assert rejected.name in moonlark("erase", "--scan", canary, status=1).output
+        moonlark("erase", "--finish")
+        assert not rejected.exists()
+        assert "0 places" in moonlark("erase", "--scan", canary).output
+
+
+def test_a_rejected_row_of_an_erased_user_is_not_written_down(ingested: Path) -> None:
+    moonlark("erase", "u1")
+    (ingested / "bad.csv").write_text(
+        "user_id,item_id,kind,occurred_at\nu1,1,my-words,5\nu5,1,no,5\n"
+    )
+    moonlark("ingest", "--events", "bad.csv", status=1)
+    rejected = ingested / ".moonlark" / "rejected" / "events-bad.csv.jsonl"
+    erased, other = (json.loads(line) for line in rejected.read_text().splitlines())
+    assert (erased["line"], erased["field"]) == (2, "kind")
+    assert (erased["value"], erased["row"]) == (None, None)
+    assert other["row"]["user_id"] == "u5"
 
 
 def test_retain_says_what_it_deleted(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,22 @@ def test_too_few_questions_leave_the_cosine_alone(tmp_path: Path) -> None:
     assert np.array_equal(answers.lists_QK, alone.lists_QK)
 
 
+def test_the_time_of_a_fit_is_the_trainings_also_where_its_weights_were_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replay(groups(60), "live")
+    texts = texts_of(fused(tmp_path))
+    walk(task, OrPopular(Moonlark(tiny(), texts, tmp_path), (30.0,)))
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text('{"fit_s": 1000.0}')
+    monkeypatch.setattr("infra.evaluation.rankers.moonlark.fit", None)  # the weights are read
+    for ranker in (OrPopular(Moonlark(tiny(), texts, tmp_path), (30.0,)), fused(tmp_path)):
+        assert 1000.0 < walk(task, ranker).fit_s < 1100.0
+    kept.unlink()  # weights of whose training nobody kept the time: trained again
+    with pytest.raises(TypeError):
+        walk(task, Moonlark(tiny(), texts, tmp_path))
+
+
 def texts_of(model: Fused) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(GROUPS * EACH, 24)).astype(np.float32)
 

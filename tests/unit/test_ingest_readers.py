@@ -1,5 +1,6 @@
 """Every format gives the same rows; a bad line is one rejected row, a bad file an error."""
 
+import csv
 import gzip
 import json
 from datetime import UTC, datetime
@@ -26,9 +27,9 @@ def test_csv_keeps_ids_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbfitem_id,title\n007,"one\ntwo, three"\n\n8,x,y\n9,z\n')
     assert read(path) == [
-        (1, {"item_id": "007", "title": "one\ntwo, three"}),
-        (2, "2, as the header"),
-        (3, {"item_id": "9", "title": "z"}),
+        (2, {"item_id": "007", "title": "one\ntwo, three"}),  # of lines 2 and 3; 4 is blank
+        (5, "2 columns, as the header; it has 3"),
+        (6, {"item_id": "9", "title": "z"}),
     ]
 
 
@@ -36,16 +37,16 @@ def test_delimiter_encoding_and_gzip(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a\tb\n1\t2\n")
     (tmp_path / "b.csv").write_bytes("a;b\ncafé;2\n".encode("latin-1"))
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"a\n1\n"))
-    assert read(tmp_path / "a.tsv") == [(1, {"a": "1", "b": "2"})]
+    assert read(tmp_path / "a.tsv") == [(2, {"a": "1", "b": "2"})]
     latin = read(tmp_path / "b.csv", delimiter=";", encoding="latin-1")
-    assert latin == [(1, {"a": "café", "b": "2"})]
-    assert read(tmp_path / "c.csv.gz") == [(1, {"a": "1"})]
+    assert latin == [(2, {"a": "café", "b": "2"})]
+    assert read(tmp_path / "c.csv.gz") == [(2, {"a": "1"})]
 
 
 def test_bytes_that_are_no_text_reach_the_rules_as_surrogates(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"a\ncaf\xe9\n")
-    assert read(path) == [(1, {"a": "caf\udce9"})]
+    assert read(path) == [(2, {"a": "caf\udce9"})]
 
 
 def test_json_lines_name_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +61,40 @@ def test_json_lines_name_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "NaN is no JSON" in rows[2][1]
     assert "at most 60 characters" in rows[3][1]
     assert rows[4][1] == {"a": 2}
+    with open_rows(path) as source:
+        assert source.columns == ("a", "attributes")
+
+
+def test_a_key_that_is_there_twice_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "a": 2}\n')
+    ((number, accepted),) = read(path)
+    assert number == 1
+    assert "'a' is there twice" in accepted
+
+
+def test_json_lines_with_too_many_different_keys_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_JSON_COLUMNS", 2)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "b": 2}\n{"c": 3}\n')
+    with pytest.raises(UnreadableFile, match="more than 2"):
+        read(path)
+
+
+def test_a_row_of_csv_that_cannot_be_read_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"a,b\n1,{'x' * 11}\n3,4\n")
+    before = csv.field_size_limit(10)
+    try:
+        with open_rows(path) as source:
+            (number, bad), good = source.rows
+    finally:
+        csv.field_size_limit(before)
+    assert isinstance(bad, BadInput)
+    assert (number, bad.value) == (2, f"1,{'x' * 11}\n")
+    assert good == (3, {"a": "3", "b": "4"})
 
 
 def test_parquet_gives_python_values_also_of_nanoseconds(tmp_path: Path) -> None:
@@ -100,16 +135,68 @@ def test_an_absent_file_and_an_unknown_encoding(tmp_path: Path) -> None:
         read(tmp_path / "b.csv", encoding="latin-9000")
 
 
-def test_the_rejects_file_has_a_line_a_reason_and_no_stale_one(tmp_path: Path) -> None:
-    path = tmp_path / "rejected" / "a.jsonl"
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_rejects_file_has_the_line_the_reason_and_the_row(tmp_path: Path) -> None:
+    path, source = tmp_path / "rejected" / "a.jsonl", tmp_path / "a.csv"
+    source.write_text("kind,x\n\nviewed,nan\nview,1,2\nview,1\n")
     with Rejects(path) as rejects:
-        reasons = [BadInput("kind", "viewed", "view"), BadInput("x", float("nan"), "y")]
-        rejects.add(3, reasons)
-    assert rejects.rows == 1
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"row": 3, "field": "kind", "value": "viewed", "reason": "accepted: view"},
-        {"row": 3, "field": "x", "value": "nan", "reason": "accepted: y"},
+        with open_rows(source) as read:
+            for number, row in read.rows:
+                if isinstance(row, BadInput):
+                    rejects.add(number, [row])
+        rejects.add(3, [BadInput("kind", "viewed", "view"), BadInput("x", float("nan"), "y")])
+        with open_rows(source) as read:
+            rejects.write(read.rows)
+    assert rejects.rows == 2
+    row = {"kind": "viewed", "x": "nan"}
+    kept = {"row": row, "row_is_cut": False}
+    assert lines(path)[:2] == [
+        {"line": 3, "field": "kind", "value": "viewed", "reason": "accepted: view", **kept},
+        {"line": 3, "field": "x", "value": "nan", "reason": "accepted: y", **kept},
     ]
+    assert (lines(path)[2]["line"], lines(path)[2]["row"]) == (4, ["view", "1", "2"])
     with Rejects(path):
         pass
-    assert not path.exists()
+    assert not path.exists()  # no stale one
+
+
+def test_a_run_that_broke_off_leaves_its_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(KeyboardInterrupt), Rejects(path) as rejects:
+        rejects.add(3, [BadInput("x", 1, "y")])
+        raise KeyboardInterrupt
+    assert [(line["line"], line["field"]) for line in lines(path)] == [(3, "x")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {f"c{n}": "x" * 5_000 for n in range(1_000)},
+        {"c": "x" * 900_000},
+        BadInput("row", ["x" * 5_000] * 1_000, "2 columns"),
+        BadInput("row", "x" * 900_000, "a JSON object"),
+        {"n" * 9_000: float("nan")},
+    ],
+)
+def test_what_is_kept_of_a_row_is_bounded(tmp_path: Path, row: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    with Rejects(path) as rejects:
+        rejects.add(1, [BadInput("c", "x" * 900_000, "y")])
+        rejects.write(iter([(1, row)]))
+    (line,) = lines(path)
+    assert line["row_is_cut"]
+    assert line["row"]
+    assert path.stat().st_size < 15_000
+
+
+def test_values_of_parquet_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    moment = datetime(2024, 1, 2, tzinfo=UTC)
+    with Rejects(path) as rejects:
+        rejects.add(1, [BadInput("x", 1, "y")])
+        rejects.write(iter([(1, {"t": moment, "l": ["a"], "n": None})]))
+    (line,) = lines(path)
+    assert line["row"] == {"t": "2024-01-02 00:00:00+00:00", "l": ["a"], "n": None}

@@ -44,7 +44,7 @@ def rejects(tmp_path: Path) -> Rejects:
 
 
 def source(rows: Sequence[dict[str, Any]]) -> Rows:
-    return Rows(Path("rows.jsonl"), None, len(rows), iter(list(enumerate(rows, start=1))))
+    return Rows(Path("rows.jsonl"), (), len(rows), iter(list(enumerate(rows, start=1))))
 
 
 def put(engine: Engine, rows: Sequence[dict[str, Any]], rejects: Rejects, **options: Any) -> Any:
@@ -122,7 +122,7 @@ def test_a_bad_item_is_rejected_with_its_reason_and_hinders_no_other(
         {"item_id": "caf\udce9", "title": "not utf-8"},
     ]
     assert put(engine, rows, rejects).created == 1
-    rejected = {(line["row"], line["field"]) for line in reasons(rejects)}
+    rejected = {(line["line"], line["field"]) for line in reasons(rejects)}
     assert rejected == {
         (2, "item_id"),
         (3, "title"),
@@ -190,7 +190,7 @@ def test_the_past_of_a_user_with_a_present_is_refused_unless_late_is_asked_for(
     rows = [click("u", "b", 50), click("u", "a", 100), click("u", "b", 150), click("v", "b", 50)]
     assert post(engine, rows, rejects) == EventsReport(stored=2, duplicates=1)
     (reason,) = reasons(rejects)
-    assert (reason["row"], reason["field"]) == (1, "occurred_at")
+    assert (reason["line"], reason["field"]) == (1, "occurred_at")
     assert "--late" in reason["reason"]
     assert post(engine, rows, rejects, late=True) == EventsReport(stored=1, duplicates=3)
     assert [event.occurred_at_ms // 1000 // DAY_S for event in log_of(engine, "u")] == [
@@ -218,7 +218,7 @@ def test_a_bad_event_is_rejected_with_its_reason_and_hinders_no_other(
         {**click("u", "a", 4, event_id="twice"), "kind": "view"},
     ]
     assert post(engine, rows, rejects) == EventsReport(stored=3, duplicates=0)
-    rejected = {line["row"]: line["field"] for line in reasons(rejects)}
+    rejected = {line["line"]: line["field"] for line in reasons(rejects)}
     assert rejected == {
         2: "user_id",
         3: "item_id",

@@ -122,4 +122,3 @@ def test_a_mapping_of_two_files_is_for_the_one_that_has_its_column() -> None:
     nowhere = Columns.parse(maps=["text=descripton"])
     with pytest.raises(BadColumns, match="descripton"):
         nowhere.of_each(items, events)
-    assert nowhere.of_each(items, None)[0].check(ITEM_FIELDS, items) == ["description"]

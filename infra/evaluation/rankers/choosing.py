@@ -38,6 +38,11 @@ class OrPopular:
         """The ranker's."""
         return str(getattr(self._ranker, "choice", ""))
 
+    @property
+    def saved_fit_s(self) -> float:
+        """The ranker's."""
+        return float(getattr(self._ranker, "saved_fit_s", 0.0))
+
     def fit(self, log: Log, lesson: Lesson) -> None:
         self._ranker.fit(log, lesson)
         self._popular.fit(log, lesson)

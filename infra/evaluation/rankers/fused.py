@@ -46,6 +46,11 @@ class Fused:
         named = zip(self._fusion.features, self._fusion.lively.known, strict=True)
         return ", ".join(f"{name} {weight:+.2f}" for name, weight in named if abs(weight) > 0.05)
 
+    @property
+    def saved_fit_s(self) -> float:
+        """Of the training; fusion is learned each time."""
+        return self._cosine.saved_fit_s
+
     def fit(self, log: Log, lesson: Lesson) -> None:
         self._alone.fit(log, lesson)
         self._cosine.fit(log, lesson)

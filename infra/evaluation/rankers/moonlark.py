@@ -8,6 +8,8 @@ Shapes: I items, E events, T text_dim, D dim.
 """
 
 import hashlib
+import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -27,12 +29,17 @@ from ray_jobs.encoders.fold import FoldEvent, Session, fold, user_vector
 from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights, save_weights
+from ray_jobs.shards.atomic import whole_file
 
 Say = Callable[[str], None]
 
 
 class Moonlark:
-    """Trains by `config`; the weights of a training that was done before are read from `cache`."""
+    """Trains by `config`; the weights of a training that was done before are read from `cache`.
+
+    `saved_fit_s`: CPU seconds that the trainings took whose weights were read: what this process
+    did not spend, and a fit costs.
+    """
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class Moonlark:
     ) -> None:
         self._config, self._bert_IT, self._cache, self._say = config, bert_IT, cache, say
         self._every = Every(days)
+        self.saved_fit_s = 0.0
         self._encoder: UserEncoder | None = None
         self._items_ID = np.zeros((0, 0), np.float32)
         self._sessions: dict[int, tuple[int, Session]] = {}
@@ -64,8 +72,15 @@ class Moonlark:
             return
         data = train_data(log, lesson, self._bert_IT)
         path = self._cache / f"{_key(self._config, data)}.safetensors"
-        if not path.is_file():
+        seconds = path.with_suffix(".json")
+        if path.is_file() and seconds.is_file():
+            self.saved_fit_s += float(json.loads(seconds.read_bytes())["fit_s"])
+        else:
+            started = time.process_time()
             save_weights(path, fit(self._config, data, on_epoch=self._told))
+            took = {"fit_s": time.process_time() - started}
+            with whole_file(seconds) as temporary:
+                temporary.write_text(json.dumps(took), encoding="utf-8")
         self._encoder = load_weights(path)
         self._items_ID = self._encoder.item_vectors(self._bert_IT, np.arange(len(self._bert_IT)))
         self._sessions.clear()
