@@ -35,6 +35,9 @@ from sql.generations import Generation
 MAX_QUESTIONS = 5_000
 MAX_QUESTIONS_A_USER = 50
 """One busy user must not decide."""
+GATE_CONFIDENCE, GATE_RESAMPLES = 0.998, 20_000
+"""Of a thousand good nights one is refused for bad luck. With 95 % it would be 25: a person called
+every six weeks for nothing."""
 MIN_DAY_QUESTIONS = 30
 """A day with fewer says nothing."""
 SEED = 0
@@ -71,7 +74,12 @@ def evaluate(night: Night) -> Report:
     if live is not None and questions:
         generation, live_model = live
         live_Q = Replay(replace(live_model, neighbours=before), histories, questions).ranks()
-        low, high = paired_bootstrap(_gains(candidate_Q), _gains(live_Q), users, seed=SEED)
+        low, high = paired_bootstrap(
+            *(_gains(candidate_Q), _gains(live_Q), users),
+            seed=SEED,
+            confidence=GATE_CONFIDENCE,
+            resamples=GATE_RESAMPLES,
+        )
         report["live"] = {
             "generation": generation.generation_id,
             **_summary(live_Q),

@@ -75,7 +75,7 @@ def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_l
             hint=HINT + "; MOONLARK_GATE_MIN_QUESTIONS=0 publishes it all the same",
         )
     live = evaluated.get("live")
-    # Refuse only what is worse beyond the margin and not by chance (95 % of paired resamples).
+    # Refuse only what is worse beyond the margin and not by chance (99.8 % of paired resamples).
     if live is not None and live["difference_high"] < 0:
         lost = live["ndcg@10"] - evaluated["ndcg@10"]
         if lost > settings.gate_margin:
