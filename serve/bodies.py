@@ -11,6 +11,13 @@ from serve.problems import FieldError, ProblemError, unavailable
 MAX_DEPTH = 32
 """Of arrays and objects in each other; ours are 5 deep. Python's own bound is a crash away."""
 
+MAX_MEMBERS = 64
+"""Keys of one object. An item has 50 attributes; what refuses more says so for each of them, which
+would take seconds of everybody's time."""
+
+MAX_ELEMENTS = 1_000
+"""Members of one array: `exclude` may have so many."""
+
 _NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEPS = [0] * 256
 for _bracket, _step in zip(b"[{]}", (1, 1, -1, -1), strict=True):
@@ -101,14 +108,14 @@ def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     if depth(body) > MAX_DEPTH:
         raise _no_json(f"JSON of at most {MAX_DEPTH} arrays and objects in each other")
     try:
-        json.loads(body.decode("utf-8"), object_pairs_hook=_without_repeats)
+        _check_array(json.loads(body.decode("utf-8"), object_pairs_hook=_check_object))
     except json.JSONDecodeError as error:
         raise _no_json(f"JSON: {error.msg}, at {error.pos}") from error
     except UnicodeDecodeError as error:
         raise _no_json(f"JSON in UTF-8; byte {error.start} is not") from error
     except RecursionError as error:  # no JSON, so that its depth was not seen
         raise _no_json("JSON") from error
-    except ValueError as error:  # a key twice; an integer of more than 4,300 digits
+    except ValueError as error:  # a key twice, too many of them; an integer of 4,301 digits
         raise _no_json(f"JSON: {error}") from error
 
 
@@ -140,11 +147,24 @@ def _check_type(value: bytes) -> None:
         )
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> None:
-    if len(dict(pairs)) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"each key once; {twice[:100]!r} is repeated")
+def _check_object(pairs: list[tuple[str, object]]) -> None:
+    if len(pairs) > MAX_MEMBERS:
+        raise ValueError(f"at most {MAX_MEMBERS} keys in an object")
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name in seen:
+            raise ValueError(f"each key once; {name[:100]!r} is repeated")
+        seen.add(name)
+        _check_array(value)
+
+
+def _check_array(value: object) -> None:
+    """Also of the arrays in it; of the objects the parser has nothing left."""
+    if isinstance(value, list):
+        if len(value) > MAX_ELEMENTS:
+            raise ValueError(f"at most {MAX_ELEMENTS} members in an array")
+        for member in value:
+            _check_array(member)
 
 
 def _no_json(accepted: str) -> ProblemError:

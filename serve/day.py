@@ -81,7 +81,9 @@ class Day:
         # One query is one core's work; more threads a query only make them wait for each other.
         faiss.omp_set_num_threads(1)
         root = Path(store.artifact_root).absolute()
-        engine, ledger, pulse = await asyncio.to_thread(_open, store.database_url, root)
+        engine, ledger, pulse = await asyncio.to_thread(
+            _open, store.database_url, settings.statement_timeout_s, root
+        )
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
         await asyncio.to_thread(keys.start)
@@ -154,10 +156,12 @@ def _opener(
     return partial(open_with_distant_shards, calls.ask, settings.shard_timeout_s)
 
 
-def _open(database_url: str, root: Path) -> tuple[Engine, Ledger, Pulse]:
+def _open(
+    database_url: str, statement_timeout_s: float, root: Path
+) -> tuple[Engine, Ledger, Pulse]:
     """The database and the ledger, which is applied before anything is answered: the database may
     have been restored from before an erasure."""
-    engine = open_engine(database_url)
+    engine = open_engine(database_url, statement_timeout_s=statement_timeout_s)
     check_schema(engine)
     pulse = Pulse(engine)
     pulse.start()

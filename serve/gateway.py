@@ -51,6 +51,7 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         summary="A recommender that learns by night and listens by day.",
         docs_url=None,  # ours need no internet
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host was asked for
     )
     problems.install(api)
     for module in (recommendations, trending, events, items, policies, users, erasures):

@@ -158,6 +158,10 @@ class GenerationWatch(Generic[HeldT]):
             log.error("generation %s was refused: %s", generation_id, error)
             self._refused[generation_id] = str(error)
             return
+        except Exception as error:  # whatever a file makes of us: the others go on answering
+            log.exception("generation %s could not be loaded", generation_id)
+            self._refused[generation_id] = f"{type(error).__name__}: {error}"
+            return
         newest_first = sorted([*self._loaded, generation_id], reverse=True)
         held = {**self._loaded, generation_id: generation}
         self._loaded = {g: held[g] for g in newest_first}

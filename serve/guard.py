@@ -38,9 +38,11 @@ class Guard:
             route.app = _Guarded(self, route.app, needed, has_body)
 
     async def admit(self, scope: Scope, needed: str) -> None:
-        """Raises `ProblemError`: 401, 403, 429 or 503."""
+        """Raises `ProblemError`: 401, 403, 429 or 503. Notes for the route whether whoever asks may
+        read what users wrote."""
         day: Day = scope["app"].state.day
         key = await day.keys.check(scope["headers"], needed)
+        scope.setdefault("state", {})["reads_texts"] = key is None or key.allows("admin")
         if key is None:
             return
         per_minute = key.requests_per_minute or self._settings.key_requests_per_minute

@@ -116,7 +116,7 @@ class LoadedGeneration:
             ShardSet.open(directory, manifest),
             TextVectors.open(directory),
             read_items(directory),
-            Priors.open(directory),
+            Priors.open(directory, manifest.files),
         )
 
     @property

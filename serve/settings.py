@@ -46,6 +46,10 @@ class ServeSettings(BaseSettings):
     """How long a post waits for its transaction; then 503, and whether it was stored is not known:
     the same again is harmless."""
 
+    statement_timeout_s: float = Field(8.0, gt=0)
+    """How long Postgres may take for one statement, waiting for a lock included; then the
+    database counts as gone for that request."""
+
     watch_interval_s: float = Field(0.5, gt=0, le=10)
     """How often a replica looks for a new live pointer, staged generations and item changes."""
 

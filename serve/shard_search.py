@@ -119,5 +119,5 @@ def open_with_distant_shards(
         DistantShards(generation_id, local, ordinals, ask, timeout_s),
         TextVectors.open(directory),
         items,
-        Priors.open(directory),
+        Priors.open(directory, manifest.files),
     )

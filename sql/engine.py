@@ -30,10 +30,15 @@ CONNECT_TIMEOUT_S = 5
 
 _POSTGRES_SCHEMES = {"postgres", "postgresql"}
 _SYNCHRONOUS_FULL = 2
+_LOCKED = ("SQLITE_BUSY", "SQLITE_BUSY_RECOVERY")
+"""Another writes; another reads the log of one that was killed."""
 
 
-def open_engine(database_url: str) -> Engine:
+def open_engine(database_url: str, *, statement_timeout_s: float | None = None) -> Engine:
     """Open the database, creating the folder of a SQLite file.
+
+    `statement_timeout_s`: Postgres gives up a statement that takes longer, waiting for a lock
+    included. None: a bulk write may take its time.
 
     Raises `UnsafeDatabase` where a committed write might be lost, `StoreUnavailable` where the
     database does not answer, `ValueError` for a URL that is neither SQLite nor Postgres.
@@ -48,7 +53,7 @@ def open_engine(database_url: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         engine = _open_sqlite(url)
     elif url.get_backend_name() == "postgresql":
-        engine = _open_postgres(url)
+        engine = _open_postgres(url, statement_timeout_s)
     else:
         raise ValueError(f"database_url: {url.drivername!r} is neither sqlite nor postgresql")
     with read_snapshot(engine):  # connects, and so checks
@@ -119,7 +124,7 @@ def _got_lock(driver: Any) -> bool:
 
 
 def _is_locked(error: BaseException | None) -> bool:
-    return getattr(error, "sqlite_errorname", None) == "SQLITE_BUSY"
+    return getattr(error, "sqlite_errorname", None) in _LOCKED
 
 
 def _set_wal(cursor: sqlite3.Cursor) -> None:
@@ -137,7 +142,10 @@ def _set_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(WAL_RETRY_S)
 
 
-def _open_postgres(url: URL) -> Engine:
+def _open_postgres(url: URL, statement_timeout_s: float | None) -> Engine:
+    options = f"-c lock_timeout={LOCK_TIMEOUT_MS}"
+    if statement_timeout_s is not None:
+        options += f" -c statement_timeout={int(statement_timeout_s * 1000)}"
     engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -147,7 +155,7 @@ def _open_postgres(url: URL) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "options": f"-c lock_timeout={LOCK_TIMEOUT_MS}",
+            "options": options,
             "connect_timeout": CONNECT_TIMEOUT_S,
         },
     )

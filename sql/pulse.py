@@ -53,7 +53,8 @@ class Pulse:
             return
         self._engine.dispose()  # what was open before is not known here
         event.listen(self._engine, "do_connect", self._refuse)
-        event.listen(self._engine, "connect", self._opened)
+        # Before the engine's own checks of a connection, which may be what hangs.
+        event.listen(self._engine, "connect", self._opened, insert=True)
         event.listen(self._engine, "close", self._closing)
         self._thread.start()
 

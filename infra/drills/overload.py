@@ -7,9 +7,8 @@ and half the peak, sent right afterwards, must be answered whole: it recovers by
 peak again, since the machine may have become slower or faster meanwhile: the goodput must be at
 least `LEAST_SHARE` of the mean of both.
 
-The sender (`load`) shares the machine with the stack, and three times the rate costs it more. So
-goodput and peak are compared by the processor time that the sender left, `goodput_of_peak_by_cpu`;
-`goodput_of_peak` beside it is as it was seen.
+The sender (`load`) shares the machine with the stack, and three times the rate costs it more. What
+that explains is told by `goodput_of_peak_by_cpu`: both by the processor time that the sender left.
 """
 
 import os
@@ -42,6 +41,8 @@ LEAST_SHARE = 0.9
 RECOVERED_SHARE = 0.97
 """Of half the peak. Poisson's noise in 6 s of it is 3 %."""
 REFUSALS = (429, 503)
+MOST_GIVEN_UP = 0.01
+"""Of all: without an answer, or a refusal, within 2 s."""
 LEAST_REFUSED = 0.2
 """Of three times the capacity two thirds have to be; the clients give up what is not refused."""
 
@@ -169,8 +170,10 @@ def _judge(figures: Figures, *, judge_goodput: bool) -> None:
         )
     if more["refused"] < LEAST_REFUSED * more["sent"]:
         figures.tell(f"of {more['sent']} requests only {more['refused']} were refused")
-    if judge_goodput and more["goodput_of_peak_by_cpu"] < LEAST_SHARE:
-        figures.tell(f"goodput is less than {LEAST_SHARE} of the peak, by the processor time left")
+    if more["gave_up"] > MOST_GIVEN_UP * more["sent"]:
+        figures.tell(f"of {more['sent']} requests {more['gave_up']} had no answer at all")
+    if judge_goodput and more["goodput_of_peak"] < LEAST_SHARE:
+        figures.tell(f"goodput is less than {LEAST_SHARE} of the peak")
     if judge_goodput and more["after_of_half_the_peak"] < RECOVERED_SHARE:
         figures.tell(f"afterwards only {more['after_of_half_the_peak']} of half the peak was good")
 

@@ -20,7 +20,7 @@ from infra.simulation.fake_model import ENCODER_ID, embed_text
 from infra.simulation.faulty_store import faulty
 from infra.simulation.flips import flips_watched
 from infra.simulation.nights import LEASE_S, STAGE_DEADLINE_S, NightShift
-from infra.simulation.scheduler import Scheduler
+from infra.simulation.scheduler import Scheduler, Violation
 from infra.simulation.world import Bench, World, open_bench, seeded_keys
 from ray_jobs.encoders.item_text import compose, text_digest
 from sql.catalog import ItemBody, ItemPut, put_items
@@ -66,7 +66,7 @@ def run_seed(
         ):
             _simulate(world, operations)
         ((flips,),) = world.truth.rows("SELECT count(*) FROM live")
-    except Exception as caught:  # noqa: BLE001 - the edge: what a seed raises is its outcome
+    except (Exception, Violation) as caught:  # noqa: BLE001 - the edge: a seed's outcome
         error = "".join(traceback.format_exception(caught))
     finally:
         world.truth.close()

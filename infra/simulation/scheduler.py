@@ -22,8 +22,9 @@ KEPT_STEPS = 50
 """Steps of the trace that a failing seed shows."""
 
 
-class Violation(AssertionError):
-    """A promise was broken, or the shipped code met what it does not expect."""
+class Violation(BaseException):
+    """A promise was broken, or the shipped code met what it does not expect. Passes every `except
+    Exception` of the shipped code."""
 
 
 class Killed(BaseException):

@@ -17,6 +17,10 @@ from infra.stack.haproxy import WRAPPER_NAME, write_wrapper
 from infra.stack.ports import LOOPBACK, find_free_run, is_free
 
 INGRESS_PORTS = 64
+
+READ_TIMEOUT_S = 30
+"""A client that reads nothing of its answer for so long is left by HAProxy (by default an hour): it
+holds a replica's place."""
 """Ports for replicas' own HTTP listeners; a released one rests (hard stop + 30 s) before reuse."""
 NODE_ID_CHARACTERS = 56
 """Serve puts its HAProxy files in a folder named for the Ray node id."""
@@ -118,6 +122,7 @@ def client_environment(ports: RayPorts, temp_dir: Path, token_path: Path) -> dic
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / WRAPPER_NAME),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(READ_TIMEOUT_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(hap / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(hap / "admin.sock"),

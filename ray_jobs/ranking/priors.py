@@ -12,7 +12,7 @@ The arrays are mapped, not read. The manifest of the generation holds the digest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,13 +66,22 @@ class Priors:
         return most_active(self.activity.ordinals, self.activity.sums, POOL)
 
     @classmethod
-    def open(cls, directory: Path) -> Priors | None:
-        """Those of a generation, None where it has no fusion. Raises PriorsError."""
+    def open(cls, directory: Path, listed: Collection[str] | None = None) -> Priors | None:
+        """Those of a generation, None where it has no fusion. Raises PriorsError.
+
+        `listed`: the files that its manifest names, and that were verified; what else lies in the
+        folder is not opened. None: whatever is there, by the night that makes it.
+        """
         path = directory / FUSION_NAME
-        if not path.is_file():
+        if not path.is_file() if listed is None else FUSION_NAME not in listed:
             return None
+        names = {*ACTIVITY_NAMES, *NEIGHBOURS_NAMES}
+        if listed is not None and not names <= set(listed):
+            raise PriorsError(path, f"the manifest lacks {sorted(names - set(listed))}")
+        with path.open("rb") as file:
+            content = file.read(MAX_FUSION_BYTES + 1)
         try:
-            fusion = Fusion.model_validate_json(path.read_bytes()[: MAX_FUSION_BYTES + 1])
+            fusion = Fusion.model_validate_json(content)
         except ValidationError as error:
             raise PriorsError(path, str(error.errors()[0]["msg"])) from error
         ordinals = _map(directory / ACTIVITY_NAMES[0], "<i8", 1)

@@ -23,6 +23,11 @@ def request_id_of(request: Request) -> str:
     return cast(str, request.state.request_id)
 
 
+def may_read_texts(request: Request) -> bool:
+    """Whether what users wrote may be shown: it needs the scope `admin`."""
+    return cast(bool, request.state.reads_texts)
+
+
 def to_ms(at: datetime) -> int:
     """Milliseconds since 1970 UTC."""
     return round(at.timestamp() * 1000)

@@ -15,7 +15,14 @@ from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import another_encoder, unavailable
-from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
+from serve.routes.context import (
+    day_of,
+    from_ms,
+    may_read_texts,
+    parse_attributes,
+    request_id_of,
+    to_ms,
+)
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.fields import MAX_EXCLUDE, MAX_K, MAX_OFFSET, Identifier, Moment
 from serve.schemas.lists import (
@@ -70,6 +77,8 @@ async def recommend(
     request_id = request_id_of(request)
     answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
     day.recommender.expose(answer, query, request_id)
+    if query.explain and not may_read_texts(request):
+        _hide_texts(answer)
     return _json(_recommendation(user_id, answer, request_id))
 
 
@@ -110,6 +119,8 @@ async def recommend_many(
 
         answer = await _made(day, make)
         day.recommender.expose(answer, query, request_id)
+        if query.explain and not may_read_texts(request):
+            _hide_texts(answer)
         results.append(_recommendation(user_id, answer, request_id))
     return _json({"results": results, "request_id": request_id_of(request)})
 
@@ -201,6 +212,12 @@ async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     if answer.state.unembedded and await day.late_texts.embed(answer.state.unembedded):
         answer = await asyncio.to_thread(make)
     return answer
+
+
+def _hide_texts(answer: ItemList) -> None:
+    for item in answer.items:
+        for event in item["explanation"]["nearest_events"]:
+            event.pop("text", None)
 
 
 def _recommendation(user_id: str | None, answer: ItemList, request_id: str) -> dict[str, Any]:

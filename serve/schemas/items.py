@@ -1,8 +1,14 @@
 """The catalog: what is put, and what it is now."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from serve.schemas.fields import AttributeValue, Identifier, Moment, StrictBody
 from sql.item import (
@@ -16,15 +22,29 @@ from sql.item import (
 MAX_ITEMS = 500
 
 
+def _by_the_first_that_is_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Pydantic collects an error for each type that each member of each list could have; here the
+    first attribute that is none, and of a list the first member that is no text, are enough."""
+    if isinstance(value, dict):
+        for name, attribute in value.items():
+            if isinstance(attribute, list):
+                wrong = [member for member in attribute if not isinstance(member, str)][:1]
+                if wrong:
+                    return validate({name: wrong})
+            elif not isinstance(attribute, str | bool | int | float):
+                return validate({name: attribute})
+    return validate(value)
+
+
 class ItemBodyIn(StrictBody):
     """An item as its owner describes it."""
 
     title: str = Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)
     text: str = Field("", max_length=MAX_TEXT_CHARACTERS)
     category: str | None = Field(None, max_length=MAX_CATEGORY_CHARACTERS)
-    attributes: dict[str, AttributeValue | list[str]] = Field(
-        default_factory=dict, max_length=MAX_ATTRIBUTES
-    )
+    attributes: Annotated[
+        dict[str, AttributeValue | list[str]], WrapValidator(_by_the_first_that_is_none)
+    ] = Field(default_factory=dict, max_length=MAX_ATTRIBUTES)
     published_at: Moment | None = None
     available: bool = Field(
         True, description="false withdraws it: in no list, until it is put with true again"

@@ -1,8 +1,8 @@
 """Lists: for users, for inline events, like an item, for a text; and why an item is in one."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, Discriminator, Field, Tag
+from pydantic import AwareDatetime, BaseModel, Discriminator, Field, Tag, model_validator
 
 from serve.schemas.events import InlineEvent
 from serve.schemas.fields import (
@@ -20,6 +20,8 @@ from serve.schemas.fields import (
 MAX_INLINE_EVENTS = 200
 DIVERSITY = "0: the best first; towards 1, what is like an item above it comes later"
 MAX_USERS = 100
+MAX_LISTED, MAX_EXPLAINED = 5_000, 1_000
+"""Items of one answer, and explained ones: some 0.5 s of a core, and 1 MB."""
 
 
 class _Filters(StrictBody):
@@ -38,6 +40,16 @@ class RecommendUsersBody(_Filters):
     """Lists for many users at once, all with the same filters."""
 
     users: list[Identifier] = Field(min_length=1, max_length=MAX_USERS)
+
+    @model_validator(mode="after")
+    def _of_bounded_length(self) -> Self:
+        most = MAX_EXPLAINED if self.explain else MAX_LISTED
+        if len(self.users) * self.k > most:
+            raise ValueError(
+                f"users times k, {len(self.users)} x {self.k}, is at most {MAX_LISTED:,} "
+                f"({MAX_EXPLAINED:,} with explain)"
+            )
+        return self
 
 
 class RecommendEventsBody(_Filters):
@@ -67,7 +79,7 @@ class NearEvent(BaseModel):
     user_seq: int
     kind: str
     item_id: str | None = None
-    text: str | None = None
+    text: str | None = Field(None, description="of a search or comment; for the scope `admin`")
     cosine: float
 
 

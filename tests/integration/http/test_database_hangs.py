@@ -5,17 +5,23 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
 import serve.day as serve_day
 from infra.drills.local import LocalStore, local_store, replica
 from infra.stack.postgres import PostgresServer, create_database
+from sql.engine import open_engine
 from sql.pulse import Pulse
 
 LIST = "/v1/users/u/recommendations"
 SOON_S = 8.0
 """Two seconds of patience and what a busy machine adds; unwatched it takes for ever."""
+
+
+class Checked(Exception):
+    pass
 
 
 class QuickPulse(Pulse):
@@ -89,3 +95,43 @@ def test_a_database_that_hangs_counts_as_gone_and_comes_back(
             time.sleep(0.1)
         after = client.get(LIST).json()
         assert (after["degraded"], after["user_seq"]) == ([], 2)
+
+
+@pytest.mark.timeout(300)
+def test_a_lock_that_somebody_holds_holds_no_list_up(
+    server: PostgresServer, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLARK_STATEMENT_TIMEOUT_S", "1")
+    with replica(store) as client:
+        assert click(client, "before") == 200
+        before = client.get(LIST).json()
+        with psycopg.connect(server.url("hangs").replace("+psycopg", "")) as other:
+            other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            started_s = time.monotonic()
+            answer = client.get(LIST).json()
+            assert time.monotonic() - started_s < SOON_S
+            assert answer["degraded"] == ["database_gone"]
+            assert answer["items"] == before["items"]
+            assert click(client, "during") == 503
+        assert click(client, "during") == 200
+        assert client.get(LIST).json()["degraded"] == []
+
+
+def test_a_connection_that_is_being_checked_is_cut_too(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine asks a new connection for its settings; that may be where the server stops."""
+    create_database(server.url(), "checked")
+    engine = open_engine(server.url("checked"))
+    pulse = QuickPulse(engine)
+    pulse.start()
+
+    def stops(*_: object) -> None:
+        assert pulse._open, "it is known before it is checked"
+        raise Checked
+
+    monkeypatch.setattr("sql.engine.check_postgres", stops)
+    with pytest.raises(Checked), engine.connect():
+        pass
+    pulse.stop()
+    engine.dispose()

@@ -19,6 +19,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx import Response
+from starlette.types import Message
 
 from serve.day import Day
 from serve.gateway import build_api
@@ -265,16 +266,48 @@ def test_while_the_database_is_away_known_keys_go_on_until_the_bound(
 
 def test_a_stranger_costs_no_memory_and_reaches_no_parser(stack: Stack) -> None:
     made(stack, "a", "admin")
-    sent = 0
+    api = stack.replicas[0].app
+    asked, answered = [], []
 
-    def body() -> Iterator[bytes]:
-        nonlocal sent
-        for _ in range(3):
-            sent += 1
-            yield b"[" * 100_000
+    async def receive() -> Message:
+        asked.append(None)
+        return {"type": "http.request", "body": b"[" * 100_000, "more_body": True}
 
-    answer = stack.replicas[0].post("/v1/events", content=body())
-    assert answer.status_code == 401
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    asyncio.run(api(scope, receive, send))
+    assert answered[0]["status"] == 401
+    assert not asked, "nothing of the body was read"
+
+
+def test_what_users_wrote_is_shown_to_admins_alone(stack: Stack) -> None:
+    reader, admin = made(stack, "reader", "recommend:read"), made(stack, "boss", "admin")
+    events = [
+        {"user_id": "u", "kind": "search", "text": "canary soup", "event_id": "s"},
+        {"user_id": "u", "kind": "click", "item_id": "i1", "event_id": "c"},
+    ]
+    client = stack.replicas[0]
+    posted = client.post("/v1/events", json={"events": events}, headers=bearer(admin))
+    assert posted.status_code == 200, posted.text
+    asked = {"k": 5, "explain": True}
+    for secret, is_shown in ((reader, False), (admin, True)):
+        one = client.get("/v1/users/u/recommendations", params=asked, headers=bearer(secret))
+        body = {"users": ["u"], **asked}
+        many = client.post("/v1/recommendations", json=body, headers=bearer(secret))
+        for answer in (one, many):
+            assert answer.status_code == 200, answer.text
+            assert ("canary" in answer.text) == is_shown
+            assert '"event_id":"s"' in answer.text
 
 
 def test_a_key_has_a_rate_and_a_user_has_one(stack: Stack) -> None:
