@@ -170,7 +170,7 @@ def _judge(figures: Figures, *, judge_goodput: bool) -> None:
         )
     if more["refused"] < LEAST_REFUSED * more["sent"]:
         figures.tell(f"of {more['sent']} requests only {more['refused']} were refused")
-    if more["gave_up"] > MOST_GIVEN_UP * more["sent"]:
+    if judge_goodput and more["gave_up"] > MOST_GIVEN_UP * more["sent"]:
         figures.tell(f"of {more['sent']} requests {more['gave_up']} had no answer at all")
     if judge_goodput and more["goodput_of_peak"] < LEAST_SHARE:
         figures.tell(f"goodput is less than {LEAST_SHARE} of the peak")

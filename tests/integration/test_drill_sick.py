@@ -1,9 +1,11 @@
 """Promise 9 on a real stack, shards in deployments of their own: something is gone, slow or too
-much. The drills `shard-gone`, `encoder-gone` and `overload` in short, and slow senders."""
+much. The drills `shard-gone`, `encoder-gone` and `overload` in short, slow senders and readers."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,6 +16,8 @@ from infra.drills import encoder_gone, overload, shard_gone
 from infra.drills.figures import Options
 from infra.drills.sick_app import APP
 from infra.drills.stack import DrillStack, drill_stack
+from infra.stack.haproxy import REPLICA_REQUESTS
+from infra.stack.ray_environment import READ_TIMEOUT_S
 
 ITEMS = 300
 USERS = 200
@@ -102,3 +106,35 @@ def test_slow_senders_are_cut_off_and_hold_up_nobody(stack: DrillStack, sent: by
     # All were there while the lists were answered; none waited for one of them to be cut off.
     assert float(np.median(took_s)) < BODY_TIMEOUT_S
     assert time.monotonic() - started_s < 60
+
+
+def slow_reader(stack: DrillStack) -> socket.socket:
+    """Asks for the largest answer there is, and reads nothing of it."""
+    body = json.dumps({"users": [f"idle{n}" for n in range(10)], "k": 500, "exclude_seen": False})
+    url = urlsplit(stack.url)
+    assert url.hostname
+    assert url.port
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    reader.settimeout(60)
+    reader.connect((url.hostname, url.port))
+    head = (
+        "POST /v1/recommendations HTTP/1.1\r\nHost: moonlark\r\nContent-Type: application/json\r\n"
+    )
+    reader.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    return reader
+
+
+@pytest.mark.timeout(600)
+def test_slow_readers_hold_up_nobody_for_long(stack: DrillStack) -> None:
+    places = 2 * REPLICA_REQUESTS
+    with ExitStack() as readers, httpx.Client(base_url=stack.url, timeout=30) as http:
+        for _ in range(places):
+            readers.enter_context(slow_reader(stack))
+        deadline_s = time.monotonic() + READ_TIMEOUT_S + 30  # and the work that they asked for
+        answered = 0
+        while answered < 10:  # running: everybody's places are free again
+            assert time.monotonic() < deadline_s
+            status = http.get("/v1/users/idle1/recommendations").status_code
+            assert status in (200, 503)
+            answered = answered + 1 if status == 200 else 0
