@@ -73,7 +73,8 @@ class Priors:
         folder is not opened. None: whatever is there, by the night that makes it.
         """
         path = directory / FUSION_NAME
-        if not path.is_file() if listed is None else FUSION_NAME not in listed:
+        is_there = path.is_file() if listed is None else FUSION_NAME in listed
+        if not is_there:
             return None
         names = {*ACTIVITY_NAMES, *NEIGHBOURS_NAMES}
         if listed is not None and not names <= set(listed):
