@@ -99,14 +99,17 @@ def _take_lock(connection: Connection) -> None:
     """BEGIN IMMEDIATE, tried again every `LOCK_RETRY_S`. SQLite's own waiting sleeps ever longer,
     up to 100 ms, and so misses the pauses that a bulk write makes for others."""
     driver: Any = connection.connection.driver_connection
+    usual = f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}"
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         connection.exec_driver_sql(BEGIN_IMMEDIATE)
     except OperationalError as error:
-        if not _is_locked(error.orig) or not _got_lock(driver):
+        has_it = _is_locked(error.orig) and _got_lock(driver)
+        driver.execute(usual)
+        if not has_it:
             raise
-    finally:
-        driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
+    else:
+        driver.execute(usual)
 
 
 def _got_lock(driver: Any) -> bool:
@@ -117,7 +120,7 @@ def _got_lock(driver: Any) -> bool:
             driver.execute(BEGIN_IMMEDIATE)
         except sqlite3.OperationalError as error:
             if not _is_locked(error):
-                raise
+                return False
         else:
             return True
     return False
