@@ -25,6 +25,7 @@ KINDS = ("view", "click", "favourite", "purchase", "rating", "dislike", "hide", 
 TIMEOUTS_S = (0.004, 0.4, 0.4, 0.4)
 """The first is over while the request is still at work: its retry runs beside it."""
 MAX_TRIES = 400
+VERSIONED = 4
 K = 100
 
 
@@ -177,11 +178,12 @@ class Client:
     # What editors do.
 
     def put_item(self) -> None:
-        """A new item, or one that was deleted, now and then with a version."""
-        world = self._world
-        item_id = f"i{self._rng.randrange(len(world.item_ids) + 3)}"
-        version = self._rng.randrange(5) if self._rng.random() < 0.3 else None
-        self._put(item_id, version)
+        """A new item, or one that was deleted; now and then one of a few, with a version, so that
+        these overtake each other."""
+        if self._rng.random() < 0.4:
+            self._put(f"i{self._rng.randrange(VERSIONED)}", self._rng.randrange(5))
+        else:
+            self._put(f"i{self._rng.randrange(len(self._world.item_ids) + 3)}", None)
 
     def edit_item(self) -> None:
         self._put(self._rng.choice(self._world.item_ids), None)

@@ -54,7 +54,7 @@ class FlipWatch:
             Violation: to a bad generation, or past replicas that should have been waited for.
         """
         if to in self._world.bad:
-            raise Violation(f"{to} lost an item when it was built, and went live")
+            raise Violation(f"the items of {to} were mixed up when it was built, and it went live")
         staged_ms = self._staged_ms.get((getcurrent(), to))
         if staged_ms is None:
             raise Violation(f"{to} went live, and was not staged by who published it")

@@ -93,7 +93,7 @@ class World:
         self.damaged: dict[str, tuple[Path, bytes]] = {}
         """Generation -> a file of it that was altered, and its right bytes."""
         self.bad: set[str] = set()
-        """Generations that lose an item when they are built: none may go live."""
+        """Generations whose items are mixed up when they are built: none may go live."""
         self.bert_is_up = True
         self.retained = False
         """Whether retention ever ran: what it took is no duplicate, and cannot be undone."""
