@@ -7,6 +7,8 @@ was acknowledged before that moment; writes are answered 503 and tried again.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -33,8 +35,10 @@ def run(options: Options) -> Figures:
         create_database(server.url(), "moonlark")
         url = server.url("moonlark")
         with drill_stack(items=ITEMS, users=USERS, seed=options.seed, database_url=url) as stack:
-            postgres_on(stack, server, options, rounds, figures)
-            hanging_on(stack, server, options, rounds, figures)
+            away = _Away(stack, options, rounds, figures)
+            away.run("postgres_", server.kill, DOWN_S, server.serve)
+            # Its connections stay, so that only time tells.
+            away.run("hanging_", server.freeze, HANGS_S, server.thaw)
     finally:
         server.stop()
     with drill_stack(items=ITEMS, users=USERS, seed=options.seed) as stack:
@@ -42,48 +46,34 @@ def run(options: Options) -> Figures:
     return figures
 
 
-def postgres_on(
-    stack: DrillStack, server: PostgresServer, options: Options, rounds: int, figures: Figures
-) -> None:
-    """Postgres goes and comes back; nothing else is done to the replicas."""
+@dataclass
+class _Away:
+    """Rounds in which Postgres answers nobody for a while; nothing is done to the replicas."""
 
-    def harm(_: int, __: np.random.Generator) -> None:
-        before = gateways(stack)
-        server.kill()
-        time.sleep(DOWN_S)
-        server.serve()
-        wait_for("the replicas' leases", lambda: before.items() <= gateways(stack).items())
-        wait_for("an answer from the database", lambda: _is_fresh(stack))
+    stack: DrillStack
+    options: Options
+    rounds: int
+    figures: Figures
 
-    _without_answers(Rounds(stack, harm, PATIENT), options, rounds, figures, "postgres_")
+    def run(
+        self, prefix: str, go: Callable[[], None], seconds: float, come_back: Callable[[], None]
+    ) -> None:
+        def harm(_: int, __: np.random.Generator) -> None:
+            before = gateways(self.stack)
+            go()
+            try:
+                time.sleep(seconds)
+            finally:
+                come_back()
+            wait_for("the replicas' leases", lambda: before.items() <= gateways(self.stack).items())
+            wait_for("an answer from the database", lambda: _is_fresh(self.stack))
 
-
-def hanging_on(
-    stack: DrillStack, server: PostgresServer, options: Options, rounds: int, figures: Figures
-) -> None:
-    """Postgres stops and goes on; its connections stay, so that only time tells."""
-
-    def harm(_: int, __: np.random.Generator) -> None:
-        before = gateways(stack)
-        server.freeze()
-        try:
-            time.sleep(HANGS_S)
-        finally:
-            server.thaw()
-        wait_for("the replicas' leases", lambda: before.items() <= gateways(stack).items())
-        wait_for("an answer from the database", lambda: _is_fresh(stack))
-
-    _without_answers(Rounds(stack, harm, PATIENT), options, rounds, figures, "hanging_")
-
-
-def _without_answers(
-    rounds_of: Rounds, options: Options, rounds: int, figures: Figures, prefix: str
-) -> None:
-    rounds_of.run(options, rounds, figures, prefix)
-    from_memory = figures.more.pop("answers_from_memory")
-    figures.more[f"{prefix}answers_from_memory"] = from_memory
-    if not from_memory:
-        figures.tell(f"{prefix}rounds: no list was answered while Postgres was away")
+        Rounds(self.stack, harm, PATIENT).run(self.options, self.rounds, self.figures, prefix)
+        # Of these rounds alone: the next ones are counted anew.
+        from_memory = self.figures.more.pop("answers_from_memory")
+        self.figures.more[f"{prefix}answers_from_memory"] = from_memory
+        if not from_memory:
+            self.figures.tell(f"{prefix}rounds: no list was answered while Postgres was away")
 
 
 def writers_on(stack: DrillStack, options: Options, rounds: int, figures: Figures) -> None:
