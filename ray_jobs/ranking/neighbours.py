@@ -31,6 +31,7 @@ ROWS_AT_ONCE = 2_048
 """Items multiplied at a time: bounds the memory of a product that is denser than its factors."""
 
 TABLE_TIMES = 64
+"""A table of all ordinals is filled where they are at most so many times the entries."""
 
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""

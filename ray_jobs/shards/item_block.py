@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import orjson
@@ -28,7 +28,7 @@ Wanted = Scalar | tuple[Scalar, ...]
 MAX_INDEXED_ATTRIBUTES = 64
 
 KEPT_ITEMS = 8_192
-"""Some 1 kB each; an item read from its columns takes 15 us."""
+"""To read an item from its columns is ten conversions, and lists name the same ones."""
 
 SCHEMA = pa.schema(
     [
@@ -119,7 +119,8 @@ class ItemBlock:
                 raise ValueError("ordinals must not repeat")
         self._columns = {name: _one_array(table[name]) for name in SCHEMA.names}
         self.ordinals: Ordinals = ordinals
-        self._kept_item = lru_cache(KEPT_ITEMS)(self._read_item)
+        # Of the columns, not of self: a cycle would keep a generation that was let go in memory.
+        self._kept_item = lru_cache(KEPT_ITEMS)(partial(_read_item, self._columns))
         self._lock = threading.Lock()
         self._postings: OrderedDict[str, dict[tuple[str, Scalar], NDArray[np.int32]]] = (
             OrderedDict()
@@ -187,12 +188,6 @@ class ItemBlock:
     def item(self, row: int) -> Item:
         """The item in that row; those asked for lately are kept, since lists repeat items."""
         return self._kept_item(row)
-
-    def _read_item(self, row: int) -> Item:
-        fields = {name: column[row].as_py() for name, column in self._columns.items()}
-        fields["attributes_json"] = fields.pop("attributes")
-        fields["former_ordinals"] = tuple(fields["former_ordinals"] or ())
-        return Item(**fields)
 
     def matching(self, category: str | None, attributes: Mapping[str, Wanted]) -> NDArray[np.bool_]:
         """Rows that are available and match: (N,)."""
@@ -262,6 +257,13 @@ class ItemBlock:
             for key in value_keys(orjson.loads(text).get(name)):
                 postings.setdefault(key, []).append(row)
         return {key: np.array(found, dtype=np.int32) for key, found in postings.items()}
+
+
+def _read_item(columns: Mapping[str, pa.Array], row: int) -> Item:
+    fields = {name: column[row].as_py() for name, column in columns.items()}
+    fields["attributes_json"] = fields.pop("attributes")
+    fields["former_ordinals"] = tuple(fields["former_ordinals"] or ())
+    return Item(**fields)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
