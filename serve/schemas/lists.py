@@ -21,7 +21,7 @@ MAX_INLINE_EVENTS = 200
 DIVERSITY = "0: the best first; towards 1, what is like an item above it comes later"
 MAX_USERS = 100
 MAX_LISTED, MAX_EXPLAINED = 5_000, 1_000
-"""Items of one answer, and explained ones: some 0.5 s of a core, and 1 MB."""
+"""Items of one answer, and explained ones: what one request may cost the others."""
 
 
 class _Filters(StrictBody):
