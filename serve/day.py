@@ -16,6 +16,7 @@ from pathlib import Path
 import faiss
 from sqlalchemy import Engine
 
+from serve.allowances import Allowances
 from serve.clock import wall_clock_ms
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
@@ -60,6 +61,7 @@ class Day:
     forgetting: Forgetting
     pulse: Pulse
     interests: InterestsOfUsers
+    allowances: Allowances
 
     @classmethod
     async def start(
@@ -132,6 +134,7 @@ class Day:
             forgetting=forgetting,
             pulse=pulse,
             interests=InterestsOfUsers(),
+            allowances=Allowances(settings),
         )
 
     async def stop(self) -> None:

@@ -4,8 +4,6 @@ In this order, so that a stranger costs a digest and no memory. It wraps the rou
 the app: which scope is needed is known from the route that was found, not guessed from the path.
 """
 
-import math
-
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,10 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.bodies import Bodies, check_json
 from serve.day import Day
 from serve.problems import ProblemError, problem_response, unavailable
-from serve.rates import Rates
 from serve.scopes import scope_needed
 from serve.settings import ServeSettings
-from sql.keys import MAX_KEYS
 
 
 class Guard:
@@ -24,7 +20,6 @@ class Guard:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._rates = Rates(MAX_KEYS)
         self._bodies = Bodies(
             settings.max_body_bytes, settings.max_held_body_bytes, settings.body_timeout_s
         )
@@ -38,23 +33,11 @@ class Guard:
             route.app = _Guarded(self, route.app, needed, has_body)
 
     async def admit(self, scope: Scope, needed: str) -> None:
-        """Raises `ProblemError`: 401, 403, 429 or 503. Notes for the route whether whoever asks may
-        read what users wrote."""
+        """Raises `ProblemError`: 401, 403, 429 or 503. Notes for the route whose key it is."""
         day: Day = scope["app"].state.day
         key = await day.keys.check(scope["headers"], needed)
-        scope.setdefault("state", {})["reads_texts"] = key is None or key.allows("admin")
-        if key is None:
-            return
-        per_minute = key.requests_per_minute or self._settings.key_requests_per_minute
-        refused = self._rates.take({key.key_sha256: 1}, per_minute)
-        if refused is not None:
-            raise ProblemError(
-                429,
-                "too many requests",
-                f"the key {key.name!r} may send {per_minute} requests a minute to one replica",
-                hint="wait as long as Retry-After says",
-                retry_after_s=math.ceil(refused[1]),
-            )
+        scope.setdefault("state", {})["key"] = key
+        day.allowances.take_request(key)
 
     async def run(
         self, app: ASGIApp, has_body: bool, scope: Scope, receive: Receive, send: Send

@@ -12,11 +12,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from serve.problems import ProblemError, unavailable
+from serve.problems import FieldError, ProblemError, unavailable
 from serve.settings import ServeSettings
 from sql.engine import read_snapshot
 from sql.errors import StoreError
@@ -108,13 +109,15 @@ class KeyRing:
         """The key that the request carries, None where none is needed.
 
         Raises:
-            ProblemError: 401 for none or an unknown one, 403 where it lacks `scope`, 503 where the
-                keys were not read for `keys_grace_s`.
+            ProblemError: 401 for none or an unknown one, 403 where it lacks `scope` (or, where
+                none is needed, where Host names another machine), 503 where the keys were not
+                read for `keys_grace_s`.
         """
         age_s = self._clock() - self._read_at_s
         if age_s > MAX_AGE_S:
             await self._look_again(age_s)
         if self.is_open:
+            _check_host(headers)
             return None
         key = self._keys.get(_presented(headers))
         if key is None:
@@ -152,6 +155,24 @@ class KeyRing:
                 self.look()
             except Exception:  # a bug of ours; without this thread no key is revoked in time
                 log.exception("a look at the keys failed")
+
+
+def _check_host(headers: list[tuple[bytes, bytes]]) -> None:
+    """A page in a browser of this machine may have its own name lead here (DNS rebinding); what
+    such a page sends says so in Host."""
+    host = b", ".join(value for name, value in headers if name == b"host").decode("latin-1")
+    try:
+        asked = urlsplit(f"//{host}").hostname
+    except ValueError:
+        asked = None
+    if not is_loopback(asked):
+        raise ProblemError(
+            403,
+            "not asked on the loopback",
+            "while there are no keys, only requests to this machine's own name are answered",
+            [FieldError("host", host, "127.0.0.1, [::1] or localhost")],
+            hint=f"make the first key: `{MAKE_ONE}`",
+        )
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> str:

@@ -97,5 +97,8 @@ class ServeSettings(BaseSettings):
     user_events_per_minute: int = Field(3_000, ge=500)
     """Events of one user, per replica; beyond it, 429. (10,000 a day is the store's bound.)"""
 
+    user_lists_per_minute: int = Field(1_200, ge=100)
+    """Lists for one user, per replica; beyond it, 429."""
+
     tracked_users: int = Field(100_000, ge=1_000)
-    """Users whose rate a replica remembers (about 200 bytes each)."""
+    """Users whose rates a replica remembers (about 200 bytes each and rate)."""

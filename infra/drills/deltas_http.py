@@ -30,7 +30,7 @@ def walk_over_http(walk: Walk, database_url: str, ops: int) -> None:
     settings = ServeSettings(http_host="127.0.0.1")  # in this process: no key is needed
     store = StoreSettings(database_url=database_url, artifact_root=Path(walk.root))
     api = build_api(settings, lambda: Day.start(store, settings, _embed))
-    with TestClient(api) as client:
+    with TestClient(api, base_url="http://127.0.0.1") as client:
         for number in range(ops):
             if number % 3 == 0:
                 _put(walk, client)

@@ -162,7 +162,7 @@ async def _storm(store: LocalStore, rounds: int, figures: Figures, options: Opti
     first, second = api_of(store), api_of(store)
     async with running(first), running(second):
         clients = [
-            httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://drill")
+            httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://127.0.0.1")
             for api in (first, second)
         ]
         storm = _Storm(clients, figures, options.seed)

@@ -9,6 +9,7 @@ from ray_jobs.shards.items import Wanted
 from serve.day import Day
 from serve.problems import FieldError, ProblemError
 from serve.schemas.fields import typed_value
+from sql.keys import ApiKey
 
 MAX_FILTERS = 10
 
@@ -23,9 +24,15 @@ def request_id_of(request: Request) -> str:
     return cast(str, request.state.request_id)
 
 
+def key_of(request: Request) -> ApiKey | None:
+    """The key that the request carries, None where none is needed."""
+    return cast(ApiKey | None, request.state.key)
+
+
 def may_read_texts(request: Request) -> bool:
     """Whether what users wrote may be shown: it needs the scope `admin`."""
-    return cast(bool, request.state.reads_texts)
+    key = key_of(request)
+    return key is None or key.allows("admin")
 
 
 def to_ms(at: datetime) -> int:

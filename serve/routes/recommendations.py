@@ -18,6 +18,7 @@ from serve.problems import another_encoder, unavailable
 from serve.routes.context import (
     day_of,
     from_ms,
+    key_of,
     may_read_texts,
     parse_attributes,
     request_id_of,
@@ -74,6 +75,7 @@ async def recommend(
         explain=explain,
         diversity=diversity,
     )
+    day.allowances.take_lists(key_of(request), [user_id])
     request_id = request_id_of(request)
     answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
     day.recommender.expose(answer, query, request_id)
@@ -110,6 +112,7 @@ async def recommend_many(
         request_id = request_id_of(request)
         results = [_recommendation(None, answer, request_id)]
         return _json({"results": results, "request_id": request_id})
+    day.allowances.take_lists(key_of(request), body.users)
     results = []
     for user_id in body.users:
         request_id = uuid.uuid4().hex  # a list has an id of its own: it is what was shown
@@ -166,6 +169,8 @@ async def search(
         exclude=tuple(body.exclude),
         exclude_seen=body.exclude_seen,
     )
+    if body.user_id is not None:
+        day.allowances.take_lists(key_of(request), [body.user_id])
     try:
         encoder_id, vectors = await day.encoder.embed([clean(body.text)])
     except EncoderUnavailable as error:

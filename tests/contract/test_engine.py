@@ -227,6 +227,31 @@ def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
     assert [json.loads(out) if out else error for out, error in ends] == ["migrated"] * PROCESSES
 
 
+RECOVERING = """
+import fcntl, os, sys, time
+index = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(index, fcntl.LOCK_EX, 1, 122)  # WAL_RECOVER_LOCK, https://sqlite.org/walformat.html
+os.pwrite(index, bytes(96), 0)  # both headers: whoever opens the log next must recover it
+print("recovering", flush=True)
+time.sleep(0.5)
+"""
+
+
+def test_a_write_waits_while_another_process_recovers_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "moonlark.db"
+    engine = open_engine(f"sqlite:///{path}")
+    migrate(engine)
+    put(engine, "i1")
+    command = [sys.executable, "-c", RECOVERING, f"{path}-shm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "recovering\n"
+        post(engine, [view("a")])
+    with read_snapshot(engine) as conn:
+        assert conn.execute(text("SELECT count(*) FROM events")).scalar() == 1
+    engine.dispose()
+
+
 # -- transactions ---------------------------------------------------------------------------------
 
 

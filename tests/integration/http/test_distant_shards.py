@@ -69,7 +69,7 @@ def distant(stack: Stack, serve_settings: ServeSettings) -> Iterator[Distant]:
     api = build_api(
         serve_settings, lambda: Day.start(store, serve_settings, stack.embed, deployments)
     )
-    with TestClient(api, raise_server_exceptions=False) as http:
+    with TestClient(api, base_url="http://127.0.0.1", raise_server_exceptions=False) as http:
         stack.replicas.append(http)  # `wait_until_loaded` waits for it, too
         yield Distant(http, deployments)
 

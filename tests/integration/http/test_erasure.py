@@ -165,7 +165,7 @@ def test_a_replica_that_starts_on_a_restored_database_erases_again(
     assert lived.replicas[0].delete(URL).json()["erased"]["users"] == 1
     store = StoreSettings(database_url=f"sqlite:///{backup}", artifact_root=lived.root)
     api = build_api(serve_settings, lambda: Day.start(store, serve_settings, lived.embed))
-    with TestClient(api) as replica:
+    with TestClient(api, base_url="http://127.0.0.1") as replica:
         assert replica.get(URL).status_code == 404
         assert replica.get("/v1/users/stays").status_code == 200
 

@@ -27,7 +27,7 @@ def one_more_replica(stack: Stack, settings: ServeSettings) -> Iterator[TestClie
         database_url=stack.engine.url.render_as_string(False), artifact_root=stack.root
     )
     api = build_api(settings, lambda: Day.start(store, settings, stack.embed))
-    with TestClient(api, raise_server_exceptions=False) as replica:
+    with TestClient(api, base_url="http://127.0.0.1", raise_server_exceptions=False) as replica:
         yield replica
 
 

@@ -45,7 +45,9 @@ class Clock:
 @pytest.fixture
 def serve_settings() -> ServeSettings:
     # No thread looks during a test: `look` is called by hand.
-    return ServeSettings(watch_interval_s=0.05, embed_timeout_s=5, keys_interval_s=4)
+    return ServeSettings(
+        watch_interval_s=0.05, embed_timeout_s=5, keys_interval_s=4, user_lists_per_minute=100
+    )
 
 
 def day_of(client: TestClient) -> Day:
@@ -201,7 +203,8 @@ def another(
 
     url = stack.engine.url.render_as_string(hide_password=False)
     store = StoreSettings(database_url=url, artifact_root=tmp_path)
-    return TestClient(build_api(settings, lambda: Day.start(store, settings, embed or stack.embed)))
+    api = build_api(settings, lambda: Day.start(store, settings, embed or stack.embed))
+    return TestClient(api, base_url="http://127.0.0.1")
 
 
 def test_a_key_that_is_revoked_is_refused_by_every_replica_within_5_seconds(stack: Stack) -> None:
@@ -326,6 +329,61 @@ def test_a_key_has_a_rate_and_a_user_has_one(stack: Stack) -> None:
     assert posts[-1].json()["errors"][0]["value"] == "u"
     other = client.post("/v1/events", json={**EVENT, "user_id": "v"}, headers=bearer(fast))
     assert other.status_code == 200
+
+
+def test_lists_have_a_rate_a_user_and_a_post_for_many_counts_as_many(stack: Stack) -> None:
+    secret, client = made(stack, "shop", "recommend:read", rate=250), stack.replicas[0]
+
+    def ask(*users: str) -> Response:
+        return client.post("/v1/recommendations", json={"users": users}, headers=bearer(secret))
+
+    def one(user: str) -> Response:
+        return client.get(f"/v1/users/{user}/recommendations", headers=bearer(secret))
+
+    assert one("u").status_code == 200
+    hundred = ["u"] * 99
+    assert [ask(*hundred).status_code, ask(*hundred).status_code] == [200, 429]
+    assert one("v").status_code == 200, "the user's rate is used up, the key's is not"
+    for answer in (ask("v", "u"), one("u")):
+        assert answer.status_code == 429
+        assert answer.json()["errors"][0]["value"] == "u"
+        assert int(answer.headers["retry-after"]) > 0
+    searched = {"text": "stars", "user_id": "u"}
+    answer = client.post("/v1/search", json=searched, headers=bearer(secret))
+    assert answer.status_code == 429
+    others = ask(*(f"w{number}" for number in range(100)))
+    assert others.status_code == 429
+    assert "250 requests a minute" in others.json()["detail"]
+    narrow = made(stack, "narrow", "recommend:read", rate=5)
+    answer = client.post(
+        "/v1/recommendations", json={"users": ["a"] * 6}, headers=bearer(narrow)
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["accepted"] == "at most 5 of them with the key 'narrow'"
+
+
+@pytest.mark.parametrize(
+    "host", ["shop.example", "shop.example:80", "127.0.0.1.example", "u@example", "[", ""]
+)
+def test_without_keys_a_page_whose_name_leads_here_is_refused(stack: Stack, host: str) -> None:
+    client = stack.replicas[0]
+    answer = client.get("/v1/status", headers={"host": host})
+    assert answer.status_code == 403
+    assert answer.json()["errors"][0]["field"] == "host"
+    for name in ("localhost:8000", "[::1]:8000", "127.0.0.1"):
+        assert client.get("/v1/status", headers={"host": name}).status_code == 200
+    secret = made(stack, "first", "admin")
+    answer = client.get("/v1/status", headers={"host": host, **bearer(secret)})
+    assert answer.status_code == 200, "with keys it is the key that counts"
+
+
+def test_no_answer_leads_to_the_host_that_was_asked_for(stack: Stack) -> None:
+    secret = made(stack, "a", "admin")
+    headers = {"host": "elsewhere.example", **bearer(secret)}
+    for path in ("/v1/status/", "/v1/trending/", "/docs/", "/v1/users/u/recommendations/"):
+        answer = stack.replicas[0].get(path, headers=headers, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
 
 
 def test_the_limit_of_a_day_says_when_the_day_is_over(
