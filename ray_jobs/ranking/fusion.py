@@ -14,7 +14,7 @@ means the same in a generation with and without fusion.
 
 For users without events there are weights of their own, over what needs no user.
 
-Shapes: N candidates, F features, H horizons (`activity`), D = len(DECAYS) (`neighbours`).
+Shapes: N candidates, F features, H horizons (`activity`), D sums (`neighbours.SUMS`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ray_jobs.ranking.activity import DAY_MS, HORIZONS_DAYS
 from ray_jobs.ranking.candidates import Candidates
-from ray_jobs.ranking.neighbours import DECAYS
+from ray_jobs.ranking.neighbours import COSINE, DECAYS, LINEAR
 
 QUIET_SHARE = 0.1
 """A month with less than this share of the usual activity is quiet."""
@@ -44,7 +44,12 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "cosine": ("cosine",),
     "activity": tuple(f"activity_{days:g}d" for days in HORIZONS_DAYS),
     "age": tuple(f"age_{days:g}d" for days in AGES_DAYS),
-    "neighbours": (*(f"neighbours_{base:g}" for base in DECAYS), "neighbours_log"),
+    "neighbours": (
+        *(f"neighbours_{base:g}" for base in DECAYS),
+        "neighbours_log",
+        "linear",
+        "linear_log",
+    ),
     "recent": ("recent",),
 }
 """Part of a score -> its features, in the order of the columns."""
@@ -75,7 +80,8 @@ class Evidence:
 
     def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
         """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
-        highest_D = self.neighbours.max(axis=0, initial=np.float32(1e-9))
+        near, linear = self.neighbours[:, : COSINE + 1], self.neighbours[:, LINEAR, None]
+        highest_D = near.max(axis=0, initial=np.float32(1e-9))
         activity = _added(np.log1p(self.activity))
         if quiet:
             activity[:, :-1], activity[:, -1] = 0, np.log1p(self.activity[:, -1])
@@ -83,8 +89,10 @@ class Evidence:
             self.cosines[:, None],
             activity,
             _added(newness(self.published_ms, as_of_ms)),
-            self.neighbours / highest_D,
-            np.log1p(10 * self.neighbours[:, -1:]),
+            near / highest_D,
+            np.log1p(10 * near[:, -1:]),
+            linear,
+            np.log1p(10 * np.maximum(linear, 0)),
             self.recent[:, None],
         )
         features: Floats = np.concatenate(columns, axis=1).astype(np.float32, copy=False)
@@ -129,7 +137,7 @@ class Fusion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     features: tuple[str, ...] = FEATURES
     lively: UserWeights
     quiet: UserWeights

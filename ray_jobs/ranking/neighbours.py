@@ -1,16 +1,18 @@
-"""Items that the same users act on: the cosine of their columns in the user-item matrix.
+"""Items that the same users act on, by two measures.
 
-    s(i, j) = users who saw both / sqrt(users who saw i * users who saw j)
+    cosine(i, j) = sum over users of both of w(u) / sqrt(sum over those of i * sum over those of j)
+    w(u) = 1 / sqrt(items of u)
+    linear(i, j): what i says of j beside the user's other items (`linear`)
 
-(Sarwar et al., "Item-based collaborative filtering", WWW 2001; over a user's last items with a
-weight that falls by position as in the sequential kNN of Ludewig and Jannach, UMUAI 2018.) The
-night keeps the best of each item:
+(Sarwar et al., "Item-based collaborative filtering", WWW 2001; who takes everything says less of
+any two: Breese et al. 1998. Over a user's last items with a weight that falls by position as in the
+sequential kNN of Ludewig and Jannach, UMUAI 2018.) The night keeps the best of each item:
 
     neighbours.offsets.npy    int64   [S + 1]  item of ordinal o has the entries offsets[o]..
-    neighbours.ordinals.npy   int32   [E]      its neighbours, nearest first
-    neighbours.weights.npy    float16 [E]      their s
+    neighbours.ordinals.npy   int32   [E]      its neighbours, ascending
+    neighbours.weights.npy    float16 [E, 2]   cosine and linear weight; 0 where not among the best
 
-S = ordinals, E = entries, R = recent items of a user.
+S = ordinals, E = entries, R = recent items of a user, N found.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from ray_jobs.ranking.linear import linear_weights
+
 NEIGHBOURS_EACH = 100
-"""Kept of each item: 600 bytes."""
+"""Kept of each item and measure: 1.6 kB at most."""
 
 MAX_ITEMS_A_USER = 500
 """Of a user only the newest so many count: pairs grow with their square, and a robot has most."""
@@ -36,6 +40,11 @@ TABLE_TIMES = 64
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""
 
+SUMS = (*(f"cosine_{base:g}" for base in DECAYS), "linear")
+"""What is summed of each neighbour: cosines by both decays, linear weights by the slower one."""
+COSINE, LINEAR = len(DECAYS) - 1, len(DECAYS)
+"""Columns of the two measures, by the slower decay."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -46,26 +55,26 @@ class Neighbours:
 
     offsets_S1: NDArray[np.int64]
     ordinals_E: NDArray[np.int32]
-    weights_E: NDArray[np.float16]
+    weights_E2: NDArray[np.float16]
 
     @classmethod
     def nobody(cls) -> Neighbours:
         """Of a catalog that nobody has acted on."""
-        return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float16))
+        return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 2), np.float16))
 
     def near(self, recent_R: Ints) -> tuple[Ints, Floats]:
         """What is near to a user's recent items, newest first: ordinals (N,) ascending, and for
-        each of DECAYS the sum of decay ** position * s, (N, 2)."""
+        each of SUMS the sum of decay ** position * weight, (N, 3)."""
         known = np.flatnonzero((recent_R >= 0) & (recent_R < len(self.offsets_S1) - 1))
         starts, ends = self.offsets_S1[recent_R[known]], self.offsets_S1[recent_R[known] + 1]
         lengths = ends - starts
         if not lengths.sum():
-            return np.zeros(0, np.int64), np.zeros((0, len(DECAYS)), np.float32)
+            return np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
         # The entries of all of them in one index: start of each run, and the place in it.
         run = np.repeat(np.arange(len(known)), lengths)
         entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         entries += starts[run]
-        found, similar = self.ordinals_E[entries], self.weights_E[entries].astype(np.float64)
+        found, weights = self.ordinals_E[entries], self.weights_E2[entries].astype(np.float64)
         span = len(self.offsets_S1) - 1
         is_there_S = np.zeros(span, np.bool_)
         is_there_S[found] = True
@@ -77,10 +86,10 @@ class Neighbours:
             rows = row_S[found]
         else:
             rows = np.searchsorted(ordinals, found)
-        sums = [
-            np.bincount(rows, similar * base ** known[run].astype(np.float64), len(ordinals))
-            for base in DECAYS
-        ]
+        decays = [(base ** known.astype(np.float64))[run] for base in DECAYS]
+        shares = [weights[:, 0] * decay for decay in decays]
+        shares.append(weights[:, 1] * decays[-1])
+        sums = [np.bincount(rows, share, len(ordinals)) for share in shares]
         return ordinals, np.stack(sums, axis=1).astype(np.float32)
 
 
@@ -93,13 +102,39 @@ def count_neighbours(
     """
     users_P, ordinals_P = _newest_of_each_user(users_P, ordinals_P)
     _, rows_P = np.unique(users_P, return_inverse=True)
-    seen = scipy.sparse.csr_matrix(
+    seen_US = scipy.sparse.csr_matrix(
         (np.ones(len(rows_P), np.float32), (rows_P, ordinals_P)),
         shape=(int(rows_P.max(initial=-1)) + 1, span),
     )
-    counts_S = np.asarray(seen.sum(axis=0)).ravel()
-    by_item = scipy.sparse.diags_array(1 / np.sqrt(np.maximum(counts_S, 1))).astype(np.float32)
-    unit = (seen @ by_item).tocsr()
+    cosine, linear = _cosines(seen_US, each), linear_weights(seen_US, each)
+    # Each entry by one number, row by row: the union of both tables' entries, ascending.
+    numbers = [_entry_numbers(table) for table in (cosine, linear)]
+    entries_E = np.union1d(*numbers)
+    weights_E2 = np.zeros((len(entries_E), 2), np.float16)
+    for column, (table, number) in enumerate(zip((cosine, linear), numbers, strict=True)):
+        weights_E2[np.searchsorted(entries_E, number), column] = table.data
+    offsets_S1 = np.searchsorted(entries_E, np.arange(span + 1) * span)
+    return Neighbours(
+        offsets_S1.astype(np.int64), (entries_E % max(1, span)).astype(np.int32), weights_E2
+    )
+
+
+def _entry_numbers(table: scipy.sparse.csr_matrix) -> Ints:
+    """row * span + column of each entry, in the order of its data."""
+    rows = np.repeat(np.arange(table.shape[0], dtype=np.int64), np.diff(table.indptr))
+    numbers: Ints = rows * table.shape[1] + table.indices
+    return numbers
+
+
+def _cosines(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.csr_matrix:
+    """(S, S), row by row the `each` largest."""
+    span = seen_US.shape[1]
+    taken_U = np.maximum(np.asarray(seen_US.sum(axis=1)).ravel(), 1)
+    by_user = scipy.sparse.diags_array(taken_U**-0.25)  # its square is w(u)
+    weighted = (by_user @ seen_US).tocsr()
+    norms_S = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=0)).ravel())
+    by_item = scipy.sparse.diags_array(1 / np.where(norms_S > 0, norms_S, 1)).astype(np.float32)
+    unit = (weighted @ by_item).tocsr().astype(np.float32)
     columns = unit.T.tocsr()
     lengths, ordinals, weights = [], [], []
     for first in range(0, span, ROWS_AT_ONCE):
@@ -110,12 +145,15 @@ def count_neighbours(
             others, similar = others[others != first + row], similar[others != first + row]
             best = np.lexsort((others, -similar))[:each]
             lengths.append(len(best))
-            ordinals.append(others[best].astype(np.int32))
-            weights.append(similar[best].astype(np.float16))
-    return Neighbours(
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.concatenate([np.zeros(0, np.int32), *ordinals]),
-        np.concatenate([np.zeros(0, np.float16), *weights]),
+            ordinals.append(others[best])
+            weights.append(similar[best])
+    return scipy.sparse.csr_matrix(
+        (
+            np.concatenate([np.zeros(0, np.float32), *weights]),
+            np.concatenate([np.zeros(0, np.int32), *ordinals]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        ),
+        shape=(span, span),
     )
 
 

@@ -5,7 +5,7 @@
     activity.sums.npy         float32 [A, H]  `activity.Activity` as of the start of `activity_hour`
     neighbours.offsets.npy    int64   [S + 1] `neighbours.Neighbours`
     neighbours.ordinals.npy   int32   [E]
-    neighbours.weights.npy    float16 [E]
+    neighbours.weights.npy    float16 [E, 2]
 
 The arrays are mapped, not read. The manifest of the generation holds the digest of each file.
 """
@@ -90,10 +90,12 @@ class Priors:
         if sums.shape != (len(ordinals), len(HORIZONS_DAYS)):
             raise PriorsError(directory / ACTIVITY_NAMES[1], f"shape {list(sums.shape)}")
         offsets, beside, weights = (
-            _map(directory / name, dtype, 1)
-            for name, dtype in zip(NEIGHBOURS_NAMES, ("<i8", "<i4", "<f2"), strict=True)
+            _map(directory / name, dtype, dimensions)
+            for name, dtype, dimensions in zip(
+                NEIGHBOURS_NAMES, ("<i8", "<i4", "<f2"), (1, 1, 2), strict=True
+            )
         )
-        if not len(offsets) or offsets[-1] != len(beside) or len(beside) != len(weights):
+        if not len(offsets) or offsets[-1] != len(beside) or weights.shape != (len(beside), 2):
             raise PriorsError(directory / NEIGHBOURS_NAMES[0], "lengths that do not match")
         activity = Activity(np.asarray(ordinals), sums, fusion.activity_hour * HOUR_MS)
         return cls(fusion, activity, Neighbours(offsets, beside, weights))
@@ -103,7 +105,7 @@ class Priors:
         beside = self.neighbours
         arrays: tuple[NDArray[Any], ...] = (
             *(self.activity.ordinals, self.activity.sums),
-            *(beside.offsets_S1, beside.ordinals_E, beside.weights_E),
+            *(beside.offsets_S1, beside.ordinals_E, beside.weights_E2),
         )
         for name, array in zip((*ACTIVITY_NAMES, *NEIGHBOURS_NAMES), arrays, strict=True):
             with whole_file(directory / name) as temporary, temporary.open("wb") as file:

@@ -4,7 +4,7 @@ what others took beside the user's last items.
 A new item is near to nobody and a fad is near to few, so the nearest alone would never show them.
 Each source gives a bounded number; `fusion` then scores them all alike.
 
-Shapes: P pool, H horizons, N near, D decays (`neighbours`).
+Shapes: P pool, H horizons, N near, D sums (`neighbours.SUMS`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.ranking.neighbours import COSINE, LINEAR
+
 ACTIVE_EACH = 100
 """Most active items of each horizon."""
 
 NEWEST = 100
 """Items published last."""
 
-NEIGHBOURS = 200
-"""Items nearest to the user's recent ones."""
+NEIGHBOURS = 150
+"""Items nearest to the user's recent ones, by each of the two measures of `neighbours`."""
 
 RECENT_ITEMS = 5
 """Of a user's recent items, those whose mean vector candidates are compared with."""
@@ -80,11 +82,12 @@ def newest(ordinals_P: Ints, published_P: Ints, as_of_ms: int, count: int = NEWE
 
 
 def nearest_neighbours(ordinals_P: Ints, sums_PD: Floats, count: int = NEIGHBOURS) -> Ints:
-    """The `count` best by the slowest decay, ascending."""
+    """The union of the `count` best of each measure, by the slower decay, ascending."""
     if len(ordinals_P) <= count:
         return ordinals_P
-    best = np.argpartition(-sums_PD[:, -1], count - 1)[:count]
-    return np.sort(ordinals_P[best])
+    measures = sums_PD[:, [COSINE, LINEAR]]
+    best = np.argpartition(-measures, count - 1, axis=0)[:count]
+    return np.unique(ordinals_P[best.ravel()])
 
 
 def at_rows(ordinals_N: Ints, sums_ND: Floats, wanted_M: Ints) -> Floats:

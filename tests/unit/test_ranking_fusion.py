@@ -19,7 +19,7 @@ from ray_jobs.ranking.fusion import (
     newness,
 )
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion, fit_logit
-from ray_jobs.ranking.neighbours import DECAYS, count_neighbours
+from ray_jobs.ranking.neighbours import SUMS, count_neighbours
 from ray_jobs.ranking.priors import (
     ACTIVITY_NAMES,
     FUSION_NAME,
@@ -38,7 +38,7 @@ def evidence(count: int, rng: np.random.Generator) -> Evidence:
         cosines=rng.uniform(-1, 1, count).astype(np.float32),
         activity=np.cumsum(rng.exponential(2, (count, len(HORIZONS_DAYS))), 1).astype(np.float32),
         published_ms=NOW - rng.integers(0, 150, count) * DAY_MS,
-        neighbours=rng.exponential(1, (count, len(DECAYS))).astype(np.float32),
+        neighbours=rng.exponential(1, (count, len(SUMS))).astype(np.float32),
         recent=rng.uniform(-1, 1, count).astype(np.float32),
     )
 
@@ -147,7 +147,7 @@ def test_in_a_quiet_month_what_was_always_liked_is_listed_first() -> None:
         cosines=np.zeros(count, np.float32),
         activity=np.zeros((count, len(HORIZONS_DAYS)), np.float32),
         published_ms=np.full(count, -1),
-        neighbours=np.zeros((count, len(DECAYS)), np.float32),
+        neighbours=np.zeros((count, len(SUMS)), np.float32),
         recent=np.zeros(count, np.float32),
     )
     old.activity[:, -1] = np.arange(count)

@@ -1,23 +1,40 @@
-"""Neighbours against brute force: cosines of the columns of the user-item matrix."""
+"""Neighbours against brute force: cosines of weighted columns, and the dense linear autoencoder."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_jobs.ranking import linear as linear_module
 from ray_jobs.ranking import neighbours as module
-from ray_jobs.ranking.neighbours import DECAYS, Neighbours, count_neighbours
+from ray_jobs.ranking.linear import RIDGE
+from ray_jobs.ranking.neighbours import DECAYS, SUMS, Neighbours, count_neighbours
 
 SPAN = 9
 pairs = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, SPAN - 1)), max_size=60)
 
 
-def cosines(log: list[tuple[int, int]]) -> np.ndarray:
+def seen_by(log: list[tuple[int, int]]) -> np.ndarray:
     users = sorted({user for user, _ in log})
     seen = np.zeros((len(users), SPAN))
     for user, item in log:
         seen[users.index(user), item] = 1
-    norms = np.maximum(np.sqrt((seen**2).sum(axis=0)), 1)
-    found = (seen / norms).T @ (seen / norms)
+    return seen
+
+
+def cosines(log: list[tuple[int, int]]) -> np.ndarray:
+    seen = seen_by(log)
+    weights = 1 / np.sqrt(np.maximum(seen.sum(axis=1), 1))
+    both = (seen * weights[:, None]).T @ seen
+    norms = np.sqrt(np.maximum(np.diag(both), 1e-12))
+    found = both / norms / norms[:, None]
+    np.fill_diagonal(found, 0)
+    return found
+
+
+def linear(log: list[tuple[int, int]]) -> np.ndarray:
+    seen = seen_by(log)
+    inverse = np.linalg.inv(seen.T @ seen + RIDGE * np.eye(SPAN))
+    found = -inverse / np.diag(inverse)
     np.fill_diagonal(found, 0)
     return found
 
@@ -30,13 +47,19 @@ def of(log: list[tuple[int, int]], each: int = 100) -> Neighbours:
 @settings(max_examples=80, deadline=None)
 @given(log=pairs, each=st.integers(1, SPAN))
 def test_each_item_keeps_its_nearest(log: list[tuple[int, int]], each: int) -> None:
-    found, right = of(log, each), cosines(log)
-    for item in range(SPAN):
-        entries = slice(int(found.offsets_S1[item]), int(found.offsets_S1[item + 1]))
-        weights = found.weights_E[entries].astype(np.float64)
-        np.testing.assert_allclose(weights, right[item, found.ordinals_E[entries]], atol=1e-3)
-        best = np.sort(right[item])[::-1][: min(each, np.count_nonzero(right[item]))]
-        np.testing.assert_allclose(weights, best, atol=1e-3)
+    found = of(log, each)
+    for column, right in enumerate((cosines(log), linear(log))):
+        size = np.abs(right)
+        for item in range(SPAN):
+            entries = slice(int(found.offsets_S1[item]), int(found.offsets_S1[item + 1]))
+            weights = found.weights_E2[entries, column].astype(np.float64)
+            beside = found.ordinals_E[entries]
+            assert (np.diff(beside) > 0).all()
+            kept = weights != 0
+            np.testing.assert_allclose(weights[kept], right[item, beside[kept]], atol=1e-3)
+            assert kept.sum() <= each
+            best = np.sort(size[item])[::-1][:each].sum()
+            np.testing.assert_allclose(np.abs(weights).sum(), best, atol=5e-3)
 
 
 @settings(max_examples=80, deadline=None)
@@ -44,21 +67,22 @@ def test_each_item_keeps_its_nearest(log: list[tuple[int, int]], each: int) -> N
 def test_what_is_near_to_recent_items_is_summed_by_position(
     log: list[tuple[int, int]], recent: list[int]
 ) -> None:
-    right = cosines(log)
-    expected = np.zeros((SPAN, len(DECAYS)))
+    near, far = cosines(log), linear(log)
+    expected = np.zeros((SPAN, len(SUMS)))
     for position, item in enumerate(recent):
         if 0 <= item < SPAN:
             for d, base in enumerate(DECAYS):
-                expected[:, d] += base**position * right[item]
+                expected[:, d] += base**position * near[item]
+            expected[:, -1] += DECAYS[-1] ** position * far[item]
     ordinals, sums = of(log).near(np.array(recent, np.int64))
-    assert ordinals.tolist() == sorted(np.flatnonzero(expected[:, 0]).tolist())
+    assert set(ordinals.tolist()) >= set(np.flatnonzero(expected[:, 0]).tolist())
     np.testing.assert_allclose(sums, expected[ordinals], atol=5e-3)
 
 
 def test_nobody_has_no_neighbours() -> None:
     ordinals, sums = Neighbours.nobody().near(np.array([0, 1]))
     assert ordinals.shape == (0,)
-    assert sums.shape == (0, len(DECAYS))
+    assert sums.shape == (0, len(SUMS))
     assert of([]).near(np.array([3]))[0].tolist() == []
 
 
@@ -67,3 +91,13 @@ def test_a_robot_counts_with_its_newest_items_only(monkeypatch) -> None:
     found = of([(1, 0), (1, 1), (1, 2), (1, 1)])  # 1 and 2 are the newest; 1 came again
     assert found.near(np.array([0]))[0].tolist() == []
     assert found.near(np.array([2]))[0].tolist() == [1]
+
+
+def test_of_a_large_catalog_the_most_taken_items_have_linear_weights(monkeypatch) -> None:
+    monkeypatch.setattr(linear_module, "MOST_ITEMS", 3)
+    log = [(user, item) for item in range(5) for user in range(item + 2)]
+    found = of(log)
+    rows = np.repeat(np.arange(SPAN), np.diff(found.offsets_S1))
+    told = found.weights_E2[:, 1] != 0
+    assert set(rows[told].tolist()) == set(found.ordinals_E[told].tolist()) == {2, 3, 4}
+    assert set(rows.tolist()) == {0, 1, 2, 3, 4}

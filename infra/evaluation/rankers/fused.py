@@ -7,7 +7,10 @@ own replay (`ray_jobs.nightly.replay.evidence_of`), which runs the shelves of th
 Shapes: I items.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.evaluation.interactions import LONG_AGO_MS, Ints
 from infra.evaluation.log import Log
@@ -27,16 +30,34 @@ QUESTIONS, QUESTIONS_A_USER = 2_000, 20
 """That teach them, as by night: a user's newest ones, drawn evenly where they are more."""
 
 
+MakeTimeline = Callable[[Ints, Ints, NDArray[np.float32], Ints, int], Timeline]
+
+
 class Fused:
     """`cosine` gives user and item vectors; `alone` ranks where there are too few questions to
     learn fusion from. Its weights are learned anew every `days`: it takes 20 s."""
 
-    def __init__(self, cosine: Moonlark, alone: Ranker, days: int = 7) -> None:
-        self._cosine, self._alone = cosine, alone
+    def __init__(
+        self, cosine: Moonlark, alone: Ranker, days: int = 7, make_timeline: MakeTimeline = Timeline
+    ) -> None:
+        self._cosine, self._alone, self._make_timeline = cosine, alone, make_timeline
         self._every = Every(days)
         self._fusion: Fusion | None = None
         self._neighbours = Neighbours.nobody()
         self._timeline: Timeline | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cosine: Moonlark,
+        fusion: Fusion,
+        neighbours: Neighbours,
+        make_timeline: MakeTimeline = Timeline,
+    ) -> "Fused":
+        """With what was learned elsewhere: not to be fitted."""
+        made = cls(cosine, cosine, make_timeline=make_timeline)
+        made._fusion, made._neighbours = fusion, neighbours
+        return made
 
     @property
     def choice(self) -> str:
@@ -91,7 +112,7 @@ class Fused:
 
     def _evidence(self, log: Log, question: Question) -> tuple[Ints, Evidence, float]:
         if self._timeline is None:
-            self._timeline = _timeline(log, question.known)
+            self._timeline = self._timeline_at(log, question.known)
         allowed_I = np.ones(log.interactions.item_count, np.bool_)
         allowed_I[question.seen] = False
         if question.candidates is not None:
@@ -109,18 +130,17 @@ class Fused:
         )
         return found, evidence, self._timeline.month
 
-
-def _timeline(log: Log, start: int) -> Timeline:
-    """Before event `start`."""
-    events = log.interactions
-    weights_K = np.array([weight_of(kind) for kind in KINDS], np.float32)
-    weights_E = weights_K[events.kinds_E] * log.countable_E
-    published = events.published_ms_I
-    if published is None:
-        published_I = np.full(events.item_count, -1, np.int64)
-    else:
-        published_I = np.where(published == LONG_AGO_MS, -1, published)
-    return Timeline(events.at_ms_E, events.items_E, weights_E, published_I, start)
+    def _timeline_at(self, log: Log, start: int) -> Timeline:
+        """Before event `start`."""
+        events = log.interactions
+        weights_K = np.array([weight_of(kind) for kind in KINDS], np.float32)
+        weights_E = weights_K[events.kinds_E] * log.countable_E
+        published = events.published_ms_I
+        if published is None:
+            published_I = np.full(events.item_count, -1, np.int64)
+        else:
+            published_I = np.where(published == LONG_AGO_MS, -1, published)
+        return self._make_timeline(events.at_ms_E, events.items_E, weights_E, published_I, start)
 
 
 def _taught(log: Log, rows: Ints) -> list[Question]:

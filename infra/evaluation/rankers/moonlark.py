@@ -24,7 +24,7 @@ from infra.evaluation.rankers.every import Every
 from infra.evaluation.task import Floats, Lesson, Question
 from ray_jobs import encoders
 from ray_jobs.encoders.config import KINDS
-from ray_jobs.encoders.fit import EpochReport, TrainConfig, fit
+from ray_jobs.encoders.fit import EpochReport, TrainConfig, fit, nightly
 from ray_jobs.encoders.fold import FoldEvent, Session, fold, user_vector
 from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.user_encoder import UserEncoder
@@ -56,6 +56,13 @@ class Moonlark:
         self._items_ID = np.zeros((0, 0), np.float32)
         self._sessions: dict[int, tuple[int, Session]] = {}
 
+    @classmethod
+    def of(cls, encoder: UserEncoder, bert_IT: NDArray[np.float32]) -> "Moonlark":
+        """With weights that were learned elsewhere: not to be fitted."""
+        made = cls(nightly(), bert_IT, Path())
+        made._take(encoder)
+        return made
+
     @property
     def encoder(self) -> UserEncoder:
         """Of the last training."""
@@ -81,8 +88,11 @@ class Moonlark:
             took = {"fit_s": time.process_time() - started}
             with whole_file(seconds) as temporary:
                 temporary.write_text(json.dumps(took), encoding="utf-8")
-        self._encoder = load_weights(path)
-        self._items_ID = self._encoder.item_vectors(self._bert_IT, np.arange(len(self._bert_IT)))
+        self._take(load_weights(path))
+
+    def _take(self, encoder: UserEncoder) -> None:
+        self._encoder = encoder
+        self._items_ID = encoder.item_vectors(self._bert_IT, np.arange(len(self._bert_IT)))
         self._sessions.clear()
 
     def _told(self, report: EpochReport) -> None:
