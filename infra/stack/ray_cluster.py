@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
+HEAD_STARTS = 3
 READY_POLL_S = 0.1
 DEFAULT_OBJECT_STORE_BYTES = 256 * 2**20
 LOG_TAIL_BYTES = 4_000
@@ -210,15 +211,26 @@ class LocalRay:
         return self._run(command, head_environment(os.environ, client, extra), log_path)
 
     def restart_head(self, others: Iterable[psutil.Process] = ()) -> None:
-        """What an operator does after the head died: clear away what is left of it, start it again
-        with the same ports. With `RAY_gcs_storage=rocksdb` it knows its cluster again.
+        """What a service manager does after the head died: clear away what is left of it, start it
+        again with the same ports, and again where that fails (Ray gives up a GCS that does not
+        answer within 30 s, as one may that reads its storage while its nodes call). With
+        `RAY_gcs_storage=rocksdb` it knows its cluster again.
 
         Args:
             others: of the stack, but not of the head: they live on.
 
         Raises:
-            StackStartFailed: Ray ended or was not ready within START_TIMEOUT_S.
+            StackStartFailed: HEAD_STARTS times Ray ended or was not ready within START_TIMEOUT_S.
         """
+        kept = list(others)
+        for left in reversed(range(HEAD_STARTS)):
+            try:
+                return self._restart_head(kept)
+            except StackStartFailed:
+                if not left:
+                    raise
+
+    def _restart_head(self, others: Iterable[psutil.Process]) -> None:
         state, kept = self.state, {process.pid for process in others}
         while left := [
             process

@@ -82,7 +82,7 @@ def slow_sender(stack: DrillStack, path: str, sent: bytes) -> socket.socket:
     assert url.hostname
     assert url.port
     sender = socket.create_connection((url.hostname, url.port), timeout=60)
-    head = f"POST {path} HTTP/1.1\r\nHost: moonlark\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     sender.sendall(head.encode() + b"Content-Length: 1000000\r\n\r\n" + sent)
     return sender
 
@@ -119,7 +119,7 @@ def slow_reader(stack: DrillStack) -> socket.socket:
     reader.settimeout(60)
     reader.connect((url.hostname, url.port))
     head = (
-        "POST /v1/recommendations HTTP/1.1\r\nHost: moonlark\r\nContent-Type: application/json\r\n"
+        "POST /v1/recommendations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     )
     reader.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     return reader
