@@ -59,7 +59,7 @@ class Section:
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
     """The whole page; plots are linked relative to `folder`."""
-    head = HEAD.format(date=at.date().isoformat(), machine=_machine(), versions=_versions())
+    head = HEAD.format(date=at.date().isoformat(), machine=machine(), versions=versions())
     return "\n".join([head, *(_section(section, folder) for section in sections)])
 
 
@@ -126,7 +126,8 @@ def _interval(found: dict[str, Any]) -> str:
     return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Cores, processor and Python, as the pages of `infra.bench` name them."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -135,7 +136,8 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Of the packages that decide the figures, and are installed."""
     found = []
     for name in PACKAGES:
         try:

@@ -24,6 +24,7 @@ from infra.drills.local import LocalStore, local_store, quiet, replica
 from infra.drills.small_night import USERS, fill, open_small_night, run_night, steps
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.encoders.fit import FitResult
+from ray_jobs.encoders.train_config import tiny
 from ray_jobs.encoders.user_lstm import UserLSTM
 from ray_jobs.encoders.weights import load_weights, save_weights
 from ray_jobs.nightly.build import item_vectors
@@ -241,7 +242,7 @@ def _bad(
 ) -> None:
     live = _live(store)
     try:
-        for step_name, step in steps(figures.seed).items():
+        for step_name, step in steps(tiny(figures.seed)).items():
             run_step(night, step_name, _spoiled(step, bad) if step_name == bad.step else step)
         figures.tell(f"{name}: it passed the gate")
     except ENDS as error:

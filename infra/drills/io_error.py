@@ -25,6 +25,7 @@ from infra.drills.figures import Figures, Options
 from infra.drills.local import LocalStore, day_of, local_store, quiet, replica
 from infra.drills.record import Ack, ItemAck, Record
 from infra.drills.small_night import USERS, fill, open_small_night, run_night, steps
+from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly.step import run_step
 from sql import generations
 from sql.engine import read_snapshot
@@ -197,7 +198,7 @@ def run_again(store: LocalStore, generation_id: str, seed: int) -> None:
     night = open_small_night(store, generation_id)
     with read_snapshot(store.engine) as conn:
         found = generations.get_generation(conn, generation_id)
-    for name, step in steps(seed).items():
+    for name, step in steps(tiny(seed)).items():
         if found is not None and found.state == "published" and name != "verify":
             continue  # it broke off after the flip: only the check is left
         run_step(night, name, step)

@@ -91,7 +91,9 @@ def api_of(store: LocalStore) -> FastAPI:
 @contextmanager
 def replica(store: LocalStore) -> Iterator[TestClient]:
     """A running replica, and a client of it that may be used from many threads."""
-    with TestClient(api_of(store), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(
+        api_of(store), base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
         yield client
 
 

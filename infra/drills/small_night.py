@@ -16,9 +16,10 @@ from infra.drills.catalog import ENCODER_ID, TEXT_DIM, TOPICS, embed, item_put
 from infra.drills.local import LocalStore
 from infra.drills.stack import now_ms
 from ray_jobs.encoders.fit import fit
-from ray_jobs.encoders.train_config import tiny
+from ray_jobs.encoders.train_config import TrainConfig, tiny
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.build import ShardTask, build_shard, build_with
+from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.embed_missing import Vectors, embed_with
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
@@ -99,12 +100,13 @@ def sleep_shortly(seconds: float) -> None:
     """No pause between bulk writes: nobody is to be spared."""
 
 
-def steps(seed: int) -> dict[str, Step]:
-    """The steps of the night in their order; `seed` is of the weights."""
+def steps(recipe: TrainConfig, encoder: TextEncoder | None = None) -> dict[str, Step]:
+    """The steps of the night in their order; every item was put with its vector by `encoder`
+    (None: by words)."""
     return {
         "export": export,
-        "embed": lambda night: embed_with(night, Words(), partial(_embedded, night)),
-        "train": lambda night: _train(night, seed),
+        "embed": lambda night: embed_with(night, encoder or Words(), partial(_embedded, night)),
+        "train": lambda night: _train(night, recipe),
         "build": lambda night: build_with(night, _shards_one_by_one),
         "fuse": fuse,
         "fold": lambda night: fold_with(night, _ranges_one_by_one),
@@ -117,7 +119,7 @@ def steps(seed: int) -> dict[str, Step]:
 def run_night(store: LocalStore, generation_id: str, seed: int) -> None:
     """All of them. What a step raises is raised; what was done stays done."""
     night = open_small_night(store, generation_id)
-    for name, step in steps(seed).items():
+    for name, step in steps(tiny(seed)).items():
         run_step(night, name, step)
 
 
@@ -127,11 +129,11 @@ def _embedded(night: Night, digests: list[str]) -> Vectors:
     return {}
 
 
-def _train(night: Night, seed: int) -> Report:
+def _train(night: Night, recipe: TrainConfig) -> Report:
     night.workspace.require_report("embed")
-    fitted = fit(tiny(seed), training_data(night.workspace, night.settings))
+    fitted = fit(recipe, training_data(night.workspace, night.settings))
     save_weights(night.workspace.directory / WEIGHTS, fitted)
-    return {"recipe": "tiny", "seed": seed}
+    return {"epochs": recipe.epochs, "seed": recipe.seed}
 
 
 def _shards_one_by_one(tasks: list[ShardTask]) -> list[int]:

@@ -44,6 +44,14 @@ __all__ = [
 ]
 
 Wrap = Callable[[nn.Module], nn.Module]
+MakeModel = Callable[[UserLSTMConfig, Ints], UserLSTM]
+"""From the model's config and (R + 1,) how many training events each residual row has."""
+MakeLoss = Callable[[UserLSTM, TrainConfig, TrainData, Ints], nn.Module]
+
+
+def shipped_model(config: UserLSTMConfig, counts_R: Ints) -> UserLSTM:
+    """What the night trains."""
+    return UserLSTM(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,8 @@ def fit(
     wrap: Wrap = lambda module: module,
     rank: int = 0,
     world_size: int = 1,
+    make_model: MakeModel = shipped_model,
+    make_loss: MakeLoss = CatalogSoftmax,
 ) -> FitResult:
     """Train a user encoder; the same config, data and machine give the same weights.
 
@@ -96,6 +106,7 @@ def fit(
         wrap: makes the loss module average gradients over ranks; it is called once.
         rank, world_size: this worker's place. Every rank must get the same data: batches are
             formed alike on each and shared out window by window.
+        make_model, make_loss: for experiments; what ships is the default, and alone can be saved.
 
     Raises:
         ValueError: no user has two training events, or the rank is out of range.
@@ -106,7 +117,7 @@ def fit(
     torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
-            run = _Run(config, data, wrap, rank, world_size)
+            run = _Run(config, data, wrap, rank, world_size, make_model, make_loss)
             return run.train(progress, on_epoch)
     finally:
         torch.set_num_threads(threads)
@@ -139,18 +150,27 @@ class _Run:
     """One training run: what lives from its first batch to its last."""
 
     def __init__(
-        self, config: TrainConfig, data: TrainData, wrap: Wrap, rank: int, world_size: int
+        self,
+        config: TrainConfig,
+        data: TrainData,
+        wrap: Wrap,
+        rank: int,
+        world_size: int,
+        make_model: MakeModel,
+        make_loss: MakeLoss,
     ) -> None:
         self._config, self._data = config, data
         self._rank, self._world_size = rank, world_size
         torch.manual_seed(config.seed)
         model_config, self._residual_rows_I = model_config_of(config, data)
-        self._model = UserLSTM(model_config)
+        trained = self._residual_rows_I[data.items_E[~data.held_out_E & (data.items_E >= 0)]]
+        self._model = make_model(
+            model_config, np.bincount(trained, minlength=model_config.residual_count + 1)
+        )
         whiten_projection(self._model, data.bert_NT[data.item_texts_I])
         self._columns: Columns = columns_of(data, model_config, self._residual_rows_I)
         self._valid = Validation(data, self._columns, self._residual_rows_I, config.seed)
-        loss = CatalogSoftmax(self._model, config, data, self._residual_rows_I)
-        self._loss = wrap(loss)
+        self._loss = wrap(make_loss(self._model, config, data, self._residual_rows_I))
         self._optimizer = _optimizer(config, self._model)
         # Same batches on every rank, other dropout on each.
         self._rng = np.random.default_rng(config.seed)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ray_jobs.encoders.fit_batches import NO_TARGET, Barred
 from ray_jobs.encoders.train_config import TrainConfig
 from ray_jobs.encoders.train_data import Ints, TrainData
-from ray_jobs.encoders.user_lstm import NO_RESIDUAL, EventBatch, UserLSTM
+from ray_jobs.encoders.user_lstm import EventBatch, UserLSTM
 
 
 class CatalogSoftmax(nn.Module):
@@ -45,12 +45,12 @@ class CatalogSoftmax(nn.Module):
         """
         model, config = self.model, self._config
         projected_ND = model.text(self._bert_NT)
-        residual_RD = self._thinned(model.residual.weight)
+        residual_RD = self._thinned(model.residuals())
         inputs_BLD = model.inputs(projected_ND, residual_RD, batch)
         inputs_BLD = self._events_dropped(inputs_BLD)
         inputs_BLD = functional.dropout(inputs_BLD, config.input_dropout, self.training)
-        states_BLH, _ = model.lstm(inputs_BLD)
-        pooled_BLH = functional.dropout(model.pool(states_BLH), config.state_dropout, self.training)
+        pooled_BLH = model.pool(model.states(inputs_BLD))
+        pooled_BLH = functional.dropout(pooled_BLH, config.state_dropout, self.training)
         asked_BL = targets_BL != NO_TARGET
         window_P, _ = asked_BL.nonzero(as_tuple=True)
         users_PD = model.users(pooled_BLH[window_P, asked_at_BL[asked_BL]])
@@ -60,12 +60,8 @@ class CatalogSoftmax(nn.Module):
             nothing: Tensor = users_PD.sum() + 0.0 * (projected_ND.sum() + model.logit_scale)
             return nothing
         items_C, correction_C = self._candidates(targets_P)
-        items_CD = functional.normalize(
-            projected_ND[self._item_texts_I[items_C]]
-            + functional.embedding(
-                self._residual_rows_I[items_C], residual_RD, padding_idx=NO_RESIDUAL
-            ),
-            dim=-1,
+        items_CD = model.items_from(
+            projected_ND[self._item_texts_I[items_C]], self._residual_rows_I[items_C], residual_RD
         )
         logits_PC = model.logit_scale.exp() * (users_PD @ items_CD.T)
         columns_P1 = torch.searchsorted(items_C, targets_P).unsqueeze(-1)

@@ -6,7 +6,8 @@
     item    v   = normalise(W_text bert(text) + b_text + residual[item])
     logit   exp(logit_scale) * u . v
 
-This module trains. `fold` is its twin in numpy and answers; tests hold the two within 1e-5.
+This module trains. `fold` is its twin in numpy and answers; tests hold the two within 1e-5. What
+else was tried, and what it was worth, overrides its methods (`infra.evaluation.ablations`).
 
 Shapes: B users, L positions, N texts, I items, T text_dim, D dim, H hidden.
 """
@@ -66,9 +67,17 @@ class UserLSTM(nn.Module):
     def forward(self, text_vectors_NT: Tensor, batch: EventBatch) -> Tensor:
         """User vectors (B, L, D) after each event; rows behind a user's last event mean nothing."""
         projected_ND: Tensor = self.text(text_vectors_NT)
-        inputs_BLD = self.inputs(projected_ND, self.residual.weight, batch)
-        states_BLH, _ = self.lstm(inputs_BLD)
-        return self.users(self.pool(states_BLH))
+        inputs_BLD = self.inputs(projected_ND, self.residuals(), batch)
+        return self.users(self.pool(self.states(inputs_BLD)))
+
+    def residuals(self) -> Tensor:
+        """(R + 1, D) what is added to the text of an item; row 0 for an item without."""
+        return self.residual.weight
+
+    def states(self, inputs_BLD: Tensor) -> Tensor:
+        """h (B, L, H) after each event."""
+        states_BLH: Tensor = self.lstm(inputs_BLD)[0]
+        return states_BLH
 
     def inputs(self, projected_ND: Tensor, residual_RD: Tensor, batch: EventBatch) -> Tensor:
         """LSTM inputs (B, L, D) from projected texts and a residual table (row 0 = none)."""
@@ -103,4 +112,9 @@ class UserLSTM(nn.Module):
 
     def items(self, text_vectors_IT: Tensor, residuals_I: Tensor) -> Tensor:
         """Unit item vectors (I, D); `residuals_I` as in EventBatch."""
-        return functional.normalize(self.text(text_vectors_IT) + self.residual(residuals_I), dim=-1)
+        return self.items_from(self.text(text_vectors_IT), residuals_I, self.residuals())
+
+    def items_from(self, projected_ID: Tensor, residuals_I: Tensor, residual_RD: Tensor) -> Tensor:
+        """Unit item vectors (I, D) from projected texts and a residual table."""
+        added_ID = functional.embedding(residuals_I, residual_RD, padding_idx=NO_RESIDUAL)
+        return functional.normalize(projected_ID + added_ID, dim=-1)

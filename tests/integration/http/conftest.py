@@ -195,7 +195,9 @@ def stack(tmp_path: Path, serve_settings: ServeSettings) -> Iterator[Stack]:
         for _ in range(2):
             api = build_api(serve_settings, lambda: Day.start(store, serve_settings, made.embed))
             made.replicas.append(
-                running.enter_context(TestClient(api, base_url="http://127.0.0.1", raise_server_exceptions=False))
+                running.enter_context(
+                    TestClient(api, base_url="http://127.0.0.1", raise_server_exceptions=False)
+                )
             )
         yield made
     engine.dispose()

@@ -87,7 +87,9 @@ def test_without_a_generation_lists_are_503_and_the_log_still_takes_events(tmp_p
         return ENCODER_ID, np.stack([words_vector(text) for text in texts])
 
     store = StoreSettings(database_url=url, artifact_root=tmp_path)
-    with TestClient(build_api(settings, lambda: Day.start(store, settings, embed)), base_url="http://127.0.0.1") as client:
+    with TestClient(
+        build_api(settings, lambda: Day.start(store, settings, embed)), base_url="http://127.0.0.1"
+    ) as client:
         for refused in (
             client.get(LIST),
             client.get("/readyz"),

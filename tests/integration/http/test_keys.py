@@ -355,9 +355,7 @@ def test_lists_have_a_rate_a_user_and_a_post_for_many_counts_as_many(stack: Stac
     assert others.status_code == 429
     assert "250 requests a minute" in others.json()["detail"]
     narrow = made(stack, "narrow", "recommend:read", rate=5)
-    answer = client.post(
-        "/v1/recommendations", json={"users": ["a"] * 6}, headers=bearer(narrow)
-    )
+    answer = client.post("/v1/recommendations", json={"users": ["a"] * 6}, headers=bearer(narrow))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["accepted"] == "at most 5 of them with the key 'narrow'"
 

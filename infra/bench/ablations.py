@@ -1,0 +1,145 @@
+"""ABLATIONS.md: what ships, and what was tried instead, on the same questions.
+
+    python -m infra.bench.ablations                  MovieLens 100K, leave-one-out
+    python -m infra.bench.ablations --data FOLDER    and texts cleaned otherwise, on FOLDER/ifdb
+
+The user vector alone, without fusion. Half an hour a seed on two cores (each row trains a model);
+answers are kept under the state directory, and a run that breaks off goes on where it was.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from infra.bench.accuracy_page import machine, versions
+from infra.cli.settings import CliSettings
+from infra.evaluation.ablations.ranker import TorchCosine
+from infra.evaluation.ablations.texts import cleaned
+from infra.evaluation.ablations.variants import OF_TEXTS, VARIANTS, Variant
+from infra.evaluation.answers_file import read_answers, write_answers
+from infra.evaluation.bar import question_bar
+from infra.evaluation.figures import difference, facts_of, mean_ndcg
+from infra.evaluation.leave_one_out import leave_one_out
+from infra.evaluation.load import load_interactions
+from infra.evaluation.task import Task
+from infra.evaluation.text_vectors import TextVectors
+from infra.evaluation.walk import Answers, walk
+from ray_jobs.encoders.fit import nightly
+from ray_jobs.nightly.settings import NightSettings
+
+PAGE = Path(__file__).parents[1] / "decisions" / "ABLATIONS.md"
+
+HEAD = """# Ablations
+
+Regenerate: `python -m infra.bench.ablations --data FOLDER` (with `ifdb/` in it; without `--data`
+MovieLens alone). {date}, {machine}; {versions}.
+
+Leave-one-out as in `infra/bench/ACCURACY.md`, by the user vector alone: no fusion, so that a
+difference is the encoder's. Each row changes one thing of what ships; epochs are chosen on
+validation, which `validation` shows; nothing was chosen by the test. "more" is NDCG@10 of the row
+less that of what ships: 95 %, paired bootstrap over users, 1,000 resamples, on the mean of the
+seeds. Rows of `window` use the shipped weights and read only the end of a history.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One table."""
+
+    title: str
+    data: str
+    variants: Sequence[Variant]
+
+
+PLANS = (
+    Plan("MovieLens 100K", "ml-100k", VARIANTS),
+    Plan("IFDB, the texts that BERT reads", "ifdb", OF_TEXTS),
+)
+
+
+def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool) -> list[str]:
+    """The section of one plan, rows that were not measured left out."""
+    cache = state_dir / "evaluation"
+    task = leave_one_out(load_interactions(source, state_dir))
+    facts = facts_of(task)
+    rows: dict[str, tuple[Variant, list[Answers], str]] = {}
+    for variant in plan.variants:
+        runs, choice = [], ""
+        for seed in range(seeds):
+            path = cache / "ablations" / f"{plan.data}_{_slug(variant.name)}_s{seed}.npz"
+            if not path.is_file():
+                if only_kept:
+                    continue
+                tqdm.write(f"{plan.title}: {variant.name}, seed {seed}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                ranker = _ranker(variant, task, state_dir, seed)
+                answers = walk(task, ranker, question_bar(variant.name, task.steps.count))
+                write_answers(path, answers, f"{ranker.validation:.4f}")
+            answers, choice = read_answers(path)
+            runs.append(answers)
+        if runs:
+            rows[variant.name] = variant, runs, choice
+    lines = [f"## {plan.title}", "", f"{task.steps.count:,} questions.", ""]
+    lines += ["| | | NDCG@10 | by seed | more (95 %) | validation | fit s |", "|---" * 7 + "|"]
+    shipped_Q = mean_ndcg(rows[plan.variants[0].name][1])
+    for variant, runs, choice in rows.values():
+        ndcg_Q = mean_ndcg(runs)
+        more = ""
+        if variant is not plan.variants[0]:
+            found = difference(facts, ndcg_Q, shipped_Q)
+            mark = "" if found["is_real"] else " (may be chance)"
+            more = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
+        seeds_told = ", ".join(f"{run.ndcg_Q.mean():.4f}" for run in runs)
+        fit_s = sum(run.fit_s for run in runs) / len(runs)
+        lines.append(
+            f"| {variant.about} | {variant.name} | {ndcg_Q.mean():.4f} | {seeds_told} | {more} "
+            f"| {choice} | {fit_s:.0f} |"
+        )
+    return [*lines, ""]
+
+
+def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCosine:
+    bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
+    vectors = TextVectors(state_dir / "evaluation", bert, tqdm.write)
+    bert_IT = vectors.of(cleaned(task.log.interactions.texts_I, variant.cleaning))
+    return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write)
+
+
+def _slug(name: str) -> str:
+    return "".join(char if char.isalnum() else "-" for char in name)
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AsWritten)
+    parser.add_argument("--data", type=Path, help="holds ifdb/")
+    parser.add_argument("--seeds", type=int, default=1, help="so many of each row")
+    parser.add_argument("--fresh", action="store_true", help="forget the answers of earlier runs")
+    parser.add_argument("--kept", action="store_true", help="measure nothing: what is kept")
+    arguments = parser.parse_args()
+    state_dir = CliSettings().state_dir
+    if arguments.fresh:
+        shutil.rmtree(state_dir / "evaluation" / "ablations", ignore_errors=True)
+    head = HEAD.format(date=datetime.now(UTC).date(), machine=machine(), versions=versions())
+    lines = [head]
+    for plan in PLANS:
+        source = plan.data
+        if plan.data != "ml-100k":
+            if arguments.data is None or not (arguments.data / plan.data).is_dir():
+                continue
+            source = str(arguments.data / plan.data)
+        lines += table(plan, source, state_dir, arguments.seeds, arguments.kept)
+    PAGE.write_text("\n".join(lines), encoding="utf-8")
+    print(PAGE)
+
+
+_AsWritten = argparse.RawDescriptionHelpFormatter
+
+
+if __name__ == "__main__":
+    main()

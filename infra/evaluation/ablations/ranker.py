@@ -1,0 +1,80 @@
+"""Fits a variant, and answers leave-one-out questions by torch instead of the numpy fold: what a
+variant changes, the fold does not know. For what ships the two give the same lists.
+
+Shapes: I items, T text_dim, U users.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infra.evaluation.ablations.variants import Variant
+from infra.evaluation.interactions import Ints
+from infra.evaluation.log import Log
+from infra.evaluation.rankers.moonlark import train_data
+from infra.evaluation.task import Floats, Lesson, Question
+from ray_jobs.encoders.fit import EpochReport, FitResult, TrainConfig, fit, model_config_of
+from ray_jobs.encoders.fit_batches import Columns, columns_of
+from ray_jobs.encoders.train_data import TrainData
+
+Say = Callable[[str], None]
+
+
+class TorchCosine:
+    """The user vector alone, of one variant. `config`: the recipe that the variant changes."""
+
+    def __init__(
+        self, variant: Variant, config: TrainConfig, bert_IT: NDArray[np.float32], say: Say
+    ) -> None:
+        self._variant, self._bert_IT, self._say = variant, bert_IT, say
+        self._config = variant.recipe(config)
+        self.validation = float("nan")
+        """NDCG@10 of the epoch that was kept."""
+
+    def fit(self, log: Log, lesson: Lesson) -> None:
+        variant, config = self._variant, self._config
+        learned = self._events(log, lesson)
+        self._result: FitResult = fit(
+            config,
+            learned,
+            on_epoch=self._told,
+            make_model=variant.model,
+            make_loss=variant.loss,
+        )
+        self.validation = self._result.history[self._result.best_epoch].valid_ndcg
+        _, residual_rows_I = model_config_of(config, learned)
+        everything = np.arange(len(log.interactions.users_E))
+        known = self._events(log, Lesson(lesson.at_ms, everything, everything[:0]))
+        self._columns: Columns = columns_of(known, self._result.model.config, residual_rows_I)
+        users = np.unique(log.interactions.users_E)
+        self._starts = dict(zip(users.tolist(), known.offsets_U1[:-1].tolist(), strict=True))
+        self._bert_NT = torch.from_numpy(known.bert_NT)
+        with torch.inference_mode():
+            self._items_ID = self._result.model.items(
+                self._bert_NT, torch.from_numpy(residual_rows_I)
+            )
+
+    def scores(self, log: Log, question: Question) -> Floats:
+        start, length = self._starts[question.user], len(question.history)
+        first = start if self._variant.last is None else start + max(0, length - self._variant.last)
+        with torch.inference_mode():
+            batch = self._columns.batch([(first, start + length)])
+            vector_D = self._result.model(self._bert_NT, batch)[0, -1]
+            scores_I: Floats = (self._items_ID @ vector_D).numpy()
+        return scores_I
+
+    def _events(self, log: Log, lesson: Lesson) -> TrainData:
+        data = train_data(log, lesson, self._bert_IT)
+        return self._variant.data(data, _times(log, lesson))
+
+    def _told(self, report: EpochReport) -> None:
+        self._say(f"epoch {report.epoch + 1}: {report.valid_ndcg:.4f}, {report.seconds:.1f} s")
+
+
+def _times(log: Log, lesson: Lesson) -> Ints:
+    """When each event of `train_data` happened, in its order."""
+    events = log.interactions
+    rows = np.union1d(lesson.rows, lesson.held_out)
+    return events.at_ms_E[rows[np.argsort(events.users_E[rows], kind="stable")]]
