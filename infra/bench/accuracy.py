@@ -8,9 +8,10 @@ where it was (`--fresh` begins anew).
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,16 @@ from infra.bench.accuracy_page import Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Protocol, Request, as_json, evaluate
+from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
+from infra.evaluation.over_http import OverHttp, ask_over_http
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.shards.atomic import whole_file
 
 PAGE = Path(__file__).with_name("ACCURACY.md")
 PLOTS = Path(__file__).with_name("accuracy")
@@ -51,6 +55,8 @@ class Plan:
     train_days: int = 84
     fuse_days: int = 7
     epochs: int = 12
+    http: int = 0
+    """So many lists are asked of the shipped API as well."""
 
 
 PLANS = (
@@ -64,6 +70,7 @@ PLANS = (
         (*EVERY, "newest"),
         train_days=728,
         fuse_days=84,
+        http=300,
     ),
     Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=728, fuse_days=84),
     Plan(
@@ -123,7 +130,26 @@ def measured(
         training += f"every {plan.fuse_days}"
     result = as_json(interactions, request, tables)
     missing = tuple(name for name in plan.models if name not in result["models"])
-    return Section(plan.title, command, training, result, tuple(plots), missing)
+    http = _over_http(plan, interactions, request) if plan.http else None
+    return Section(plan.title, command, training, result, tuple(plots), missing, http)
+
+
+def _over_http(plan: Plan, interactions: Interactions, request: Request) -> OverHttp | None:
+    """None where it was not measured, and is not to be."""
+    assert request.embed is not None
+    assert request.kept is not None
+    path = request.kept / f"{interactions.name}_http_{plan.http}.json"
+    if path.is_file():
+        return OverHttp(**json.loads(path.read_bytes()))
+    if request.only_kept or plan.models[0] not in request.models:
+        return None
+    found = ask_over_http(
+        *(interactions, request.embed(interactions.texts_I), request.recipe(0), plan.http),
+        question_bar("over HTTP", plan.http),
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    return found
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from infra.evaluation.over_http import OverHttp
+
 PACKAGES = ("moonlark", "torch", "numpy", "scipy", "transformers", "implicit")
 COLUMNS = {
     "ndcg@10": "NDCG@10",
@@ -55,6 +57,7 @@ class Section:
     plots: tuple[Path, ...]
     missing: tuple[str, ...] = ()
     """Models of the plan that were not measured."""
+    http: OverHttp | None = None
 
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
@@ -80,6 +83,16 @@ def _section(section: Section, folder: Path) -> str:
         lines += _models(result["models"])
     if section.missing:
         lines += [f"Not measured yet: {', '.join(section.missing)}.", ""]
+    if section.http is not None:
+        found = section.http
+        lines += [
+            "Over HTTP (`infra/evaluation/over_http.py`): after a night of the shipped steps at "
+            f"the cut, the first {found.asked} lists of users with a history were asked of a "
+            f"replica as well. {found.equal} are those of the replay, {found.tied} but for the "
+            f"order of equal scores, {found.differ} differ; NDCG@10 {found.ndcg_http:.4f} and "
+            f"{found.ndcg_replay:.4f}.",
+            "",
+        ]
     lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in section.plots]
     return "\n".join([*lines, ""])
 

@@ -1,6 +1,7 @@
 """`moonlark evaluate`: how good the model is, by a public protocol, beside what else there is."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,9 @@ from infra.cli.console import console
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Request, as_json, evaluate
+from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
+from infra.evaluation.over_http import OverHttp, ask_over_http
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
@@ -66,6 +69,14 @@ def command(
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="Replay only: stop at this day (UTC)."),
     ] = None,
+    http: Annotated[
+        int,
+        typer.Option(
+            help="Replay only: so many lists are asked of the shipped API as well, after a night "
+            "on what came before the cut; they must be the same.",
+            min=0,
+        ),
+    ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
@@ -99,8 +110,12 @@ def command(
         say=say,
         bar=question_bar,
     )
+    if http and protocol != "replay":
+        raise typer.BadParameter("--http asks what a replay asks: add --protocol replay")
     tables = evaluate(interactions, request)
     result = as_json(interactions, request, tables)
+    if http:
+        result["http"] = asdict(_over_http(interactions, request, http))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -115,6 +130,28 @@ def command(
                 console.print(str(path))
     for name, gain in result.get("live_feedback", {}).items():
         console.print(f"live feedback adds to {name}: {_interval(gain)}")
+    if http:
+        _tell_http(OverHttp(**result["http"]))
+
+
+def _over_http(interactions: Interactions, request: Request, count: int) -> OverHttp:
+    assert request.embed is not None
+    bert_IT = request.embed(interactions.texts_I)
+    return ask_over_http(
+        *(interactions, bert_IT, request.recipe(request.seeds[0]), count),
+        question_bar("over HTTP", count),
+    )
+
+
+def _tell_http(found: OverHttp) -> None:
+    """Raises `typer.Exit(1)` where the two differ."""
+    console.print(
+        f"over HTTP: of {found.asked} lists {found.equal} are those of the replay, {found.tied} "
+        f"but for equal scores, {found.differ} differ; NDCG@10 {found.ndcg_http:.4f} and "
+        f"{found.ndcg_replay:.4f}"
+    )
+    if found.differ:
+        raise typer.Exit(1)
 
 
 def _bert(settings: CliSettings) -> str | None:

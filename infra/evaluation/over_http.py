@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from fastapi.testclient import TestClient
-from httpx import Response
 from numpy.typing import NDArray
 
 from infra.drills.local import LocalStore, local_store, quiet
@@ -107,6 +106,16 @@ def ask_over_http(
         return _compared(asked, store, events, bert_IT)
 
 
+class Answer(Protocol):
+    """What the test client gives back."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    def json(self) -> Any: ...
+
+
 class _Known:
     """Texts whose vectors are known: nothing is embedded twice."""
 
@@ -119,7 +128,7 @@ class _Known:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, T). Raises KeyError for any other text."""
-        return np.stack([self._by_text[text] for text in texts])
+        return np.array([self._by_text[text] for text in texts]).reshape(-1, self.dim)
 
     async def embed(self, texts: list[str]) -> tuple[str, NDArray[np.float32]]:
         """As the day asks for it."""
@@ -295,7 +304,7 @@ def _list(http: TestClient, user: int) -> Ints:
     return np.array(items + [-1] * (CUTOFF - len(items)), np.int64)
 
 
-def _ok(answer: Response) -> dict[str, Any]:
+def _ok(answer: Answer) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
@@ -317,13 +326,19 @@ class HourlyTimeline(Timeline):
         start: int = 0,
     ) -> None:
         super().__init__(at_ms_E, ordinals_E, weights_E, published_S, 0)
-        self._columns = at_ms_E // HOUR_MS * HOUR_MS + HOUR_MS // 2, ordinals_E, weights_E
+        self._middles_E = at_ms_E // HOUR_MS * HOUR_MS + HOUR_MS // 2
+        self._counted_E, self._weighed_E = ordinals_E, weights_E
 
     def forward(self, end: int, at_ms: int) -> Pools:
         pools = super().forward(0, at_ms)  # what is newest
-        middles_E, ordinals_E, weights_E = (column[:end] for column in self._columns)
         everything = np.arange(len(self.published_S))
-        self.tally = Tally.of_events(len(everything), ordinals_E, middles_E, weights_E, at_ms)
+        self.tally = Tally.of_events(
+            len(everything),
+            self._counted_E[:end],
+            self._middles_E[:end],
+            self._weighed_E[:end],
+            at_ms,
+        )
         self.month = self.tally.month(at_ms)
         sums_SH = self.tally.at(everything, at_ms)
         active = most_active(everything, sums_SH, POOL)

@@ -39,7 +39,7 @@ def linear_weights(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.
     gram_MM = (part_UM.T @ part_UM).toarray().astype(np.float32)
     gram_MM[np.diag_indices_from(gram_MM)] += np.float32(RIDGE)
     inverse_MM = inverse_of(gram_MM)
-    weights_MM: NDArray[np.float32] = -inverse_MM / np.diag(inverse_MM)
+    weights_MM = (-inverse_MM / np.diag(inverse_MM)).astype(np.float32)
     np.fill_diagonal(weights_MM, 0)
     rows, columns = _farthest(weights_MM, each)
     kept = weights_MM[rows, columns]

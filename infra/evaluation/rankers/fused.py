@@ -8,6 +8,7 @@ Shapes: I items.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,11 +119,22 @@ class Fused:
         if question.candidates is not None:
             allowed_I &= question.candidates
         cosine, at_ms = self._cosine, question.at_ms
-        everything = np.arange(len(allowed_I))
-        published_I = self._timeline.published_S
         model = Model(
-            cosine.encoder, everything, cosine.items_ID, published_I, self._neighbours, None
+            encoder=cosine.encoder,
+            ordinals_N=np.arange(len(allowed_I)),
+            vectors_ND=cosine.items_ID,
+            published_N=self._timeline.published_S,
+            neighbours=self._neighbours,
+            fusion=None,
         )
+        if question.candidates is not None:  # what is yet to be published is in no catalog
+            there = np.flatnonzero(question.candidates)
+            model = replace(
+                model,
+                ordinals_N=there,
+                vectors_ND=model.vectors_ND[there],
+                published_N=model.published_N[there],
+            )
         pools = self._timeline.forward(question.known, at_ms)
         session = cosine.session(log, question)
         found, evidence = evidence_of(
