@@ -12,6 +12,7 @@ The arrays are mapped, not read. The manifest of the generation holds the digest
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ray_jobs.ranking.activity import HORIZONS_DAYS, Activity
 from ray_jobs.ranking.fusion import Fusion
@@ -37,6 +38,9 @@ NEIGHBOURS_NAMES = (
     "neighbours.weights.npy",
 )
 MAX_FUSION_BYTES = 1 << 20
+OLDER_VERSIONS = frozenset({1})
+
+log = logging.getLogger(__name__)
 
 WholeFile = Callable[[Path], AbstractContextManager[Path]]
 """Yields a temporary path that becomes the file when the body is done (`shards.atomic`)."""
@@ -67,7 +71,8 @@ class Priors:
 
     @classmethod
     def open(cls, directory: Path, listed: Collection[str] | None = None) -> Priors | None:
-        """Those of a generation, None where it has no fusion. Raises PriorsError.
+        """Those of a generation, None where it has no fusion, or one of an older version: its lists
+        are then ordered by cosine, until the next night. Raises PriorsError.
 
         `listed`: the files that its manifest names, and that were verified; what else lies in the
         folder is not opened. None: whatever is there, by the night that makes it.
@@ -81,6 +86,9 @@ class Priors:
             raise PriorsError(path, f"the manifest lacks {sorted(names - set(listed))}")
         with path.open("rb") as file:
             content = file.read(MAX_FUSION_BYTES + 1)
+        if _is_older(content):
+            log.warning("%s is of an older version: lists by cosine until the next night", path)
+            return None
         try:
             fusion = Fusion.model_validate_json(content)
         except ValidationError as error:
@@ -112,6 +120,17 @@ class Priors:
                 np.save(file, array, allow_pickle=False)
         with whole_file(directory / FUSION_NAME) as temporary:
             temporary.write_text(self.fusion.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class _Version(BaseModel):
+    format_version: int
+
+
+def _is_older(content: bytes) -> bool:
+    try:
+        return _Version.model_validate_json(content).format_version in OLDER_VERSIONS
+    except ValidationError:
+        return False  # `Fusion` says what is wrong with it
 
 
 def _map(path: Path, dtype: str, dimensions: int) -> NDArray[Any]:

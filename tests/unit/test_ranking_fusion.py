@@ -228,6 +228,17 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: st
     assert name.split(".")[0] in caught.value.path.name
 
 
+def test_an_older_version_is_no_fusion_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A generation that was live before an upgrade goes on, by cosine."""
+    priors_of(np.random.default_rng(4)).write(tmp_path, whole_file)
+    path = tmp_path / FUSION_NAME
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
+    assert Priors.open(tmp_path) is None
+    assert "until the next night" in caplog.text
+
+
 def test_weights_of_other_features_and_unknown_fields_are_refused() -> None:
     fusion = fusion_of(np.random.default_rng(5))
     with pytest.raises(ValidationError, match="this version has"):
