@@ -25,6 +25,7 @@ from serve.interests import InterestsOfUsers
 from serve.keyring import KeyRing
 from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
+from serve.metrics import Metrics, Reading, Tell
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
 from serve.recommend import Recommender
@@ -40,6 +41,10 @@ from sql.erasure_ledger import Ledger
 from sql.pulse import Pulse
 from sql.schema import check_schema
 from sql.settings import StoreSettings
+
+
+def _tell_nobody(reading: Reading) -> None:
+    """Outside Ray nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Day:
     pulse: Pulse
     interests: InterestsOfUsers
     allowances: Allowances
+    metrics: Metrics
 
     @classmethod
     async def start(
@@ -72,10 +78,12 @@ class Day:
         ask_shards: Sequence[AskDeployment] = (),
         *,
         now_ms: Callable[[], int] = wall_clock_ms,
+        tell: Tell = _tell_nobody,
     ) -> "Day":
         """Open the database, load the generations, begin to answer.
 
         `ask_shards`: the deployments that hold the shards; none where they are held here.
+        `tell`: is given each reading of the metrics.
 
         Raises:
             sql.errors.StoreError: an unsafe or outdated database.
@@ -115,6 +123,8 @@ class Day:
         feedback = Feedback(engine, settings, now_ms, ledger.key)
         feedback.start()
         encoder = OnlineEncoder(embed, settings.embed_timeout_s)
+        metrics = Metrics(engine, watch, now_ms, tell)
+        metrics.start()
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
         )
@@ -135,12 +145,14 @@ class Day:
             pulse=pulse,
             interests=InterestsOfUsers(),
             allowances=Allowances(settings),
+            metrics=metrics,
         )
 
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
         await self.feedback.stop()
         await self.late_texts.stop()
+        await asyncio.to_thread(self.metrics.stop)
         await asyncio.to_thread(self.write_behind.stop)
         await asyncio.to_thread(self.forgetting.stop)
         await asyncio.to_thread(self.watch.stop)

@@ -19,6 +19,7 @@ from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
 from sql.engine import open_engine, read_snapshot
 from sql.events import find_user, read_tail
+from sql.generations import get_generation
 
 ROOT = Path(__file__).parents[2]
 TOPICS = ("space battle", "cooking pasta", "garden flowers", "chess opening")
@@ -123,6 +124,26 @@ def _live(client: Moonlark) -> str | None:
     return None if live is None else live.generation
 
 
+def _assert_metrics(cluster: LocalRay, settings: dict[str, str], generation_id: str) -> None:
+    """Prometheus is told what the registry says of the live generation, by every replica."""
+    with read_snapshot(open_engine(settings["MOONLARK_DATABASE_URL"])) as conn:
+        live = get_generation(conn, generation_id)
+    assert live is not None
+    name = "ray_moonlark_live_generation_ndcg{"
+    url = f"http://127.0.0.1:{cluster.state.ports.metrics_export}/metrics"
+    deadline = time.monotonic() + 60
+    while True:
+        lines = httpx.get(url, timeout=10).text.splitlines()
+        told = [line for line in lines if line.startswith(name) and 'of="holdout"' in line]
+        values = [float(line.rpartition(" ")[2]) for line in told]
+        if len(values) == 2 and values == pytest.approx([live.metrics["ndcg@10"]] * 2):
+            break
+        assert time.monotonic() < deadline, told or lines[:20]
+        time.sleep(1)
+    ages = [line for line in lines if line.startswith("ray_moonlark_live_generation_age_seconds{")]
+    assert len(ages) == 2
+
+
 @pytest.mark.timeout(600)
 def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_notices(
     stack: tuple[LocalRay, dict[str, str]],
@@ -156,6 +177,7 @@ def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_not
         traffic.end()
 
         back = client.recommend("u3", k=10, as_of=as_of)
+        _assert_metrics(cluster, settings, first_generation)
     assert back.generation == first_generation
     listed = [(item.item_id, item.score) for item in back.items if item.item_id != "fresh"]
     before = [(item.item_id, item.score) for item in first.items]

@@ -1,0 +1,116 @@
+"""What a replica tells Prometheus of the live generation, beside what Ray and Serve tell of
+themselves.
+
+    moonlark_live_generation_age_seconds
+    moonlark_live_generation_ndcg{of="holdout"}     on the hours kept from training (the gate's)
+    moonlark_live_generation_ndcg{of="day"}         yesterday's log, with live feedback
+    moonlark_live_generation_ndcg{of="day_frozen"}  the same questions, without it
+    moonlark_live_generation_parity_max_abs_diff    day against night, of a coordinate
+    moonlark_delta_share                            items of the delta, of those of the generation
+
+Ray's exporter puts `ray_` before each name. Read from the registry by a thread, so that no request
+waits for it. Without a live generation nothing is told.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from serve.generation_watch import GenerationWatch
+from serve.loaded_generation import LoadedGeneration
+from sql import generations
+from sql.engine import read_snapshot
+from sql.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+
+AGE = "moonlark_live_generation_age_seconds"
+NDCG = "moonlark_live_generation_ndcg"
+PARITY = "moonlark_live_generation_parity_max_abs_diff"
+DELTA_SHARE = "moonlark_delta_share"
+
+DESCRIPTIONS = {
+    AGE: "Since the live generation was made.",
+    NDCG: "NDCG@10 of the live generation, by what it was measured on.",
+    PARITY: "Largest difference of a user vector's coordinate, day against night.",
+    DELTA_SHARE: "Items that changed since the night, of those of the live generation.",
+}
+
+
+class Reading(NamedTuple):
+    """A gauge's value. `of`: its only tag, "" for none."""
+
+    name: str
+    value: float
+    of: str = ""
+
+
+Tell = Callable[[Reading], None]
+
+
+class Metrics:
+    """A thread that reads, and hands each reading to `tell`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        watch: GenerationWatch[LoadedGeneration],
+        now_ms: Callable[[], int],
+        tell: Tell,
+    ) -> None:
+        self._engine, self._watch, self._now_ms, self._tell = engine, watch, now_ms, tell
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+
+    def look(self) -> None:
+        """One round."""
+        with read_snapshot(self._engine) as conn:
+            pointer = generations.read_live(conn)
+            live = pointer and generations.get_generation(conn, pointer.generation_id)
+        if live is None:
+            return
+        for reading in _of_registry(live, self._now_ms()):
+            self._tell(reading)
+        held = self._watch.loaded.get(live.generation_id)
+        if held is not None:
+            share = held.view.delta.count / max(1, held.manifest.item_count)
+            self._tell(Reading(DELTA_SHARE, share))
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            try:
+                self.look()
+            except (SQLAlchemyError, StoreError) as error:
+                log.warning("metrics could not be read: %s", error)
+            except Exception:  # a bug of ours; the day goes on without metrics
+                log.exception("metrics could not be read")
+
+
+def _of_registry(live: generations.Generation, now_ms: int) -> Iterator[Reading]:
+    yield Reading(AGE, (now_ms - live.created_at_ms) / 1000)
+    metrics = live.metrics
+    day: dict[str, Any] = metrics.get("day", {})
+    told = {
+        (NDCG, "holdout"): metrics.get("ndcg@10"),
+        (NDCG, "day"): day.get("ndcg@10"),
+        (NDCG, "day_frozen"): day.get("frozen_ndcg@10"),
+        (PARITY, ""): metrics.get("parity_max_abs_diff"),
+    }
+    for (name, of), value in told.items():
+        if isinstance(value, int | float):
+            yield Reading(name, float(value), of)
