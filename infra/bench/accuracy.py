@@ -62,7 +62,7 @@ class Plan:
 PLANS = (
     Plan("MovieLens 100K, leave-one-out", "ml-100k", "leave-one-out", EVERY, seeds=3),
     Plan("MovieLens 100K, replay from 1998-04-01", "ml-100k", "replay", LIVE, VARIANTS),
-    Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest")),
+    Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest"), seeds=3),
     Plan(
         "IFDB, replay from 2025-01-01",
         "ifdb",
