@@ -17,6 +17,7 @@ S = ordinals, E = entries, R = recent items of a user, N found.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,28 +107,25 @@ def count_neighbours(
         (np.ones(len(rows_P), np.float32), (rows_P, ordinals_P)),
         shape=(int(rows_P.max(initial=-1)) + 1, span),
     )
-    cosine, linear = _cosines(seen_US, each), linear_weights(seen_US, each)
-    # Each entry by one number, row by row: the union of both tables' entries, ascending.
-    numbers = [_entry_numbers(table) for table in (cosine, linear)]
-    entries_E = np.union1d(*numbers)
-    weights_E2 = np.zeros((len(entries_E), 2), np.float16)
-    for column, (table, number) in enumerate(zip((cosine, linear), numbers, strict=True)):
-        weights_E2[np.searchsorted(entries_E, number), column] = table.data
-    offsets_S1 = np.searchsorted(entries_E, np.arange(span + 1) * span)
+    linear = linear_weights(seen_US, each)
+    counts, ordinals, weights = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [_NOTHING]
+    for first, cosine in _cosines(seen_US, each):
+        block = _joined(cosine, linear[first : first + cosine.shape[0]])
+        for column, part in zip((counts, ordinals, weights), block, strict=True):
+            column.append(part)
     return Neighbours(
-        offsets_S1.astype(np.int64), (entries_E % max(1, span)).astype(np.int32), weights_E2
+        np.cumsum(np.concatenate(counts)), np.concatenate(ordinals), np.concatenate(weights)
     )
 
 
-def _entry_numbers(table: scipy.sparse.csr_matrix) -> Ints:
-    """row * span + column of each entry, in the order of its data."""
-    rows = np.repeat(np.arange(table.shape[0], dtype=np.int64), np.diff(table.indptr))
-    numbers: Ints = rows * table.shape[1] + table.indices
-    return numbers
+_NOTHING = np.zeros((0, 2), np.float16)
 
 
-def _cosines(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.csr_matrix:
-    """(S, S), row by row the `each` largest."""
+def _cosines(
+    seen_US: scipy.sparse.csr_matrix, each: int
+) -> Iterator[tuple[int, scipy.sparse.csr_matrix]]:
+    """(S, S) in blocks of ROWS_AT_ONCE: the first row of each, and of each row the `each` largest
+    cosines."""
     span = seen_US.shape[1]
     taken_U = np.maximum(np.asarray(seen_US.sum(axis=1)).ravel(), 1)
     by_user = scipy.sparse.diags_array(taken_U**-0.25)  # its square is w(u)
@@ -136,25 +134,42 @@ def _cosines(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.csr_ma
     by_item = scipy.sparse.diags_array(1 / np.where(norms_S > 0, norms_S, 1)).astype(np.float32)
     unit = (weighted @ by_item).tocsr().astype(np.float32)
     columns = unit.T.tocsr()
-    lengths, ordinals, weights = [], [], []
     for first in range(0, span, ROWS_AT_ONCE):
         product = (columns[first : first + ROWS_AT_ONCE] @ unit).tocsr()
-        for row in range(product.shape[0]):
+        count = product.shape[0]
+        rows, ordinals, similar = [], [], []
+        for row in range(count):
             start, end = product.indptr[row], product.indptr[row + 1]
-            others, similar = product.indices[start:end], product.data[start:end]
-            others, similar = others[others != first + row], similar[others != first + row]
-            best = np.lexsort((others, -similar))[:each]
-            lengths.append(len(best))
+            others, cosines = product.indices[start:end], product.data[start:end]
+            others, cosines = others[others != first + row], cosines[others != first + row]
+            best = np.lexsort((others, -cosines))[:each]
+            rows.append(np.full(len(best), row))
             ordinals.append(others[best])
-            weights.append(similar[best])
-    return scipy.sparse.csr_matrix(
-        (
-            np.concatenate([np.zeros(0, np.float32), *weights]),
-            np.concatenate([np.zeros(0, np.int32), *ordinals]),
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        ),
-        shape=(span, span),
-    )
+            similar.append(cosines[best])
+        found = np.concatenate(similar), (np.concatenate(rows), np.concatenate(ordinals))
+        yield first, scipy.sparse.csr_matrix(found, shape=(count, span))
+
+
+def _joined(
+    cosine: scipy.sparse.csr_matrix, linear: scipy.sparse.csr_matrix
+) -> tuple[Ints, NDArray[np.int32], NDArray[np.float16]]:
+    """The entries of both tables of the same rows, row by row, ascending: how many each row has,
+    their columns and their two weights."""
+    count, span = cosine.shape
+    numbers = [_entry_numbers(table) for table in (cosine, linear)]
+    entries_E = np.union1d(*numbers)
+    weights_E2 = np.zeros((len(entries_E), 2), np.float16)
+    for column, (table, number) in enumerate(zip((cosine, linear), numbers, strict=True)):
+        weights_E2[np.searchsorted(entries_E, number), column] = table.data
+    counts = np.bincount(entries_E // span, minlength=count).astype(np.int64)
+    return counts, (entries_E % span).astype(np.int32), weights_E2
+
+
+def _entry_numbers(table: scipy.sparse.csr_matrix) -> Ints:
+    """row * span + column of each entry, in the order of its data."""
+    rows = np.repeat(np.arange(table.shape[0], dtype=np.int64), np.diff(table.indptr))
+    numbers: Ints = rows * table.shape[1] + table.indices
+    return numbers
 
 
 def _newest_of_each_user(users_P: Ints, ordinals_P: Ints) -> tuple[Ints, Ints]:
