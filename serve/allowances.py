@@ -4,8 +4,9 @@ Events of a user are counted where they are gathered (`serve.feedback`).
 """
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from serve.problems import FieldError, ProblemError
 from serve.rates import Rates
@@ -18,10 +19,12 @@ WAIT = "wait as long as Retry-After says"
 class Allowances:
     """The counts of one replica, in memory."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(
+        self, settings: ServeSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
-        self._requests = Rates(MAX_KEYS)
-        self._lists = Rates(settings.tracked_users)
+        self._requests = Rates(MAX_KEYS, clock)
+        self._lists = Rates(settings.tracked_users, clock)
 
     def take_request(self, key: ApiKey | None) -> None:
         """Count a request of `key`; nothing without one.
@@ -39,16 +42,15 @@ class Allowances:
         Raises:
             ProblemError: 429; 422 where the key may never ask for so many at once.
         """
-        if key is not None and len(user_ids) > 1:
-            if len(user_ids) > self._per_minute(key):
-                accepted = f"at most {self._per_minute(key)} of them with the key {key.name!r}"
-                raise ProblemError(
-                    422,
-                    "too many users for this key",
-                    "each counts as a request",
-                    [FieldError("users", len(user_ids), accepted)],
-                )
-            self._take_requests(key, len(user_ids) - 1)
+        if key is not None and len(user_ids) > self._per_minute(key):
+            accepted = f"at most {self._per_minute(key)} of them with the key {key.name!r}"
+            raise ProblemError(
+                422,
+                "too many users for this key",
+                "each counts as a request",
+                [FieldError("users", len(user_ids), accepted)],
+            )
+        # Users first: one who asks too much must not use up the key of all.
         per_minute = self._settings.user_lists_per_minute
         refused = self._lists.take(Counter(user_ids), per_minute)
         if refused is not None:
@@ -61,18 +63,23 @@ class Allowances:
                 hint=WAIT,
                 retry_after_s=math.ceil(refused[1]),
             )
+        if key is not None and len(user_ids) > 1:
+            self._take_requests(key, len(user_ids) - 1, already=1)
 
-    def _take_requests(self, key: ApiKey, requests: int) -> None:
+    def _take_requests(self, key: ApiKey, requests: int, already: int = 0) -> None:
         per_minute = self._per_minute(key)
         refused = self._requests.take({key.key_sha256: requests}, per_minute)
-        if refused is not None:
-            raise ProblemError(
-                429,
-                "too many requests",
-                f"the key {key.name!r} may send {per_minute} requests a minute to one replica",
-                hint=WAIT,
-                retry_after_s=math.ceil(refused[1]),
-            )
+        if refused is None:
+            return
+        # Who comes back is counted as that one request before the others are: it has to fit, too.
+        again_s = already * 60.0 / per_minute
+        raise ProblemError(
+            429,
+            "too many requests",
+            f"the key {key.name!r} may send {per_minute} requests a minute to one replica",
+            hint=WAIT,
+            retry_after_s=math.ceil(refused[1] + again_s),
+        )
 
     def _per_minute(self, key: ApiKey) -> int:
         return key.requests_per_minute or self._settings.key_requests_per_minute

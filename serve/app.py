@@ -22,7 +22,7 @@ from serve.clock import wall_clock_ms
 from serve.day import Day
 from serve.gateway import build_api
 from serve.keyring import NoKeys
-from serve.metrics import DESCRIPTIONS, NDCG, Reading, Tell
+from serve.metrics import DAY_NDCG, DESCRIPTIONS, Reading, Tell
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
 from serve.shard_search import AskDeployment
@@ -76,7 +76,7 @@ class Gateway:
 def _gauges() -> Tell:
     """Sets the gauges that Ray exports."""
     gauges = {
-        name: Gauge(name, description=told, tag_keys=("of",) if name == NDCG else None)
+        name: Gauge(name, description=told, tag_keys=("of",) if name == DAY_NDCG else None)
         for name, told in DESCRIPTIONS.items()
     }
 

@@ -9,10 +9,10 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MAX_AGE_S = 5.0
 LOOK_TIMEOUT_S = 1.0
 MAX_HEADER_BYTES = 300
+HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 MAKE_ONE = "moonlark keys make NAME --scope admin"
 
 
@@ -161,11 +162,8 @@ def _check_host(headers: list[tuple[bytes, bytes]]) -> None:
     """A page in a browser of this machine may have its own name lead here (DNS rebinding); what
     such a page sends says so in Host."""
     host = b", ".join(value for name, value in headers if name == b"host").decode("latin-1")
-    try:
-        asked = urlsplit(f"//{host}").hostname
-    except ValueError:
-        asked = None
-    if not is_loopback(asked):
+    asked = HOST.fullmatch(host)
+    if asked is None or not is_loopback(asked["name"].strip("[]")):
         raise ProblemError(
             403,
             "not asked on the loopback",

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from ray_jobs.encoders.fold import UserEncoder
 from ray_jobs.encoders.weights import load_weights
-from ray_jobs.ranking.priors import Priors
+from ray_jobs.ranking.priors import FUSION_NAME, Priors
 from ray_jobs.shards.delta import Delta, DeltaChange
 from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.items import Item, ItemTable, attributes_json, read_items
@@ -123,6 +123,11 @@ class LoadedGeneration:
     def view(self) -> CatalogView:
         """The newest view."""
         return self._view
+
+    @property
+    def is_of_older_fusion(self) -> bool:
+        """It has a fusion that this version does not read: lists by cosine."""
+        return self.priors is None and FUSION_NAME in self.manifest.files
 
     def warm(self) -> None:
         """Touch what the first request would have to fault in."""

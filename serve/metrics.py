@@ -2,11 +2,11 @@
 themselves.
 
     moonlark_live_generation_age_seconds
-    moonlark_live_generation_ndcg{of="holdout"}     on the hours kept from training (the gate's)
-    moonlark_live_generation_ndcg{of="day"}         yesterday's log, with live feedback
-    moonlark_live_generation_ndcg{of="day_frozen"}  the same questions, without it
+    moonlark_live_generation_ndcg     on the hours kept from training (the gate's)
+    moonlark_day_ndcg{of="live"}      the log of the last day that a night has looked back on, with
+    moonlark_day_ndcg{of="frozen"}    live feedback and without, by the generation of that day
     moonlark_live_generation_parity_max_abs_diff    day against night, of a coordinate
-    moonlark_delta_share                            items of the delta, of those of the generation
+    moonlark_delta_share              items of the delta, of those of the generation
 
 Ray's exporter puts `ray_` before each name. Read from the registry by a thread, so that no request
 waits for it. Without a live generation nothing is told.
@@ -14,8 +14,8 @@ waits for it. Without a live generation nothing is told.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,12 +32,14 @@ INTERVAL_S = 5.0
 
 AGE = "moonlark_live_generation_age_seconds"
 NDCG = "moonlark_live_generation_ndcg"
+DAY_NDCG = "moonlark_day_ndcg"
 PARITY = "moonlark_live_generation_parity_max_abs_diff"
 DELTA_SHARE = "moonlark_delta_share"
 
 DESCRIPTIONS = {
     AGE: "Since the live generation was made.",
-    NDCG: "NDCG@10 of the live generation, by what it was measured on.",
+    NDCG: "NDCG@10 of the live generation on the hours kept from its training.",
+    DAY_NDCG: "NDCG@10 of the last day looked back on, with live feedback and without.",
     PARITY: "Largest difference of a user vector's coordinate, day against night.",
     DELTA_SHARE: "Items that changed since the night, of those of the live generation.",
 }
@@ -82,9 +84,10 @@ class Metrics:
         with read_snapshot(self._engine) as conn:
             pointer = generations.read_live(conn)
             live = pointer and generations.get_generation(conn, pointer.generation_id)
+            known = generations.list_generations(conn)
         if live is None:
             return
-        for reading in _of_registry(live, self._now_ms()):
+        for reading in (*_of_live(live, self._now_ms()), *_of_days(known)):
             self._tell(reading)
         held = self._watch.loaded.get(live.generation_id)
         if held is not None:
@@ -101,16 +104,18 @@ class Metrics:
                 log.exception("metrics could not be read")
 
 
-def _of_registry(live: generations.Generation, now_ms: int) -> Iterator[Reading]:
+def _of_live(live: generations.Generation, now_ms: int) -> Iterator[Reading]:
     yield Reading(AGE, (now_ms - live.created_at_ms) / 1000)
-    metrics = live.metrics
-    day: dict[str, Any] = metrics.get("day", {})
-    told = {
-        (NDCG, "holdout"): metrics.get("ndcg@10"),
-        (NDCG, "day"): day.get("ndcg@10"),
-        (NDCG, "day_frozen"): day.get("frozen_ndcg@10"),
-        (PARITY, ""): metrics.get("parity_max_abs_diff"),
-    }
-    for (name, of), value in told.items():
+    told = {NDCG: live.metrics.get("ndcg@10"), PARITY: live.metrics.get("parity_max_abs_diff")}
+    for name, value in told.items():
         if isinstance(value, int | float):
-            yield Reading(name, float(value), of)
+            yield Reading(name, float(value))
+
+
+def _of_days(known: Sequence[generations.Generation]) -> Iterator[Reading]:
+    """A night looks back on the day of the generation that it replaces."""
+    days = [generation for generation in known if "day" in generation.metrics]
+    if days:
+        day = max(days, key=lambda generation: generation.created_at_ms).metrics["day"]
+        yield Reading(DAY_NDCG, float(day["ndcg@10"]), "live")
+        yield Reading(DAY_NDCG, float(day["frozen_ndcg@10"]), "frozen")

@@ -42,6 +42,9 @@ SHARD_GONE = "shard_gone"
 ITEMS_NOT_EMBEDDED = "items_not_embedded"
 """The mark while there are items that no vector finds: the generation's BERT has not read them."""
 
+FUSION_OLDER = "fusion_older"
+"""The mark of lists by cosine alone: the generation's fusion is of a version that is not read."""
+
 MAX_HISTORY = 100_000
 """Events folded from nothing for one answer (some 2 s); past it, `user_behind`."""
 
@@ -82,6 +85,8 @@ class UserState:
     def degraded(self) -> tuple[str, ...]:
         """Why an answer made of this is less, up to now: a search may find a shard gone."""
         items = (ITEMS_NOT_EMBEDDED,) if self.view.unembedded else ()
+        if self.generation.is_of_older_fusion:
+            items += (FUSION_OLDER,)
         shards = (SHARD_GONE,) if self.shards.missing else ()
         return (*self.marks, *items, *shards)
 

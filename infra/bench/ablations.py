@@ -84,6 +84,8 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
             runs.append(answers)
         if runs:
             rows[variant.name] = variant, runs, choice
+    if plan.variants[0].name not in rows:
+        return []
     lines = [f"## {plan.title}", "", f"{task.steps.count:,} questions.", ""]
     lines += ["| | | NDCG@10 | by seed | more (95 %) | validation | fit s |", "|---" * 7 + "|"]
     shipped_Q = mean_ndcg(rows[plan.variants[0].name][1])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from infra.evaluation.over_http import OverHttp
+if TYPE_CHECKING:
+    from infra.evaluation.over_http import OverHttp
 
 PACKAGES = ("moonlark", "torch", "numpy", "scipy", "transformers", "implicit")
 COLUMNS = {
@@ -57,7 +58,7 @@ class Section:
     plots: tuple[Path, ...]
     missing: tuple[str, ...] = ()
     """Models of the plan that were not measured."""
-    http: OverHttp | None = None
+    http: "OverHttp | None" = None
 
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:

@@ -4,24 +4,27 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table as RichTable
 from tqdm import tqdm
 
 from infra.cli.console import console
+from infra.cli.lazy import load
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
-from infra.evaluation.over_http import OverHttp, ask_over_http
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
 from ray_jobs.nightly.settings import NightSettings
+
+if TYPE_CHECKING:
+    from infra.evaluation.over_http import OverHttp
 
 DEFAULT_MODELS = ("moonlark", "popularity", "item-knn", "sequential-knn", "ease")
 SHOWN = {
@@ -114,11 +117,8 @@ def command(
         raise typer.BadParameter("--http asks what a replay asks: add --protocol replay")
     tables = evaluate(interactions, request)
     result = as_json(interactions, request, tables)
-    if http:
-        result["http"] = asdict(_over_http(interactions, request, http))
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _write(json_file, result)
     for table in tables:
         console.print(f"\n{interactions.name}, {table.variant}")
         figures = table.figures()
@@ -131,19 +131,26 @@ def command(
     for name, gain in result.get("live_feedback", {}).items():
         console.print(f"live feedback adds to {name}: {_interval(gain)}")
     if http:
-        _tell_http(OverHttp(**result["http"]))
+        found = _over_http(interactions, request, http)
+        if json_file is not None:
+            _write(json_file, result | {"http": asdict(found)})
+        _tell_http(found)
 
 
-def _over_http(interactions: Interactions, request: Request, count: int) -> OverHttp:
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _over_http(interactions: Interactions, request: Request, count: int) -> "OverHttp":
     assert request.embed is not None
-    bert_IT = request.embed(interactions.texts_I)
-    return ask_over_http(
-        *(interactions, bert_IT, request.recipe(request.seeds[0]), count),
-        question_bar("over HTTP", count),
-    )
+    ask = load("infra.evaluation.over_http:ask_over_http")  # the whole day, for who asks for it
+    bert_IT, recipe = request.embed(interactions.texts_I), request.recipe(request.seeds[0])
+    found: OverHttp = ask(interactions, bert_IT, recipe, count, question_bar("over HTTP", count))
+    return found
 
 
-def _tell_http(found: OverHttp) -> None:
+def _tell_http(found: "OverHttp") -> None:
     """Raises `typer.Exit(1)` where the two differ."""
     console.print(
         f"over HTTP: of {found.asked} lists {found.equal} are those of the replay, {found.tied} "

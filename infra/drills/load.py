@@ -173,10 +173,11 @@ class _Sender:
     async def _connect(self, request: bytes, answered: Callable[[int, bool], None]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(
-                lambda: _Connection(self._idle, self._is_closed), "127.0.0.1", self._port
-            )
-        except OSError:
+            async with asyncio.timeout(GIVE_UP_S):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._idle, self._is_closed), "127.0.0.1", self._port
+                )
+        except (OSError, TimeoutError):
             self._is_closed()
             answered(GAVE_UP, False)
             return

@@ -59,8 +59,8 @@ READY_S = 30.0
 
 @dataclass(frozen=True)
 class OverHttp:
-    """How the two agree on `asked` lists: `equal` have the same items in the same places, `tied`
-    only in another order of equal scores."""
+    """How the two agree on `asked` lists: `equal` have the same items in the same places; `tied`
+    have at each place an item of the same score to `SAME_SCORE`, and none twice."""
 
     asked: int
     equal: int
@@ -363,12 +363,19 @@ def _compared(
         ours_K = first_items(scores_I, CUTOFF)
         if np.array_equal(ours_K, list_K):
             equal += 1
-        elif np.allclose(_scores(scores_I, ours_K), _scores(scores_I, list_K), atol=SAME_SCORE):
+        elif _is_distinct(list_K) and np.allclose(
+            _scores(scores_I, ours_K), _scores(scores_I, list_K), atol=SAME_SCORE
+        ):
             tied += 1
         for row, shown_K in enumerate((list_K, ours_K)):
             gains_2Q[row, number] = score(scores_I, shown_K, question.relevant)[0]
     by_http, by_replay = gains_2Q.mean(axis=1).tolist()
     return OverHttp(len(asked), equal, tied, by_http, by_replay)
+
+
+def _is_distinct(list_K: Ints) -> bool:
+    shown = list_K[list_K >= 0]
+    return len(np.unique(shown)) == len(shown)
 
 
 def _scores(scores_I: NDArray[np.float64], list_K: Ints) -> NDArray[np.float64]:

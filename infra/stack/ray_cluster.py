@@ -231,12 +231,16 @@ class LocalRay:
                     raise
 
     def _restart_head(self, others: Iterable[psutil.Process]) -> None:
-        state, kept = self.state, {process.pid for process in others}
+        state, kept = self.state, _with_descendants(others)
+        deadline = time.monotonic() + KILL_TIMEOUT_S
         while left := [
             process
             for process in processes.find(state.stack_id, state.head_pid)
             if process.pid not in kept
         ]:
+            if time.monotonic() > deadline:
+                pids = sorted(process.pid for process in left)
+                raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
             processes.kill_all(left)
             time.sleep(processes.POLL_S)
         if self._head is not None:
@@ -368,3 +372,15 @@ class LocalRay:
             if (session / "logs").is_dir():
                 shutil.move(session / "logs", logs)
                 return
+
+
+def _with_descendants(roots: Iterable[psutil.Process]) -> set[int]:
+    """Their pids, and those of all that they have started by now."""
+    pids = set()
+    for root in roots:
+        pids.add(root.pid)
+        try:
+            pids |= {child.pid for child in root.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            continue
+    return pids

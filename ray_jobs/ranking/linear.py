@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 MOST_ITEMS = 8_000
-"""0.5 GB of float32 while it is solved, and half a minute of a core."""
+"""0.8 GB while it is solved, and under a minute of a core."""
 
 RIDGE = 300.0
 """Of the order of a popular item's users; the published values for catalogs of this size."""
@@ -36,10 +36,11 @@ def linear_weights(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.
     if len(taken) > MOST_ITEMS:
         taken = np.sort(np.lexsort((taken, -users_S[taken]))[:MOST_ITEMS])
     part_UM = seen_US[:, taken]
-    gram_MM = (part_UM.T @ part_UM).toarray().astype(np.float32)
+    gram_MM = (part_UM.T @ part_UM).toarray()  # float32, as `seen_US` is
     gram_MM[np.diag_indices_from(gram_MM)] += np.float32(RIDGE)
     inverse_MM = inverse_of(gram_MM)
-    weights_MM = (-inverse_MM / np.diag(inverse_MM)).astype(np.float32)
+    weights_MM = inverse_MM
+    weights_MM /= -np.diag(inverse_MM).copy()
     np.fill_diagonal(weights_MM, 0)
     rows, columns = _farthest(weights_MM, each)
     kept = weights_MM[rows, columns]
@@ -48,19 +49,23 @@ def linear_weights(seen_US: scipy.sparse.csr_matrix, each: int) -> scipy.sparse.
 
 
 def inverse_of(positive: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of a positive definite matrix, by Cholesky: a sixth of the time of `numpy.linalg.inv`.
+    """Of a positive definite matrix, which is overwritten, by Cholesky: a sixth of the time of
+    `numpy.linalg.inv`.
 
     Raises:
         ValueError: it is not positive definite.
     """
     if not len(positive):
         return positive
-    factor, failed = lapack.spotrf(positive, lower=True, overwrite_a=True)
-    inverse, failed_too = lapack.spotri(factor, lower=True, overwrite_c=True)
+    # Transposed, it is in Fortran's order and is overwritten in place; it is symmetric.
+    factor, failed = lapack.spotrf(positive.T, lower=True, overwrite_a=True)
+    found, failed_too = lapack.spotri(factor, lower=True, overwrite_c=True)
     if failed or failed_too:
         raise ValueError("not positive definite: a larger ridge is needed")
-    lower: NDArray[np.float32] = np.tril(inverse)
-    return lower + np.tril(lower, -1).T
+    inverse: NDArray[np.float32] = found.T
+    for row in range(len(inverse)):  # the other half
+        inverse[row, :row] = inverse[:row, row]
+    return inverse
 
 
 def _farthest(weights_MM: NDArray[np.float32], each: int) -> tuple[Ints, Ints]:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -228,12 +229,12 @@ def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
 
 
 RECOVERING = """
-import fcntl, os, sys, time
+import fcntl, os, sys
 index = os.open(sys.argv[1], os.O_RDWR)
 fcntl.lockf(index, fcntl.LOCK_EX, 1, 122)  # WAL_RECOVER_LOCK, https://sqlite.org/walformat.html
 os.pwrite(index, bytes(96), 0)  # both headers: whoever opens the log next must recover it
 print("recovering", flush=True)
-time.sleep(0.5)
+sys.stdin.read()  # until the write waits
 """
 
 
@@ -243,10 +244,17 @@ def test_a_write_waits_while_another_process_recovers_the_log(tmp_path: Path) ->
     migrate(engine)
     put(engine, "i1")
     command = [sys.executable, "-c", RECOVERING, f"{path}-shm"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "recovering\n"
-        post(engine, [view("a")])
+        with ThreadPoolExecutor(1) as pool:
+            posted = pool.submit(post, engine, [view("a")])
+            time.sleep(0.5)
+            assert not posted.done()
+            other.stdin.close()
+            posted.result(30)
     with read_snapshot(engine) as conn:
         assert conn.execute(text("SELECT count(*) FROM events")).scalar() == 1
     engine.dispose()

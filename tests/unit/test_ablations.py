@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from infra.bench import ablations
-from infra.evaluation.ablations import texts
+from infra.evaluation.ablations import texts, variants
 from infra.evaluation.ablations.models import CountGate, SeedGates
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.variants import OF_TEXTS, SHIPPED, VARIANTS, Variant
@@ -67,13 +67,28 @@ def test_the_shipped_row_is_what_ships(task: Task, shipped: np.ndarray, tmp_path
 
 
 @pytest.mark.parametrize("variant", VARIANTS[1:], ids=lambda variant: variant.name)
-def test_a_row_changes_something(variant: Variant, task: Task, shipped: np.ndarray) -> None:
+def test_a_row_changes_something(
+    variant: Variant, task: Task, shipped: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "SAMPLE", 10)
     found = scores(variant, task)
     assert np.isfinite(found).all()
     is_same = np.allclose(found, shipped, atol=1e-5)
-    # Nobody here has so many events, and so few items are no sample.
-    too_large = (variant.last or 0) >= EACH or variant.name.startswith("sampled")
-    assert is_same == too_large
+    assert is_same == ((variant.last or 0) >= EACH)  # nobody here has so many events
+
+
+def test_the_correction_of_a_sample_is_a_row_of_its_own(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "SAMPLE", 10)
+    corrected, plain = (v for v in VARIANTS if v.name.startswith("sampled"))
+    assert not np.allclose(scores(corrected, task), scores(plain, task), atol=1e-5)
+
+
+def test_nothing_kept_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablations, "load_interactions", lambda source, state_dir: rated())
+    plan = ablations.Plan("Rated", "rated", VARIANTS[:2])
+    assert ablations.table(plan, "rated", tmp_path, 1, True) == []
 
 
 def test_the_output_gate_reads_the_cell() -> None:

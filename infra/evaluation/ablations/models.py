@@ -16,7 +16,7 @@ from ray_jobs.encoders.train_data import Ints
 from ray_jobs.encoders.user_lstm import NO_RESIDUAL, EventBatch, UserLSTM
 
 GATE_START = 0.5
-"""An item with e^0.5 events starts at half of its residual."""
+"""sigmoid(log(1 + n) - 0.5): an item with 5 events starts at 0.78 of its residual."""
 
 
 class SeedGates(UserLSTM):

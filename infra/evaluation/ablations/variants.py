@@ -21,7 +21,7 @@ from ray_jobs.encoders.fit_loss import CatalogSoftmax
 from ray_jobs.encoders.train_data import Ints, TrainData
 
 SAMPLE = 200
-"""Candidates of the sampled softmax: an eighth of MovieLens, as 20,000 are of a larger catalog."""
+"""Candidates of the sampled softmax: a seventh of MovieLens, as 20,000 are of a larger catalog."""
 NO_ITEM_HAS_SO_MANY = 10**9
 DAY_MS = 86_400_000
 GAPS_MS = (1, 60_000, 600_000, 3_600_000, DAY_MS, 7 * DAY_MS, 30 * DAY_MS)

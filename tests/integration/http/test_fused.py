@@ -228,3 +228,16 @@ def night_of_activity(stack: Stack) -> list[int]:
 
     counted: list[int] = pq.read_table(workspace.activity)["ordinal"].to_pylist()
     return counted
+
+
+def test_lists_of_an_older_fusion_say_that_they_are_by_cosine(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.ranking.priors.OLDER_VERSIONS", frozenset({2}))
+    stack.publish("g2", seed=1, priors=priors_of(weights(neighbours=1.0)))
+    stack.wait_until_loaded("g2")
+    stack.flip("g2")
+    post(stack, "u", "click", "i0")
+    answer = stack.replicas[1].get("/v1/users/u/recommendations", params={"k": 5}).json()
+    assert (answer["generation"], answer["degraded"]) == ("g2", ["fusion_older"])
+    assert len(answer["items"]) == 5

@@ -351,9 +351,11 @@ def test_lists_have_a_rate_a_user_and_a_post_for_many_counts_as_many(stack: Stac
     searched = {"text": "stars", "user_id": "u"}
     answer = client.post("/v1/search", json=searched, headers=bearer(secret))
     assert answer.status_code == 429
-    others = ask(*(f"w{number}" for number in range(100)))
-    assert others.status_code == 429
-    assert "250 requests a minute" in others.json()["detail"]
+    others = [f"w{number}" for number in range(100)]
+    assert ask(*others).status_code == 200
+    answer = ask(*others)
+    assert answer.status_code == 429
+    assert "250 requests a minute" in answer.json()["detail"]
     narrow = made(stack, "narrow", "recommend:read", rate=5)
     answer = client.post("/v1/recommendations", json={"users": ["a"] * 6}, headers=bearer(narrow))
     assert answer.status_code == 422
@@ -361,7 +363,12 @@ def test_lists_have_a_rate_a_user_and_a_post_for_many_counts_as_many(stack: Stac
 
 
 @pytest.mark.parametrize(
-    "host", ["shop.example", "shop.example:80", "127.0.0.1.example", "u@example", "[", ""]
+    "host",
+    [
+        *("shop.example", "shop.example:80", "127.0.0.1.example", "u@example", "[", ""),
+        *("evil.example@127.0.0.1", "127.0.0.1/evil.example", "127.0.0.1?x", "[::1].evil"),
+        *("127.0.0.1:x", "127.0.0.1, evil.example", "127.0.0.1\t"),
+    ],
 )
 def test_without_keys_a_page_whose_name_leads_here_is_refused(stack: Stack, host: str) -> None:
     client = stack.replicas[0]

@@ -48,7 +48,7 @@ def test_the_api_lists_what_the_replay_lists() -> None:
 
 
 def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With activity as of the minute instead of the hour, and a decay less."""
+    """Of a replay that counts by forty days what the API counts by the hour."""
     monkeypatch.setattr(over_http, "HOUR_MS", 40 * DAY_MS)
     found = ask_over_http(busy(), TEXTS, replace(tiny(), epochs=1), 40)
     assert found.differ > 5
