@@ -84,11 +84,12 @@ class UserState:
     @property
     def degraded(self) -> tuple[str, ...]:
         """Why an answer made of this is less, up to now: a search may find a shard gone."""
-        items = (ITEMS_NOT_EMBEDDED,) if self.view.unembedded else ()
-        if self.generation.is_of_older_fusion:
-            items += (FUSION_OLDER,)
-        shards = (SHARD_GONE,) if self.shards.missing else ()
-        return (*self.marks, *items, *shards)
+        reasons = {
+            ITEMS_NOT_EMBEDDED: bool(self.view.unembedded),
+            FUSION_OLDER: self.generation.is_of_older_fusion,
+            SHARD_GONE: bool(self.shards.missing),
+        }
+        return (*self.marks, *(reason for reason, is_so in reasons.items() if is_so))
 
     @property
     def shards_answered(self) -> ShardsAnswered | None:

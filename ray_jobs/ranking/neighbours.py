@@ -108,17 +108,16 @@ def count_neighbours(
         shape=(int(rows_P.max(initial=-1)) + 1, span),
     )
     linear = linear_weights(seen_US, each)
-    counts, ordinals, weights = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [_NOTHING]
+    counts = [np.zeros(1, np.int64)]
+    ordinals, weights = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.float16)]
     for first, cosine in _cosines(seen_US, each):
-        block = _joined(cosine, linear[first : first + cosine.shape[0]])
-        for column, part in zip((counts, ordinals, weights), block, strict=True):
-            column.append(part)
+        of_block = _joined(cosine, linear[first : first + cosine.shape[0]])
+        counts.append(of_block[0])
+        ordinals.append(of_block[1])
+        weights.append(of_block[2])
     return Neighbours(
         np.cumsum(np.concatenate(counts)), np.concatenate(ordinals), np.concatenate(weights)
     )
-
-
-_NOTHING = np.zeros((0, 2), np.float16)
 
 
 def _cosines(
