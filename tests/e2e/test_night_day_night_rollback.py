@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 TOPICS = ("space battle", "cooking pasta", "garden flowers", "chess opening")
 USERS = 40
 ITEMS = 80
+CANARY = "canary-7f3a"
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,9 @@ def _assert_metrics(cluster: LocalRay, settings: dict[str, str], generation_id: 
     url = f"http://127.0.0.1:{cluster.state.ports.metrics_export}/metrics"
     deadline = time.monotonic() + 60
     while True:
-        lines = httpx.get(url, timeout=10).text.splitlines()
+        text = httpx.get(url, timeout=10).text
+        assert CANARY not in text, "metrics name no user"
+        lines = text.splitlines()
         told = [line for line in lines if line.startswith(name)]
         values = [float(line.rpartition(" ")[2]) for line in told]
         if len(values) == 2 and values == pytest.approx([live.metrics["ndcg@10"]] * 2):
@@ -158,6 +161,8 @@ def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_not
         put = client.put_item("fresh", {"title": "chess opening for night owls"})
         assert client.recommend("u3", k=100).catalog_seq == put.catalog_seq
 
+        client.post_events([{"kind": "view", "user_id": CANARY, "item_id": "i1"}])
+        client.recommend(CANARY, k=3)
         traffic = Traffic(url)
         traffic.start()
         night = AirflowEnvironment(Path(settings["MOONLARK_STATE_DIR"])).run_dag(
