@@ -8,6 +8,7 @@ answers are kept under the state directory, and a run that breaks off goes on wh
 """
 
 import argparse
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from infra.evaluation.load import load_interactions
 from infra.evaluation.task import Task
 from infra.evaluation.text_vectors import TextVectors
 from infra.evaluation.walk import Answers, walk
+from ray_jobs import encoders
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 
@@ -67,11 +69,12 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
     cache = state_dir / "evaluation"
     task = leave_one_out(load_interactions(source, state_dir))
     facts = facts_of(task)
-    rows: dict[str, tuple[Variant, list[Answers], str]] = {}
+    rows: dict[str, tuple[Variant, list[Answers], float]] = {}
     for variant in plan.variants:
-        runs, choice = [], ""
+        runs, validation = [], []
         for seed in range(seeds):
-            path = cache / "ablations" / f"{plan.data}_{_slug(variant.name)}_s{seed}.npz"
+            name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{code_digest()}.npz"
+            path = cache / "ablations" / name
             if not path.is_file():
                 if only_kept:
                     continue
@@ -80,16 +83,17 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
                 ranker = _ranker(variant, task, state_dir, seed)
                 answers = walk(task, ranker, question_bar(variant.name, task.steps.count))
                 write_answers(path, answers, f"{ranker.validation:.4f}")
-            answers, choice = read_answers(path)
+            answers, told = read_answers(path)
             runs.append(answers)
+            validation.append(float(told))
         if runs:
-            rows[variant.name] = variant, runs, choice
+            rows[variant.name] = variant, runs, sum(validation) / len(validation)
     if plan.variants[0].name not in rows:
         return []
     lines = [f"## {plan.title}", "", f"{task.steps.count:,} questions.", ""]
     lines += ["| | | NDCG@10 | by seed | more (95 %) | validation | fit s |", "|---" * 7 + "|"]
     shipped_Q = mean_ndcg(rows[plan.variants[0].name][1])
-    for variant, runs, choice in rows.values():
+    for variant, runs, valid in rows.values():
         ndcg_Q = mean_ndcg(runs)
         more = ""
         if variant is not plan.variants[0]:
@@ -100,7 +104,7 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
         fit_s = sum(run.fit_s for run in runs) / len(runs)
         lines.append(
             f"| {variant.about} | {variant.name} | {ndcg_Q.mean():.4f} | {seeds_told} | {more} "
-            f"| {choice} | {fit_s:.0f} |"
+            f"| {valid:.4f} | {fit_s:.0f} |"
         )
     return [*lines, ""]
 
@@ -110,6 +114,14 @@ def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCo
     vectors = TextVectors(state_dir / "evaluation", bert, tqdm.write)
     bert_IT = vectors.of(cleaned(task.log.interactions.texts_I, variant.cleaning))
     return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write)
+
+
+def code_digest() -> str:
+    """Of the code of the encoder: what is kept of another is measured again."""
+    digest = hashlib.blake2b(digest_size=4)
+    for module in sorted(Path(encoders.__path__[0]).glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()
 
 
 def _slug(name: str) -> str:
