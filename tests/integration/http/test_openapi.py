@@ -65,7 +65,7 @@ def ask(stack: Stack, cases: Any, statuses: list[int]) -> None:
         if len(statuses) % 2:
             there = {n: KNOWN.get(n, v) for n, v in (case.path_parameters or {}).items()}
             case.path_parameters = {**(case.path_parameters or {}), **there}
-        sent = case.as_transport_kwargs(base_url="http://testserver")
+        sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
         sent.pop("cookies", None)
         try:
             answer = stack.replicas[0].request(**sent)

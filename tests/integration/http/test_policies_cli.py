@@ -49,7 +49,7 @@ class Bridge(httpx.BaseTransport):
 
 
 def api_of(stack: Stack, replica: int) -> Moonlark:
-    return Moonlark("http://testserver", transport=Bridge(stack.replicas[replica]))
+    return Moonlark("http://127.0.0.1", transport=Bridge(stack.replicas[replica]))
 
 
 def test_what_an_editor_sets_is_shown_in_force_and_taken_back(
