@@ -45,6 +45,7 @@ from ray_jobs.ranking.trend import HOUR_MS
 from serve.day import Day
 from serve.gateway import build_api
 from serve.settings import ServeSettings
+from serve.trending import MAX_HOURS
 from sql import catalog
 from sql.events import EventKind, NewEvent, Rejected, append
 
@@ -88,7 +89,7 @@ def ask_over_http(
     count: int,
     progress: Progress = lambda count: None,
 ) -> OverHttp:
-    """Ask `count` questions of users with a history, from the cut on.
+    """Ask `count` questions of users with a history, from the cut on, those of a week at most.
 
     Raises:
         NoReplay: the data has no cut, or too few questions for a night with fusion.
@@ -233,11 +234,13 @@ class _Days:
         self._store, self._events, self._items, self._encoder = store, events, items, encoder
         assert events.rule is not None
         self._now_ms = events.rule.cut_ms
+        # A replica counts what was done since the night, but not for longer.
+        self._until_ms = events.rule.cut_ms + MAX_HOURS * HOUR_MS
         self._there = int((items.put_ms_I <= self._now_ms).sum())
         self._withdrawn = np.flatnonzero(items.published_ms_I[: self._there] > self._now_ms)
 
     def walk(self, count: int, progress: Progress) -> Iterator[_Asked]:
-        """Ask, then post, event by event."""
+        """Ask, then post, event by event, until the night is a week ago."""
         store, settings = self._store, ServeSettings(http_host="127.0.0.1")
         api = build_api(
             settings,
@@ -250,6 +253,8 @@ class _Days:
             _wait_until_ready(http)
             for _, questions in replay(self._events, "nightly+live").steps:
                 for question in questions:
+                    if question.at_ms >= self._until_ms:
+                        return
                     self._now_ms = question.at_ms
                     self._put_items(http)
                     is_fresh = question.at_ms - last_ms >= READ_AGAIN_MS
