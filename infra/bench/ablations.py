@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import machine, versions
+from infra.bench.accuracy_page import interval, machine, versions
 from infra.cli.settings import CliSettings
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.texts import cleaned
@@ -97,9 +97,7 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
         ndcg_Q = mean_ndcg(runs)
         more = ""
         if variant is not plan.variants[0]:
-            found = difference(facts, ndcg_Q, shipped_Q)
-            mark = "" if found["is_real"] else " (may be chance)"
-            more = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
+            more = interval(difference(facts, ndcg_Q, shipped_Q))
         seeds_told = ", ".join(f"{run.ndcg_Q.mean():.4f}" for run in runs)
         fit_s = sum(run.fit_s for run in runs) / len(runs)
         lines.append(

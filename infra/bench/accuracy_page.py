@@ -104,7 +104,7 @@ def _models(models: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in models.items():
         cells = ["" if row.get(figure) is None else f"{row[figure]:.4f}" for figure in shown]
-        less = _interval(row["difference"]) if "difference" in row else ""
+        less = interval(row["difference"]) if "difference" in row else ""
         cells += [less, f"{row['fit_s']:.0f}", row["chosen"]]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     spread = [
@@ -125,7 +125,7 @@ def _variants(
         cells = [
             f"{table[name]['ndcg@10']:.4f}" if name in table else "" for table in variants.values()
         ]
-        gain = _interval(gains[name]) if name in gains else ""
+        gain = interval(gains[name]) if name in gains else ""
         lines.append(f"| {name} | " + " | ".join([*cells, gain]) + " |")
     first = next(iter(gains), None)
     if first is not None:
@@ -135,7 +135,8 @@ def _variants(
     return [*lines, ""]
 
 
-def _interval(found: dict[str, Any]) -> str:
+def interval(found: dict[str, Any]) -> str:
+    """A difference as the tables show it."""
     mark = "" if found["is_real"] else " (may be chance)"
     return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
 
