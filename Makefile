@@ -1,6 +1,7 @@
 # make demo   a night and a day on MovieLens 100K, then leaves nothing behind
 # make up     the same, and keeps answering; make down stops it
 # make test   the tests; make check   ruff, mypy, import-linter
+# make bench  speed: every bench, with its floors and peers, then infra/bench/RESULTS.md
 # make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo up down test drills check setup data clean
+.PHONY: demo up down test bench drills check setup data clean
 .DEFAULT_GOAL := demo
 
 INSTALLED := $(VENV)/.installed-$(FAISS)
@@ -57,6 +58,9 @@ test: data
 	$(BIN)/python -m pytest -q $(RAY_TOKEN_TESTS)
 	$(BIN)/python -m pytest -q tests/integration --ignore=tests/integration/http \
 		$(addprefix --ignore=,$(RAY_TOKEN_TESTS))
+
+bench: data
+	@$(BIN)/python -m infra.bench
 
 drills: setup
 	$(BIN)/moonlark drill all

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import interval, machine, versions
+from infra.bench.accuracy_page import PACKAGES, interval
+from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.texts import cleaned
@@ -137,7 +138,9 @@ def main() -> None:
     state_dir = CliSettings().state_dir
     if arguments.fresh:
         shutil.rmtree(state_dir / "evaluation" / "ablations", ignore_errors=True)
-    head = HEAD.format(date=datetime.now(UTC).date(), machine=machine(), versions=versions())
+    head = HEAD.format(
+        date=datetime.now(UTC).date(), machine=machine(), versions=told(versions(PACKAGES))
+    )
     lines = [head]
     for plan in PLANS:
         source = plan.data

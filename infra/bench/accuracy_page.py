@@ -1,13 +1,12 @@
 """The text of ACCURACY.md: tables and plots, and by what they were measured."""
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from infra.bench.machine import machine, told, versions
 
 if TYPE_CHECKING:
     from infra.evaluation.over_http import OverHttp
@@ -63,7 +62,9 @@ class Section:
 
 def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
     """The whole page; plots are linked relative to `folder`."""
-    head = HEAD.format(date=at.date().isoformat(), machine=machine(), versions=versions())
+    head = HEAD.format(
+        date=at.date().isoformat(), machine=machine(), versions=told(versions(PACKAGES))
+    )
     return "\n".join([head, *(_section(section, folder) for section in sections)])
 
 
@@ -139,24 +140,3 @@ def interval(found: dict[str, Any]) -> str:
     """A difference as the tables show it."""
     mark = "" if found["is_real"] else " (may be chance)"
     return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
-
-
-def machine() -> str:
-    """Cores, processor and Python, as the pages of `infra.bench` name them."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = named[0].partition(":")[2].strip() if named else model
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
-
-
-def versions() -> str:
-    """Of the packages that decide the figures, and are installed."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)

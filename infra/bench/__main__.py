@@ -1,0 +1,35 @@
+"""Every bench of speed, one after the other, then RESULTS.md.
+
+    python -m infra.bench              about an hour and a half on two cores
+    python -m infra.bench fold index   only these
+
+Each runs as a process of its own, so that none inherits memory, threads or a Ray cluster.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from infra.bench.results_page import main as write_page
+
+BENCHES = ("fold", "index", "encoder", "train", "night", "growth", "serve")
+
+
+def main() -> int:
+    """Run them; the status is 1 if one of them failed."""
+    parser = argparse.ArgumentParser(prog="python -m infra.bench")
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME")
+    names = parser.parse_args().names or BENCHES
+    failed = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"infra.bench.{name}"], check=False).returncode:
+            failed.append(name)
+    write_page()
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
