@@ -76,7 +76,7 @@ class FusedLists:
         assert state.session is not None, "a vector has a session"
         now = self._now(state, priors, as_of_ms)
         newest_first = state.session.recent[::-1]
-        near_N, near_ND = priors.neighbours.near(newest_first)
+        near_N, near_ND = priors.neighbours.near(newest_first, state.session.seen)
         delta = state.view.delta
 
         def allowed(ordinals: Ints) -> Mask:
@@ -124,7 +124,8 @@ class FusedLists:
         def allowed(ordinals: Ints) -> Mask:
             return mask_at(eligible, ordinals) & ~in_sorted(ordinals, hidden)
 
-        nobody_N, nothing_ND = priors.neighbours.near(np.zeros(0, np.int64))
+        nobody = np.zeros(0, np.int64)
+        nobody_N, nothing_ND = priors.neighbours.near(nobody, nobody)
         found = candidates_beside(now.pools, nobody_N, nothing_ND, as_of_ms, allowed)
         if also is None or len(found) < wanted:
             found = np.flatnonzero(eligible)

@@ -8,7 +8,6 @@ answers are kept under the state directory, and a run that breaks off goes on wh
 """
 
 import argparse
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from infra.evaluation.bar import question_bar
 from infra.evaluation.figures import difference, facts_of, mean_ndcg
 from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.load import load_interactions
+from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.task import Task
 from infra.evaluation.text_vectors import TextVectors
 from infra.evaluation.walk import Answers, walk
@@ -74,7 +74,7 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
     for variant in plan.variants:
         runs, validation = [], []
         for seed in range(seeds):
-            name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{code_digest()}.npz"
+            name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{shelf_digest(encoders)}.npz"
             path = cache / "ablations" / name
             if not path.is_file():
                 if only_kept:
@@ -113,14 +113,6 @@ def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCo
     vectors = TextVectors(state_dir / "evaluation", bert, tqdm.write)
     bert_IT = vectors.of(cleaned(task.log.interactions.texts_I, variant.cleaning))
     return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write)
-
-
-def code_digest() -> str:
-    """Of the code of the encoder: what is kept of another is measured again."""
-    digest = hashlib.blake2b(digest_size=4)
-    for module in sorted(Path(encoders.__path__[0]).glob("*.py")):
-        digest.update(module.read_bytes())
-    return digest.hexdigest()
 
 
 def _slug(name: str) -> str:

@@ -4,7 +4,8 @@
     python -m infra.bench.accuracy                   MovieLens alone
 
 Hours on two cores; answers are kept under the state directory, and a run that breaks off goes on
-where it was (`--fresh` begins anew).
+where it was. Those of our models are kept for the code of their shelves; after a change of a
+baseline, `--fresh` begins anew.
 """
 
 import argparse

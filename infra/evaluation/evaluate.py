@@ -26,6 +26,7 @@ from infra.evaluation.interactions import Interactions
 from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.registry import Setting, entry_of, make
 from infra.evaluation.replay import Variant, replay
+from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.task import Task
 from infra.evaluation.walk import Answers, Progress, walk
 from ray_jobs.encoders.fit import TrainConfig, nightly
@@ -174,7 +175,9 @@ def _row(
 def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> Path | None:
     if request.kept is None:
         return None
-    parts = (task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}")
+    parts = [task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}"]
+    shelves = entry_of(name).shelves
+    parts += [shelf_digest(*shelves)] if shelves else []
     return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from infra.evaluation.rankers.popularity import Newest, Popularity
 from infra.evaluation.rankers.sasrec import SasRec
 from infra.evaluation.rankers.text_mean import TextMean
 from infra.evaluation.task import Ranker
+from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import TrainConfig
 
 WINDOWS = (30.0, 7.0, 1.0)
@@ -55,10 +57,12 @@ Make = Callable[[Setting], Ranker]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`seeded`: whether another seed gives another model. `needs` says what is missing, if any."""
+    """`seeded`: whether another seed gives another model. `shelves`: of our own models, the code
+    that they ship with; baselines have none. `needs` says what is missing, if any."""
 
     make: Make
     seeded: bool = False
+    shelves: tuple[ModuleType, ...] = ()
     needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
 
     def check(self, name: str, interactions: Interactions) -> None:
@@ -120,8 +124,8 @@ def _blended(make: Make) -> Make:
 
 
 MODELS: Mapping[str, Entry] = {
-    "moonlark": Entry(_fused, seeded=True),
-    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True),
+    "moonlark": Entry(_fused, seeded=True, shelves=(encoders, ranking)),
+    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, shelves=(encoders,)),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),
     "popularity-7d": Entry(lambda setting: Popularity(7)),

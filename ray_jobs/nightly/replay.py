@@ -137,7 +137,7 @@ def evidence_of(
     `pools`: what `timeline` says of that moment. `allowed`: which ordinals may be shown.
     """
     newest_first = session.recent[::-1]
-    near_N, near_ND = model.neighbours.near(newest_first)
+    near_N, near_ND = model.neighbours.near(newest_first, session.seen)
     found = candidates_beside(pools, near_N, near_ND, at_ms, allowed)
     vector_D = user_vector(model.encoder, session)
     if vector_D is not None:

@@ -49,6 +49,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "neighbours_log",
         "linear",
         "linear_log",
+        "whole",
+        "whole_log",
+        "lately",
+        "lately_log",
     ),
     "recent": ("recent",),
 }
@@ -80,7 +84,8 @@ class Evidence:
 
     def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
         """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
-        near, linear = self.neighbours[:, : COSINE + 1], self.neighbours[:, LINEAR, None]
+        near, linear_ND = self.neighbours[:, : COSINE + 1], self.neighbours[:, LINEAR:]
+        logs_ND = np.log1p(10 * np.maximum(linear_ND, 0))
         highest_D = near.max(axis=0, initial=np.float32(1e-9))
         activity = _added(np.log1p(self.activity))
         if quiet:
@@ -91,8 +96,7 @@ class Evidence:
             _added(newness(self.published_ms, as_of_ms)),
             near / highest_D,
             np.log1p(10 * near[:, -1:]),
-            linear,
-            np.log1p(10 * np.maximum(linear, 0)),
+            np.stack([linear_ND, logs_ND], axis=2).reshape(len(near), -1),
             self.recent[:, None],
         )
         features: Floats = np.concatenate(columns, axis=1).astype(np.float32, copy=False)
@@ -137,7 +141,7 @@ class Fusion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     features: tuple[str, ...] = FEATURES
     lively: UserWeights
     quiet: UserWeights

@@ -1,4 +1,5 @@
-"""Items that the same users act on, by two measures.
+"""Items that the same users act on, by two measures of the user's last items, and by what the whole
+history says.
 
     cosine(i, j) = sum over users of both of w(u) / sqrt(sum over those of i * sum over those of j)
     w(u) = 1 / sqrt(items of u)
@@ -12,7 +13,8 @@ sequential kNN of Ludewig and Jannach, UMUAI 2018.) The night keeps the best of 
     neighbours.ordinals.npy   int32   [E]      its neighbours, ascending
     neighbours.weights.npy    float16 [E, 2]   cosine and linear weight; 0 where not among the best
 
-S = ordinals, E = entries, R = recent items of a user, N found.
+The whole history is that of `whole_history`. S = ordinals, E = entries, R = recent items of a user,
+T = all that the user has seen, N found.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from ray_jobs.ranking.linear import linear_weights
+from ray_jobs.ranking.whole_history import WholeHistory, learn_whole_history
 
 NEIGHBOURS_EACH = 100
 """Kept of each item and measure: 1.6 kB at most."""
@@ -41,10 +44,11 @@ TABLE_TIMES = 64
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""
 
-SUMS = (*(f"cosine_{base:g}" for base in DECAYS), "linear")
-"""What is summed of each neighbour: cosines by both decays, linear weights by the slower one."""
-COSINE, LINEAR = len(DECAYS) - 1, len(DECAYS)
-"""Columns of the two measures, by the slower decay."""
+SUMS = (*(f"cosine_{base:g}" for base in DECAYS), "linear", "whole", "lately")
+"""What is summed of each neighbour: over the user's recent items cosines by both decays and linear
+weights by the slower one, and over all seen items both models of `whole_history`."""
+COSINE, LINEAR, WHOLE, LATELY = range(len(DECAYS) - 1, len(SUMS))
+"""Columns of the sums, of cosines the slower one."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -57,20 +61,33 @@ class Neighbours:
     offsets_S1: NDArray[np.int64]
     ordinals_E: NDArray[np.int32]
     weights_E2: NDArray[np.float16]
+    whole: WholeHistory
 
     @classmethod
     def nobody(cls) -> Neighbours:
         """Of a catalog that nobody has acted on."""
-        return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 2), np.float16))
+        weights = np.zeros((0, 2), np.float16)
+        return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), weights, WholeHistory.nobody())
 
-    def near(self, recent_R: Ints) -> tuple[Ints, Floats]:
-        """What is near to a user's recent items, newest first: ordinals (N,) ascending, and for
-        each of SUMS the sum of decay ** position * weight, (N, 3)."""
+    def near(self, recent_R: Ints, seen_T: Ints) -> tuple[Ints, Floats]:
+        """What is near to a user's recent items, newest first, and to all that the user has seen,
+        ascending: ordinals (N,) ascending, and each of SUMS of them, (N, 5)."""
+        recent_N, sums_N3 = self._near_recent(recent_R)
+        whole_M = self.whole.items_M if len(seen_T) else np.zeros(0, np.int64)
+        ordinals = np.union1d(recent_N, whole_M)
+        sums = np.zeros((len(ordinals), len(SUMS)), np.float32)
+        sums[np.searchsorted(ordinals, recent_N), :WHOLE] = sums_N3
+        if len(whole_M):
+            sums[np.searchsorted(ordinals, whole_M), WHOLE:] = self.whole.says(seen_T)
+        return ordinals, sums
+
+    def _near_recent(self, recent_R: Ints) -> tuple[Ints, Floats]:
+        """By the measures of the recent items: ordinals (N,) ascending, and sums (N, 3)."""
         known = np.flatnonzero((recent_R >= 0) & (recent_R < len(self.offsets_S1) - 1))
         starts, ends = self.offsets_S1[recent_R[known]], self.offsets_S1[recent_R[known] + 1]
         lengths = ends - starts
         if not lengths.sum():
-            return np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
+            return np.zeros(0, np.int64), np.zeros((0, WHOLE), np.float32)
         # The entries of all of them in one index: start of each run, and the place in it.
         run = np.repeat(np.arange(len(known)), lengths)
         entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -101,6 +118,7 @@ def count_neighbours(
 
     `span`: one more than the largest ordinal.
     """
+    whole = learn_whole_history(users_P, ordinals_P, span)
     users_P, ordinals_P = _newest_of_each_user(users_P, ordinals_P)
     _, rows_P = np.unique(users_P, return_inverse=True)
     seen_US = scipy.sparse.csr_matrix(
@@ -116,7 +134,8 @@ def count_neighbours(
         ordinals.append(of_block[1])
         weights.append(of_block[2])
     return Neighbours(
-        np.cumsum(np.concatenate(counts)), np.concatenate(ordinals), np.concatenate(weights)
+        *(np.cumsum(np.concatenate(counts)), np.concatenate(ordinals), np.concatenate(weights)),
+        whole,
     )
 
 
@@ -150,15 +169,15 @@ def _cosines(
 
 
 def _joined(
-    cosine: scipy.sparse.csr_matrix, linear: scipy.sparse.csr_matrix
+    *tables: scipy.sparse.csr_matrix,
 ) -> tuple[Ints, NDArray[np.int32], NDArray[np.float16]]:
-    """The entries of both tables of the same rows, row by row, ascending: how many each row has,
-    their columns and their two weights."""
-    count, span = cosine.shape
-    numbers = [_entry_numbers(table) for table in (cosine, linear)]
-    entries_E = np.union1d(*numbers)
-    weights_E2 = np.zeros((len(entries_E), 2), np.float16)
-    for column, (table, number) in enumerate(zip((cosine, linear), numbers, strict=True)):
+    """The entries of all tables of the same rows, row by row, ascending: how many each row has,
+    their columns and their weights, one of each table."""
+    count, span = tables[0].shape
+    numbers = [_entry_numbers(table) for table in tables]
+    entries_E = np.unique(np.concatenate(numbers))
+    weights_E2 = np.zeros((len(entries_E), len(tables)), np.float16)
+    for column, (table, number) in enumerate(zip(tables, numbers, strict=True)):
         weights_E2[np.searchsorted(entries_E, number), column] = table.data
     counts = np.bincount(entries_E // span, minlength=count).astype(np.int64)
     return counts, (entries_E % span).astype(np.int32), weights_E2

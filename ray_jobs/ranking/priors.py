@@ -6,6 +6,12 @@
     neighbours.offsets.npy    int64   [S + 1] `neighbours.Neighbours`
     neighbours.ordinals.npy   int32   [E]
     neighbours.weights.npy    float16 [E, 2]
+    whole.items.npy           int64   [M]     `whole_history.WholeHistory`
+    whole.factors.npy         float32 [M, K]
+    lately.offsets.npy        int64   [M + 1]
+    lately.holders.npy        int32   [L]
+    lately.dual.npy           float32 [A, C]
+    lately.items.npy          int64   [C]
 
 The arrays are mapped, not read. The manifest of the generation holds the digest of each file.
 """
@@ -13,7 +19,7 @@ The arrays are mapped, not read. The manifest of the generation holds the digest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,16 +35,27 @@ from ray_jobs.ranking.fusion import Fusion
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.sources import POOL, most_active
 from ray_jobs.ranking.trend import HOUR_MS
+from ray_jobs.ranking.whole_history import WholeHistory
 
 FUSION_NAME = "fusion.json"
-ACTIVITY_NAMES = ("activity.ordinals.npy", "activity.sums.npy")
-NEIGHBOURS_NAMES = (
-    "neighbours.offsets.npy",
-    "neighbours.ordinals.npy",
-    "neighbours.weights.npy",
-)
+ACTIVITY_FILES = {"activity.ordinals.npy": ("<i8", 1), "activity.sums.npy": ("<f4", 2)}
+NEIGHBOURS_FILES = {
+    "neighbours.offsets.npy": ("<i8", 1),
+    "neighbours.ordinals.npy": ("<i4", 1),
+    "neighbours.weights.npy": ("<f2", 2),
+}
+WHOLE_FILES = {
+    "whole.items.npy": ("<i8", 1),
+    "whole.factors.npy": ("<f4", 2),
+    "lately.offsets.npy": ("<i8", 1),
+    "lately.holders.npy": ("<i4", 1),
+    "lately.dual.npy": ("<f4", 2),
+    "lately.items.npy": ("<i8", 1),
+}
+FILES = {**ACTIVITY_FILES, **NEIGHBOURS_FILES, **WHOLE_FILES}
+"""Name -> type and dimensions, in the order in which they are written."""
 MAX_FUSION_BYTES = 1 << 20
-OLDER_VERSIONS = frozenset({1})
+OLDER_VERSIONS = frozenset({1, 2})
 
 log = logging.getLogger(__name__)
 
@@ -81,41 +98,40 @@ class Priors:
         is_there = path.is_file() if listed is None else FUSION_NAME in listed
         if not is_there:
             return None
-        names = {*ACTIVITY_NAMES, *NEIGHBOURS_NAMES}
-        if listed is not None and not names <= set(listed):
-            raise PriorsError(path, f"the manifest lacks {sorted(names - set(listed))}")
         with path.open("rb") as file:
             content = file.read(MAX_FUSION_BYTES + 1)
         if _is_older(content):
             log.warning("%s is of an older version: lists by cosine until the next night", path)
             return None
+        if listed is not None and not FILES.keys() <= set(listed):
+            raise PriorsError(path, f"the manifest lacks {sorted(FILES.keys() - set(listed))}")
         try:
             fusion = Fusion.model_validate_json(content)
         except ValidationError as error:
             raise PriorsError(path, str(error.errors()[0]["msg"])) from error
-        ordinals = _map(directory / ACTIVITY_NAMES[0], "<i8", 1)
-        sums = _map(directory / ACTIVITY_NAMES[1], "<f4", 2)
+        ordinals, sums = _mapped(directory, ACTIVITY_FILES)
         if sums.shape != (len(ordinals), len(HORIZONS_DAYS)):
-            raise PriorsError(directory / ACTIVITY_NAMES[1], f"shape {list(sums.shape)}")
-        offsets, beside, weights = (
-            _map(directory / name, dtype, dimensions)
-            for name, dtype, dimensions in zip(
-                NEIGHBOURS_NAMES, ("<i8", "<i4", "<f2"), (1, 1, 2), strict=True
-            )
-        )
+            raise PriorsError(directory / "activity.sums.npy", f"shape {list(sums.shape)}")
+        offsets, beside, weights = _mapped(directory, NEIGHBOURS_FILES)
         if not len(offsets) or offsets[-1] != len(beside) or weights.shape != (len(beside), 2):
-            raise PriorsError(directory / NEIGHBOURS_NAMES[0], "lengths that do not match")
+            raise PriorsError(directory / "neighbours.offsets.npy", "lengths that do not match")
+        try:
+            whole = WholeHistory(*_mapped(directory, WHOLE_FILES))
+        except ValueError as error:
+            raise PriorsError(directory / "whole.items.npy", str(error)) from error
         activity = Activity(np.asarray(ordinals), sums, fusion.activity_hour * HOUR_MS)
-        return cls(fusion, activity, Neighbours(offsets, beside, weights))
+        return cls(fusion, activity, Neighbours(offsets, beside, weights, whole))
 
     def write(self, directory: Path, whole_file: WholeFile) -> None:
         """Write the files, `fusion.json` last."""
-        beside = self.neighbours
+        beside, whole = self.neighbours, self.neighbours.whole
         arrays: tuple[NDArray[Any], ...] = (
             *(self.activity.ordinals, self.activity.sums),
             *(beside.offsets_S1, beside.ordinals_E, beside.weights_E2),
+            *(whole.items_M, whole.factors_MK, whole.offsets_M1),
+            *(whole.holders_L, whole.dual_AC, whole.late_items_C),
         )
-        for name, array in zip((*ACTIVITY_NAMES, *NEIGHBOURS_NAMES), arrays, strict=True):
+        for name, array in zip(FILES, arrays, strict=True):
             with whole_file(directory / name) as temporary, temporary.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
         with whole_file(directory / FUSION_NAME) as temporary:
@@ -131,6 +147,10 @@ def _is_older(content: bytes) -> bool:
         return _Version.model_validate_json(content).format_version in OLDER_VERSIONS
     except ValidationError:
         return False  # `Fusion` says what is wrong with it
+
+
+def _mapped(directory: Path, files: Mapping[str, tuple[str, int]]) -> list[NDArray[Any]]:
+    return [_map(directory / name, *kind) for name, kind in files.items()]
 
 
 def _map(path: Path, dtype: str, dimensions: int) -> NDArray[Any]:

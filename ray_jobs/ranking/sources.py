@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.neighbours import COSINE, LINEAR
+from ray_jobs.ranking.neighbours import COSINE, LATELY, LINEAR, WHOLE
 
 ACTIVE_EACH = 100
 """Most active items of each horizon."""
@@ -24,7 +24,7 @@ NEWEST = 100
 """Items published last."""
 
 NEIGHBOURS = 150
-"""Items nearest to the user's recent ones, by each of the two measures of `neighbours`."""
+"""Items nearest to what the user has taken, by each sum of `neighbours`."""
 
 RECENT_ITEMS = 5
 """Of a user's recent items, those whose mean vector candidates are compared with."""
@@ -82,10 +82,10 @@ def newest(ordinals_P: Ints, published_P: Ints, as_of_ms: int, count: int = NEWE
 
 
 def nearest_neighbours(ordinals_P: Ints, sums_PD: Floats, count: int = NEIGHBOURS) -> Ints:
-    """The union of the `count` best of each measure, by the slower decay, ascending."""
+    """The union of the `count` best by each sum (of cosines by the slower decay), ascending."""
     if len(ordinals_P) <= count:
         return ordinals_P
-    measures = sums_PD[:, [COSINE, LINEAR]]
+    measures = sums_PD[:, [COSINE, LINEAR, WHOLE, LATELY]]
     best = np.argpartition(-measures, count - 1, axis=0)[:count]
     return np.unique(ordinals_P[best.ravel()])
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from infra.evaluation.answers_file import read_answers
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.registry import MODELS
+from infra.evaluation.shelf_digest import shelf_digest
 
 
 def made() -> Interactions:
@@ -60,6 +62,18 @@ def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
     assert "(accuracy/made.png)" in text
     assert "Not measured yet: als." in text
     assert f"{variants['live_feedback']['sequential-knn']['mean']:+.4f}" in text
+
+
+def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
+    shelf = ModuleType("shelf")
+    shelf.__path__ = [str(tmp_path)]
+    (tmp_path / "a.py").write_text("one = 1")
+    before = shelf_digest(shelf)
+    assert shelf_digest(shelf) == before
+    (tmp_path / "a.py").write_text("one = 2")
+    assert shelf_digest(shelf) != before
+    ours = [name for name, entry in MODELS.items() if entry.shelves]
+    assert ours == ["moonlark", "moonlark-cosine"]
 
 
 def test_answers_of_a_run_before_are_not_asked_again(tmp_path: Path) -> None:

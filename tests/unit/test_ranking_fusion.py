@@ -21,9 +21,8 @@ from ray_jobs.ranking.fusion import (
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion, fit_logit
 from ray_jobs.ranking.neighbours import SUMS, count_neighbours
 from ray_jobs.ranking.priors import (
-    ACTIVITY_NAMES,
+    FILES,
     FUSION_NAME,
-    NEIGHBOURS_NAMES,
     Priors,
     PriorsError,
 )
@@ -198,15 +197,15 @@ def test_priors_survive_their_files(tmp_path: Path) -> None:
     )
     for recent in ([0], [3, 0], [6]):
         for left, right in zip(
-            after.neighbours.near(np.array(recent)),
-            before.neighbours.near(np.array(recent)),
+            after.neighbours.near(np.array(recent), np.array(recent)),
+            before.neighbours.near(np.array(recent), np.array(recent)),
             strict=True,
         ):
             np.testing.assert_array_equal(left, right)
     assert Priors.open(tmp_path / "elsewhere") is None
 
 
-@pytest.mark.parametrize("name", [FUSION_NAME, *ACTIVITY_NAMES, *NEIGHBOURS_NAMES])
+@pytest.mark.parametrize("name", [FUSION_NAME, *FILES])
 @pytest.mark.parametrize("damage", ["cut", "gone", "pickle"])
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
     priors_of(np.random.default_rng(4)).write(tmp_path, whole_file)
@@ -234,7 +233,7 @@ def test_an_older_version_is_no_fusion_and_says_so(
     """A generation that was live before an upgrade goes on, by cosine."""
     priors_of(np.random.default_rng(4)).write(tmp_path, whole_file)
     path = tmp_path / FUSION_NAME
-    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
+    path.write_text(path.read_text().replace('"format_version": 3', '"format_version": 2'))
     assert Priors.open(tmp_path) is None
     assert "until the next night" in caplog.text
 

@@ -233,7 +233,7 @@ def night_of_activity(stack: Stack) -> list[int]:
 def test_lists_of_an_older_fusion_say_that_they_are_by_cosine(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_jobs.ranking.priors.OLDER_VERSIONS", frozenset({2}))
+    monkeypatch.setattr("ray_jobs.ranking.priors.OLDER_VERSIONS", frozenset({3}))
     stack.publish("g2", seed=1, priors=priors_of(weights(neighbours=1.0)))
     stack.wait_until_loaded("g2")
     stack.flip("g2")
