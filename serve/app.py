@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
+from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
@@ -29,6 +30,10 @@ from serve.shard_search import AskDeployment
 from serve.shard_server import ShardServer
 from serve.text_encoder import TextEncoder
 from sql.settings import StoreSettings
+
+SCALING_METRICS_S = 2.0
+SCALING_LOOKS_BACK_S = 10.0
+"""Serve's defaults, 10 s and 30 s, are for models; a list takes milliseconds."""
 
 
 class Gateway:
@@ -114,12 +119,13 @@ TEXT_ENCODER = ray_serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
 )(TextEncoder)
 
+SHARD_ACTOR: dict[str, float] = {"num_cpus": 0.1}
 
 SHARD_SERVER = ray_serve.deployment(
     # One query is a core's work for a millisecond; who waits longer than its caller is dropped.
     max_ongoing_requests=64,
     max_queued_requests=256,
-    ray_actor_options={"num_cpus": 0.1},
+    ray_actor_options=SHARD_ACTOR,
     health_check_period_s=5,
     graceful_shutdown_timeout_s=10,
 )(ShardServer)
@@ -141,10 +147,42 @@ def assembled(
     store, shards = StoreSettings(), []
     if settings.shard_placement == "deployments":
         shards = [
-            shard_server.options(name=f"Shards{index}", num_replicas=settings.shard_replicas).bind(
+            shard_server.options(name=f"Shards{index}", **shard_options(settings)).bind(
                 store, settings, index
             )
             for index in range(settings.shard_deployments)
         ]
-    gateway = GATEWAY.options(num_replicas=settings.replicas)
+    gateway = GATEWAY.options(**gateway_options(settings))
     return gateway.bind(store, settings, encoder, *shards, now_ms=now_ms)
+
+
+def gateway_options(settings: ServeSettings) -> dict[str, Any]:
+    """How many gateway replicas: a number, or from `replicas` to `max_replicas` by load."""
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            initial_replicas=settings.replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.replica_target_requests,
+            upscale_delay_s=settings.upscale_delay_s,
+            downscale_delay_s=settings.downscale_delay_s,
+            metrics_interval_s=SCALING_METRICS_S,
+            look_back_period_s=SCALING_LOOKS_BACK_S,
+        )
+    }
+
+
+def shard_options(settings: ServeSettings) -> dict[str, Any]:
+    """How many replicas of each deployment of shards, and where they may run."""
+    actor = dict(SHARD_ACTOR)
+    if settings.shard_memory_bytes is not None:
+        actor["memory"] = settings.shard_memory_bytes
+    options: dict[str, Any] = {
+        "num_replicas": settings.shard_replicas,
+        "ray_actor_options": actor,
+    }
+    if settings.shard_replicas_per_node is not None:
+        options["max_replicas_per_node"] = settings.shard_replicas_per_node
+    return options

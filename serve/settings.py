@@ -1,8 +1,8 @@
 """Settings of the day: what a replica is told once, when it starts."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,6 +14,19 @@ class ServeSettings(BaseSettings):
     replicas: int = Field(2, ge=1, le=256)
     """Gateway replicas. Any of them answers any request: state is in the database."""
 
+    max_replicas: int | None = Field(None, ge=1, le=256)
+    """Gateway replicas at most: from `replicas` up to so many by load. None: always `replicas`."""
+
+    replica_target_requests: float = Field(8.0, gt=0)
+    """With `max_replicas`: requests at a time in each replica, on average, that Serve aims at. The
+    local stack's HAProxy gives none more than 16."""
+
+    upscale_delay_s: float = Field(10.0, ge=0)
+    """With `max_replicas`: how long there must be more before replicas are added."""
+
+    downscale_delay_s: float = Field(600.0, ge=0)
+    """With `max_replicas`: how long there must be fewer before replicas are taken away."""
+
     shard_placement: Literal["replica", "deployments"] = "replica"
     """`replica`: each gateway replica holds all shards (one hop; for what fits in its memory).
     `deployments`: Serve deployments of their own hold them, and a list asks all of these."""
@@ -24,6 +37,14 @@ class ServeSettings(BaseSettings):
 
     shard_replicas: int = Field(1, ge=1, le=64)
     """With `deployments`: replicas of each."""
+
+    shard_replicas_per_node: int | None = Field(None, ge=1, le=64)
+    """With `deployments`: of one deployment at most so many replicas on a node; 1 where the loss of
+    a node shall take no shard away. None: as Ray spreads them."""
+
+    shard_memory_bytes: int | None = Field(None, ge=1)
+    """With `deployments`: memory that each shard replica asks Ray for (`moonlark size` tells it). A
+    node takes as many as its memory holds; where none has room, one waits until a node joins."""
 
     shard_timeout_s: float = Field(0.5, gt=0, le=30)
     """With `deployments`: what one list waits for shards; those that did not answer are left out,
@@ -102,3 +123,9 @@ class ServeSettings(BaseSettings):
 
     tracked_users: int = Field(100_000, ge=1_000)
     """Users whose rates a replica remembers (about 200 bytes each and rate)."""
+
+    @model_validator(mode="after")
+    def _from_few_to_many(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}")
+        return self

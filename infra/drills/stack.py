@@ -73,11 +73,13 @@ def drill_stack(
     shards: int = MIN_SHARDS,
     database_url: str | None = None,
     nodes: int = 0,
+    node_memory_bytes: int | None = None,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
     `env`: further settings of the replicas. `shards`: of g0. `database_url`: an empty one; None is
-    a SQLite file. `nodes`: beside the head, which then runs no replica.
+    a SQLite file. `nodes`: beside the head, which then runs no replica, and the memory
+    that each has for those that ask for some.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
     url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
@@ -116,7 +118,7 @@ def drill_stack(
             now_ms=now_ms,
         )
         with cluster:
-            others = [cluster.add_node(NODE_CPUS) for _ in range(nodes)]
+            others = [cluster.add_node(NODE_CPUS, node_memory_bytes) for _ in range(nodes)]
             deploy(cluster, app, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night, others)
     finally:

@@ -174,10 +174,11 @@ class LocalRay:
             raise
         return self
 
-    def add_node(self, num_cpus: int) -> psutil.Process:
+    def add_node(self, num_cpus: int, memory_bytes: int | None = None) -> psutil.Process:
         """Another Ray node on this machine, as if it were one of its own; returns its `ray start`.
 
-        All that it starts descends from that process.
+        All that it starts descends from that process. `memory_bytes`: what Ray gives away to those
+        that ask for memory; None: most of the machine's.
 
         Raises:
             StackStartFailed: Ray gave up `NODE_TRIES` times (on a busy machine the head may not
@@ -185,7 +186,7 @@ class LocalRay:
         """
         for number in range(NODE_TRIES):
             log_path = self._folder / f"ray-node-{len(self._nodes)}.log"
-            node = self._spawn_node(num_cpus, log_path)
+            node = self._spawn_node(num_cpus, memory_bytes, log_path)
             self._nodes.append(node)
             while node.poll() is None:
                 if NODE_STARTED in log_path.read_bytes():
@@ -194,7 +195,9 @@ class LocalRay:
             log.warning("a node ended as it started (try %d)", number + 1)
         raise StackStartFailed("ray start of a node ended", hint=f"read {log_path}")
 
-    def _spawn_node(self, num_cpus: int, log_path: Path) -> subprocess.Popen[bytes]:
+    def _spawn_node(
+        self, num_cpus: int, memory_bytes: int | None, log_path: Path
+    ) -> subprocess.Popen[bytes]:
         state = self.state
         first_port = find_free_run(len(NODE_PORTS))
         command = [sys.executable, "-m", "infra.stack.ray_node", "start", "--block"]
@@ -204,6 +207,7 @@ class LocalRay:
             f"--num-cpus={num_cpus}",
             f"--object-store-memory={self._object_store_bytes}",
             "--disable-usage-stats",
+            *([] if memory_bytes is None else [f"--memory={memory_bytes}"]),
             *(f"--{name}={first_port + n}" for n, name in enumerate(NODE_PORTS)),
         ]
         client = client_environment(state.ports, state.temp_dir, self.token_path)
