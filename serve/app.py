@@ -31,10 +31,6 @@ from serve.shard_server import ShardServer
 from serve.text_encoder import TextEncoder
 from sql.settings import StoreSettings
 
-SCALING_METRICS_S = 2.0
-SCALING_LOOKS_BACK_S = 10.0
-"""Serve's defaults, 10 s and 30 s, are for models; a list takes milliseconds."""
-
 
 class Gateway:
     """A replica: HTTP in, answers out."""
@@ -168,8 +164,6 @@ def gateway_options(settings: ServeSettings) -> dict[str, Any]:
             target_ongoing_requests=settings.replica_target_requests,
             upscale_delay_s=settings.upscale_delay_s,
             downscale_delay_s=settings.downscale_delay_s,
-            metrics_interval_s=SCALING_METRICS_S,
-            look_back_period_s=SCALING_LOOKS_BACK_S,
         )
     }
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),
     "retain": Entry("infra.cli.retain", "Delete old events, exposures and counts."),
     "parity": Entry("infra.cli.parity", "Compare what the day computes with the night."),
+    "size": Entry("infra.cli.size", "Memory and CPU for a catalog, its users and a rate."),
     "evaluate": Entry("infra.cli.evaluate", "Measure the model on a data set."),
     "drill": Entry("infra.cli.drill", "Show that a promise holds while something happens."),
     "simulate": Entry(

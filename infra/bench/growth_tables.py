@@ -1,0 +1,200 @@
+"""Ratios and tables of `infra.bench.growth`, from what was measured."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from infra.bench import sizing
+from infra.bench.growth_held import Held, expected
+from infra.bench.growth_store import ByHistory, ByUsers
+from infra.bench.held_memory import SEEN
+from infra.bench.report import Ratio, Table
+
+TINY = 1_000
+"""Items of the generation that tells what a process costs beside what it holds."""
+CALCULATED = 10_000_000
+WITHIN = 0.15
+LARGE = 100_000
+"""From here on what items add is told apart: below, what the allocators keep is more."""
+MB, MS, US = 1e6, 1e3, 1e6
+
+
+def memory_ratios(tiny: Held, sizes: Sequence[Held], floors: sizing.Floors) -> list[Ratio]:
+    """The formula by what was measured; of all of a process, and of what the items alone add."""
+    of_process = [
+        _within(
+            f"memory at {held.ask.items:,} items",
+            expected(tiny, held) / held.after.all,
+            "by the formula / measured (PSS of the process)",
+        )
+        for held in sizes
+    ]
+    of_items = [
+        _within(
+            f"what {held.ask.items:,} items add",
+            _added(tiny, held),
+            f"by the formula / measured, over a process with {TINY:,} items",
+        )
+        for held in sizes
+        if held.ask.items >= LARGE
+    ]
+    largest = sizes[-1]
+    asked = replace(largest.ask, seen=SEEN)
+    cpu_s = floors.search_cpu_s + sizing.search_bytes(largest.ask) * floors.byte_cpu_s
+    return [
+        *of_process,
+        *of_items,
+        _within(
+            "a user in the session cache",
+            sizing.cached_session_bytes(asked) / tiny.session_bytes,
+            f"by the formula / measured, {SEEN} items seen",
+        ),
+        Ratio(
+            name="CPU of a search",
+            value=cpu_s / largest.search_cpu_s,
+            of=f"fitted / measured at {largest.ask.items:,} items",
+        ),
+    ]
+
+
+def _within(name: str, value: float, of: str) -> Ratio:
+    return Ratio(name=name, value=value, of=of, at_least=1 - WITHIN, at_most=1 + WITHIN)
+
+
+def growth_ratios(
+    sizes: Sequence[Held],
+    users: Sequence[ByUsers],
+    delta_s: dict[int, float],
+    histories: Sequence[ByHistory],
+) -> list[Ratio]:
+    few, many = sizes[0], sizes[-1]
+    more = many.ask.items / few.ask.items
+    largest = max(delta_s)
+    return [
+        Ratio(
+            name="search by items",
+            value=many.search_wall_s / few.search_wall_s,
+            of=f"{many.ask.items:,} items / {few.ask.items:,}, {more:g} times as many",
+        ),
+        Ratio(
+            name="search by changes",
+            value=delta_s[largest] / delta_s[0],
+            of=f"{largest:,} changed / none",
+        ),
+        Ratio(
+            name="read by users",
+            value=users[-1].read_s / users[0].read_s,
+            of=f"{users[-1].users:,} users / {users[0].users:,}",
+        ),
+        Ratio(
+            name="one more event, by history",
+            value=(histories[-1].tail_read_s + histories[-1].tail_fold_s)
+            / (histories[0].tail_read_s + histories[0].tail_fold_s),
+            of=f"read and fold on a session after {histories[-1].events:,} events / after "
+            f"{histories[0].events:,}",
+        ),
+    ]
+
+
+def _added(tiny: Held, held: Held) -> float:
+    formula = sizing.generation_bytes(held.ask).all - sizing.generation_bytes(tiny.ask).all
+    return formula / (held.grown.all - tiny.grown.all)
+
+
+def items_table(tiny: Held, sizes: Sequence[Held]) -> Table:
+    columns = (
+        *("items", "own MB", "mapped MB", "formula: own MB", "mapped MB", "process MB"),
+        *("formula: process MB", "load s", "search p50 ms", "search CPU ms"),
+    )
+    rows = []
+    for held in sizes:
+        formula = sizing.generation_bytes(held.ask)
+        rows.append(
+            (
+                f"{held.ask.items:,}",
+                *(
+                    f"{count / MB:.0f}"
+                    for count in (
+                        held.grown.private,
+                        held.grown.mapped,
+                        formula.private,
+                        formula.mapped,
+                        held.after.all,
+                        expected(tiny, held),
+                    )
+                ),
+                f"{held.load_s:.1f}",
+                f"{held.search_wall_s * MS:.3f}",
+                f"{held.search_cpu_s * MS:.3f}",
+            )
+        )
+    return table_of(
+        "By items: what one generation adds to a process, and the process", columns, rows
+    )
+
+
+def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
+    columns = (
+        *("items", "generation own MB", "mapped MB", "a replica own GB", "mapped GB"),
+        *("search CPU ms", "list CPU ms", "cores at 300 lists/s", "a node GB"),
+    )
+    rows = []
+    for items in (10_000, 100_000, 1_000_000, CALCULATED):
+        ask = replace(of, items=items, users=100_000, rate=300.0)
+        found = sizing.size(ask, floors)
+        searched = found.list_cpu_s - floors.request_cpu_s
+        rows.append(
+            (
+                f"{items:,}",
+                f"{found.generation.private / MB:,.0f}",
+                f"{found.generation.mapped / MB:,.0f}",
+                f"{found.replica.private / 1e9:.2f}",
+                f"{found.replica.mapped / 1e9:.2f}",
+                f"{searched * MS:.2f}",
+                f"{found.list_cpu_s * MS:.2f}",
+                f"{found.cores:.1f}",
+                f"{found.node / 1e9:.1f}",
+            )
+        )
+    title = "By the formula, with this run's floors: 100,000 users, 300 lists/s, all in replicas"
+    return table_of(title, columns, rows)
+
+
+def floors_table(floors: sizing.Floors) -> Table:
+    rows = [
+        ("gateway replica, own", f"{floors.replica_private / MB:.0f} MB"),
+        ("gateway replica, share of files", f"{floors.replica_mapped / MB:.0f} MB"),
+        ("process with MiniLM", f"{floors.encoder / MB:.0f} MB"),
+        ("Ray, Serve and HAProxy of a node", f"{floors.ray / MB:.0f} MB"),
+        ("CPU of a list without its search", f"{floors.request_cpu_s * MS:.2f} ms"),
+        ("CPU of a search of nothing", f"{floors.search_cpu_s * US:.0f} us"),
+        ("CPU of a byte that a search reads", f"{floors.byte_cpu_s * 1e12:.1f} ps"),
+        ("database, of an event", f"{floors.event_bytes:.0f} bytes"),
+    ]
+    return table_of("Floors", ("", "measured"), rows)
+
+
+def histories_table(histories: Sequence[ByHistory]) -> Table:
+    columns = (
+        *("events", "read of the last one us", "its fold us"),
+        *("read of all us", "fold of all us"),
+    )
+    rows = [
+        (
+            f"{row.events:,}",
+            *(
+                f"{seconds * US:.0f}"
+                for seconds in (
+                    row.tail_read_s,
+                    row.tail_fold_s,
+                    row.whole_read_s,
+                    row.whole_fold_s,
+                )
+            ),
+        )
+        for row in histories
+    ]
+    return table_of("By length of a history (SQLite)", columns, rows)
+
+
+def table_of(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(title=title, columns=tuple(columns), rows=tuple(rows))

@@ -1,0 +1,215 @@
+"""The sizing formula: memory and CPU for N items, U users, D dimensions and R lists a second.
+
+What a replica holds follows from the formats (FORMAT.md, `session`, `item_block`): so many bytes an
+item, a text, a user. What does not follow from them (interpreter and libraries, Ray, the CPU of a
+request) is measured: `Floors`; `infra.bench.growth` measures it anew and holds the formula against
+the memory of processes that hold generations of several sizes. `moonlark size` prints it.
+
+A generation is `private` where each replica has its own copy, `mapped` where it is pages of files
+that the replicas of a node share; mapped pages count as all touched, which a day of requests does.
+"""
+
+from dataclasses import dataclass
+
+from ray_jobs.ranking.activity import HORIZONS_DAYS
+from ray_jobs.shards.placement import choose_family, choose_shard_count
+
+STRING_COLUMNS = 5
+"""Of items.parquet: id, title, category, attributes, digest; 64-bit offsets in memory."""
+DIGEST_BYTES = 32
+ITEM_COLUMNS_BYTES = 8 + 8 + 8 + 8 + 8 + 8 + 4 + 4 + 1 + 1
+"""ordinal (twice), published (twice), newest first, event count, category code, former ordinals,
+available (bits and bytes)."""
+ARRAY_BYTES = 112
+"""A numpy array's own."""
+SESSION_OBJECTS_BYTES = 8 * ARRAY_BYTES + 700
+"""Eight arrays, the two objects around them, the key and its place in the cache."""
+SESSION_HEADER_BYTES = 44
+RECENT = 50
+USED = 0.6
+"""Of a core, on average: beyond, waiting times grow faster than the load."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be served."""
+
+    items: int
+    users: int = 0
+    dim: int = 128
+    rate: float = 0.0
+    """Lists a second."""
+    text_dim: int = 384
+    item_bytes: float = 100.0
+    """Of id, title, category and attributes as JSON together, UTF-8."""
+    neighbours: float = 100.0
+    """Entries an item; 200 at most (100 by each of two measures)."""
+    residual_share: float = 0.2
+    """Of items with at least `residual_min_events` events."""
+    active_share: float = 0.5
+    """Of items ever acted on."""
+    seen: int = 50
+    """Distinct items that a user saw."""
+    events: int = 60
+    """Of a user, in the log."""
+    cached_users: int = 50_000
+    """`MOONLARK_SESSION_CACHE`."""
+    delta: int = 0
+    """Items changed since the night."""
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What is measured and not calculated: here, medians of a run on 2 cores of an EPYC."""
+
+    replica_private: int = 330 << 20
+    """A gateway replica that holds next to nothing."""
+    replica_mapped: int = 90 << 20
+    """Libraries and the like, as its share."""
+    encoder: int = 650 << 20
+    """The process that holds MiniLM."""
+    ray: int = 1_000 << 20
+    """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
+    request_cpu_s: float = 1.5e-3
+    """Of a list, HAProxy's part included, without the search."""
+    search_cpu_s: float = 150e-6
+    """Of a search of next to nothing."""
+    byte_cpu_s: float = 4e-11
+    """Of a byte that a search reads."""
+    event_bytes: float = 400.0
+    """In the database, with its indexes."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of one thing in memory."""
+
+    private: float
+    mapped: float = 0.0
+
+    @property
+    def all(self) -> float:
+        """Both."""
+        return self.private + self.mapped
+
+
+def generation_parts(ask: Ask) -> dict[str, Bytes]:
+    """What a replica holds of one generation, by part."""
+    n, d, choice = ask.items, ask.dim, choose_family(ask.items)
+    shards = choose_shard_count(n)
+    centroids = choice.nlist * d * 4
+    if choice.family == "Flat":
+        # Read, not mapped: vectors and ids; then where each ordinal lies, and all ordinals.
+        index = Bytes(n * (4 * d + 8) + n * (8 + 4) + n * 8)
+    else:
+        views = shards * choice.nlist * 3 * ARRAY_BYTES
+        own = (1 + 1) * centroids + views  # coarse.faiss, and the delta's copy of it
+        index = Bytes(n * (8 + 4) + n * 8 + own, n * (2 * d + 8) + shards * centroids)
+    strings = ask.item_bytes + DIGEST_BYTES + 8 * STRING_COLUMNS
+    return {
+        "index": index,
+        "items": Bytes(n * (strings + ITEM_COLUMNS_BYTES)),
+        "texts": Bytes(0, n * (DIGEST_BYTES + 4 * ask.text_dim)),
+        "residuals": Bytes(n * ask.residual_share * (4 * d + 8)),
+        "neighbours": Bytes(0, n * (8 + ask.neighbours * (4 + 4))),
+        "activity": Bytes(0, n * ask.active_share * (8 + 4 * len(HORIZONS_DAYS))),
+        "delta": Bytes(ask.delta * (2 * d + 8 + 8 + 4) + ask.delta * (strings + 60)),
+    }
+
+
+def generation_bytes(ask: Ask) -> Bytes:
+    """What a replica holds of one generation."""
+    parts = generation_parts(ask).values()
+    return Bytes(sum(part.private for part in parts), sum(part.mapped for part in parts))
+
+
+def session_bytes(ask: Ask) -> float:
+    """A user's session as it is stored (`session`): weights are of H = D, pooling keeps nothing."""
+    return SESSION_HEADER_BYTES + 2 * 4 * ask.dim + 9 * ask.seen + 8 * min(ask.seen, RECENT)
+
+
+def cached_session_bytes(ask: Ask) -> float:
+    """A user's session in a replica's cache: with times of purchase, and Python's own."""
+    return session_bytes(ask) + 8 * ask.seen + SESSION_OBJECTS_BYTES
+
+
+def search_bytes(ask: Ask) -> float:
+    """What one search reads: the centroids, and the lists it probes, or all where it is Flat."""
+    choice = choose_family(ask.items)
+    if choice.family == "Flat":
+        return float(ask.items * (4 * ask.dim + 8))
+    probed = ask.items * choice.nprobe / choice.nlist
+    return choice.nlist * ask.dim * 4 + probed * (2 * ask.dim + 8)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What `ask` needs. Bytes; `cores` for lists alone, not for events nor the night."""
+
+    generation: Bytes
+    sessions: float
+    """The session cache of one replica."""
+    replica: Bytes
+    """One gateway replica with its two generations (the live one and the one before)."""
+    switching: Bytes
+    """The same while a third is loaded."""
+    replicas: int
+    node: float
+    """One node with all replicas, the encoder and Ray, while the generation switches."""
+    list_cpu_s: float
+    cores: float
+    database: float
+    """The log, and the sessions of two generations."""
+
+
+KEPT = 2
+"""Generations that a replica holds: back in seconds."""
+
+
+def size(ask: Ask, floors: Floors | None = None) -> Size:
+    """Apply the formula.
+
+    Raises:
+        ValueError: a number that cannot be.
+    """
+    if ask.items < 1 or ask.dim < 1 or ask.users < 0 or ask.rate < 0:
+        raise ValueError(
+            f"items {ask.items} and dimensions {ask.dim} must be at least 1, users {ask.users} and "
+            f"rate {ask.rate} not below 0"
+        )
+    known = floors or Floors()
+    one = generation_bytes(ask)
+    sessions = min(ask.users, ask.cached_users) * cached_session_bytes(ask)
+    held = [
+        Bytes(
+            known.replica_private + sessions + count * one.private,
+            known.replica_mapped + count * one.mapped,
+        )
+        for count in (KEPT, KEPT + 1)
+    ]
+    cpu_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
+    cores = ask.rate * cpu_s / USED
+    replicas = max(2, round(cores + 0.5))
+    log = ask.events * known.event_bytes
+    return Size(
+        generation=one,
+        sessions=sessions,
+        replica=held[0],
+        switching=held[1],
+        replicas=replicas,
+        node=known.ray + known.encoder + replicas * held[1].private + held[1].mapped,
+        list_cpu_s=cpu_s,
+        cores=cores,
+        database=ask.users * (log + KEPT * session_bytes(ask)),
+    )
+
+
+def shard_server_bytes(ask: Ask, deployments: int, floors: Floors | None = None) -> Bytes:
+    """A replica of one of so many deployments of shards, while it switches: what it asks Ray for
+    (`MOONLARK_SHARD_MEMORY_BYTES`)."""
+    known = floors or Floors()
+    index = generation_parts(ask)["index"]
+    share = (KEPT + 1) / deployments
+    return Bytes(
+        known.replica_private + share * index.private, known.replica_mapped + share * index.mapped
+    )
