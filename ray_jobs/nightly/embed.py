@@ -3,7 +3,7 @@
 A text that was embedded before is not embedded again: its vector is taken from the newest
 generation of the same encoder, or from what the day stored when the item was put. So online and
 batch read the same vectors, and an unchanged catalog costs next to nothing. The rest goes through
-a Ray Data actor pool, a copy of BERT an actor.
+a Ray Data actor pool, a copy of BERT an actor; a few are embedded here.
 
 Run: python -m ray_jobs.nightly.embed --generation ID
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
@@ -22,11 +23,23 @@ from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
 from ray_jobs.nightly.embed_missing import Vectors, embed_with
 from ray_jobs.nightly.step import Night, Report, main
 
+FEW_TEXTS = 1_000
+"""So many this process embeds itself, with the BERT that it holds for the canaries: actors and
+their torch take as long to start (8 s measured) as these to be embedded."""
+
 
 def embed(night: Night) -> Report:
     """Write texts.digests.npy and texts.vectors.npy of the generation."""
     encoder = BertEncoder(resolve_model(night.settings.bert_model))
-    return embed_with(night, encoder, lambda digests: _embedded(night, digests))
+
+    def embedded(digests: list[str]) -> Vectors:
+        if len(digests) > FEW_TEXTS:
+            return _on_the_cluster(night, digests)
+        texts = _texts_of(night, digests)
+        vectors_ND = encoder.encode(texts["text"].to_pylist())
+        return dict(zip(texts["text_digest"].to_pylist(), vectors_ND, strict=True))
+
+    return embed_with(night, encoder, embedded)
 
 
 class Embedder:
@@ -43,18 +56,19 @@ class Embedder:
         return {"text_digest": batch["text_digest"], "vector": packed}
 
 
-def _embedded(night: Night, digests: list[str]) -> Vectors:
-    """Embed the texts of `digests` on the cluster; parts are kept until all are there."""
-    if not digests:
-        return {}
+def _texts_of(night: Night, digests: list[str]) -> pa.Table:
+    """The rows of the exported texts with these digests."""
+    table = pq.read_table(night.workspace.texts)
+    return table.filter(pc.is_in(table["text_digest"], value_set=pa.array(digests, pa.string())))
+
+
+def _on_the_cluster(night: Night, digests: list[str]) -> Vectors:
+    """Embed the texts of `digests` by an actor pool; parts are kept until all are there."""
     parts = night.workspace.work / "embedded"
     shutil.rmtree(parts, ignore_errors=True)  # a run that broke off: its parts may be torn
-    table = pq.read_table(night.workspace.texts)
-    wanted = pa.array(digests)
-    table = table.filter(pa.compute.is_in(table["text_digest"], value_set=wanted))
     settings = night.settings
     (
-        ray.data.from_arrow(table)
+        ray.data.from_arrow(_texts_of(night, digests))
         .repartition(target_num_rows_per_block=settings.embed_batch)
         .map_batches(
             Embedder,

@@ -1,0 +1,87 @@
+"""The bench of growth at a small size: what it measures, and what it says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.bench import sizing
+from infra.bench.growth_held import Held, expected, fitted, hold
+from infra.bench.growth_plots import plots
+from infra.bench.growth_store import EVENTS_A_USER, ByHistory, ByUsers, by_history, by_users
+from infra.bench.growth_tables import TINY, calculated, growth_ratios, items_table, memory_ratios
+from infra.bench.made_generation import Shape
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> list[Held]:
+    """A process with next to nothing, and one with an IVF."""
+    return [hold(tmp_path_factory.mktemp(str(items)), items) for items in (TINY, 25_000)]
+
+
+def test_a_held_generation_is_measured_and_the_formula_says_its_memory(held: list[Held]) -> None:
+    tiny, large = held
+    assert large.after.mapped > tiny.after.mapped
+    # Vectors of texts alone are 38 MB: more than what processes differ by.
+    assert large.grown.mapped > 25_000 * 4 * Shape(1).text_dim
+    assert large.search_wall_s > 0
+    assert expected(tiny, large) / large.after.all == pytest.approx(1, abs=0.15)
+    ratio = memory_ratios(tiny, [large], fitted([large]))[0]
+    assert ratio.is_reached
+    assert ratio.value == expected(tiny, large) / large.after.all
+
+
+def test_a_formula_that_forgets_the_texts_is_found_out(
+    held: list[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = sizing.generation_parts
+
+    def without_texts(ask: sizing.Ask) -> dict[str, sizing.Bytes]:
+        return {**parts(ask), "texts": sizing.Bytes(0)}
+
+    tiny, large = held
+    monkeypatch.setattr(sizing, "generation_parts", without_texts)
+    added = sizing.generation_bytes(large.ask).all - sizing.generation_bytes(tiny.ask).all
+    assert added < 0.7 * (large.grown.all - tiny.grown.all)
+
+
+def test_reads_are_measured_by_users_and_by_history() -> None:
+    few, more = by_users((20, 60), rounds=3)
+    assert (few.users, more.users) == (20, 60)
+    assert more.event_bytes > 0
+    assert EVENTS_A_USER > 1
+    short, long = by_history((5, 200), rounds=5)
+    assert (short.events, long.events) == (5, 200)
+    # A history folded whole costs by its length, its last event does not.
+    assert long.whole_fold_s > 10 * short.whole_fold_s
+    assert long.tail_fold_s < long.whole_fold_s / 10
+
+
+def test_ratios_and_tables_hold_what_was_measured(held: list[Held]) -> None:
+    tiny, large = held
+    floors = sizing.Floors(event_bytes=100.0)
+    users = [ByUsers(10, 1e-4, 100.0), ByUsers(100, 2e-4, 100.0)]
+    histories = [ByHistory(10, 1e-4, 1e-4, 1e-3, 1e-3), ByHistory(100, 1e-4, 3e-4, 2e-3, 9e-3)]
+    ratios = {
+        ratio.name: ratio.value
+        for ratio in growth_ratios([tiny, large], users, {0: 1e-3, 50: 3e-3}, histories)
+    }
+    assert ratios["search by changes"] == pytest.approx(3)
+    assert ratios["read by users"] == pytest.approx(2)
+    assert ratios["one more event, by history"] == pytest.approx(2)
+    assert items_table(tiny, [large]).rows[0][0] == "25,000"
+    # Ten times the items, ten times what they hold, at every size.
+    rows = calculated(large.ask, floors).rows
+    assert [row[0] for row in rows] == ["10,000", "100,000", "1,000,000", "10,000,000"]
+    ten_million, million = (float(row[2].replace(",", "")) for row in (rows[3], rows[2]))
+    assert ten_million == pytest.approx(10 * million, rel=0.02)
+
+
+def test_plots_are_drawn(held: list[Held], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("infra.bench.growth_plots.PLOTS", tmp_path)
+    tiny, large = held
+    users = [ByUsers(10, 1e-4, 100.0), ByUsers(100, 2e-4, 100.0)]
+    histories = [ByHistory(10, 1e-4, 1e-4, 1e-3, 1e-3), ByHistory(100, 1e-4, 3e-4, 2e-3, 9e-3)]
+    names = plots(tiny, [large], {0: 1e-3, 50: 3e-3}, users, histories)
+    assert len(names) == 5
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in names)
