@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from infra.bench.night import PLANS, NightTimes, _ratios, _report, _speed_ups
+from infra.bench.night import PLANS
 from infra.bench.night_catalog import change_texts, fill_catalog, fill_log
+from infra.bench.night_report import NightTimes, ratios, report, speed_ups
 from infra.datasets.movielens import Event, Item, MovieLens
 from sql import catalog
 from sql.engine import migrate, open_engine, read_snapshot
@@ -72,16 +73,16 @@ def night(name: str, embed_s: float, embedded: int, kept: int) -> NightTimes:
 def test_an_unchanged_text_is_told_by_what_it_costs_beside_a_new_one() -> None:
     first = night("first", embed_s=100.0, embedded=10_000, kept=0)
     second = night("second", embed_s=1.99, embedded=100, kept=9_900)
-    ratios = {ratio.name: ratio for ratio in _ratios(first, second, night("made", 0.0, 0, 0))}
+    told = {ratio.name: ratio for ratio in ratios(first, second, night("made", 0.0, 0, 0))}
     # 0.99 s for 9,900 texts is a hundredth of 100 s for 10,000.
-    assert ratios["an unchanged text"].value == pytest.approx(0.01)
-    assert ratios["embed"].value == pytest.approx(1.0)
-    assert ratios["build, made vectors"].value == pytest.approx(2.0)
+    assert told["an unchanged text"].value == pytest.approx(0.01)
+    assert told["embed"].value == pytest.approx(1.0)
+    assert told["build, made vectors"].value == pytest.approx(2.0)
 
 
 def test_speed_ups_are_one_worker_by_two() -> None:
     one, two = night("one", 10.0, 100, 0), night("two", 8.0, 100, 0)
-    assert {r.name: r.value for r in _speed_ups(one, two)} == {
+    assert {r.name: r.value for r in speed_ups(one, two)} == {
         "embed by 2 workers": pytest.approx(1.25),
         "train by 2 workers": pytest.approx(1.0),
     }
@@ -89,6 +90,6 @@ def test_speed_ups_are_one_worker_by_two() -> None:
 
 def test_the_report_names_what_was_left_out() -> None:
     nights = [night("first", 9.0, 100, 0), night("second", 1.0, 1, 99), night("made", 0.0, 0, 0)]
-    report = _report("small", PLANS["small"], nights, nights[:2])
-    assert len(report.tables) == 4
-    assert any("skips embed" in note for note in report.notes)
+    found = report("small", PLANS["small"], nights, nights[:2])
+    assert len(found.tables) == 4
+    assert any("skips embed" in note for note in found.notes)
