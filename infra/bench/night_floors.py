@@ -20,6 +20,7 @@ from ray_jobs.encoders.fold import fold_many
 from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import item_vectors
+from ray_jobs.nightly.embed import FEW_TEXTS
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.shards.placement import choose_family
@@ -54,7 +55,8 @@ def floors(night: Night, reports: dict[str, Report]) -> dict[str, float]:
     }
     embedded = reports["embed"].get("embedded", 0)
     if embedded:
-        found["embed"] = embedded / (texts_a_second(night) * night.settings.embed_workers)
+        workers = night.settings.embed_workers if embedded > FEW_TEXTS else 1
+        found["embed"] = embedded / (texts_a_second(night) * workers)
     return found
 
 

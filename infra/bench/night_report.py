@@ -12,7 +12,7 @@ SHARED = ("embed", "train")
 """Steps that several workers share by setting."""
 FLOORS = {
     "export": "every row read by sqlite3",
-    "embed": "texts embedded / (texts/s of BERT alone x workers)",
+    "embed": "texts embedded / (texts/s of BERT alone x workers; a few: one)",
     "build": "one index by faiss",
     "fuse": "questions x one product with all item vectors",
     "fold": "the fold's step x events",
