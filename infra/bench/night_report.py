@@ -71,6 +71,7 @@ def report(
             "catalog (the benches `train` and `fold`).",
             "The night of made vectors skips embed (vectors of 128 are drawn instead) and parity, "
             "which would ask BERT.",
+            "Libraries are imported before the steps are timed, those that BERT needs as well.",
             "The gate refuses nothing here, whatever it measures; no replica is waited for.",
             f"Workers share embed and train; measured with {plan.shared_texts:,} texts.",
         ),

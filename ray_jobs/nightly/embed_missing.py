@@ -51,14 +51,14 @@ def embed_with(
         user_count=exported["users"],
         created_at_ms=exported["created_at_ms"],
     )
-    digests = _column(night, "text_digest")
-    known = reused_vectors(night, encoder.encoder_id, digests)
-    missing = sorted(set(digests) - known.keys())
-    reused = sorted(known)
-    known.update(embedded(missing))
-    vectors_ND = (
-        np.stack([known[d] for d in digests]) if digests else np.zeros((0, encoder.dim), np.float32)
-    )
+    digests = _digests(night)
+    vectors_ND, has_N = reused_vectors(night, encoder.encoder_id, digests, encoder.dim)
+    rows = np.flatnonzero(~has_N).tolist()
+    missing = [digests[row] for row in rows]
+    reused = [digests[row] for row in np.flatnonzero(has_N)]
+    new = embedded(missing)
+    for row in rows:
+        vectors_ND[row] = new[digests[row]]
     write_text_vectors(night.workspace.directory, digests, vectors_ND)
     event_texts = _embed_event_texts(night, encoder)
     return {
@@ -66,39 +66,63 @@ def embed_with(
         "text_dim": encoder.dim,
         "texts": len(digests),
         "embedded": len(missing),
-        "reused": len(digests) - len(missing),
+        "reused": len(reused),
         "event_texts_embedded": event_texts,
         **_canaries(night, encoder, reused, missing),
     }
 
 
-def _column(night: Night, name: str) -> list[str]:
-    column: list[str] = pq.read_table(night.workspace.texts, columns=[name])[name].to_pylist()
-    return column
+def _digests(night: Night) -> list[str]:
+    """Of the exported texts, ascending: as they are written."""
+    texts = pq.read_table(night.workspace.texts, columns=["text_digest"]).sort_by("text_digest")
+    digests: list[str] = texts["text_digest"].to_pylist()
+    return digests
 
 
-def reused_vectors(night: Night, encoder_id: str, digests: list[str]) -> Vectors:
-    """Vectors of those digests that the day stored or the newest sound generation has."""
+def reused_vectors(
+    night: Night, encoder_id: str, digests: list[str], dim: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Vectors (N, dim) of the digests, and which of them (N,) the newest sound generation has, or
+    else the day stored; the rows of the others are 0.
+
+    The generation first, as the day asks (`LoadedGeneration.text_vectors`), and all at once: a
+    dictionary of a million arrays takes seconds and gigabytes.
+    """
+    vectors_ND = np.zeros((len(digests), dim), np.float32)
+    has_N = np.zeros(len(digests), np.bool_)
+    texts = _newest_texts(night, encoder_id)
+    if texts is not None:
+        rows_N = texts.rows_of(digests)
+        has_N = rows_N >= 0
+        vectors_ND[has_N] = texts.vectors[rows_N[has_N]]
+    absent = np.flatnonzero(~has_N).tolist()
+    with read_snapshot(night.engine) as conn:
+        wanted = [digests[row] for row in absent]
+        stored = catalog.read_item_vectors(conn, encoder_id, wanted)
+    for row in absent:
+        vector = stored.get(digests[row])
+        if vector is not None:
+            vectors_ND[row], has_N[row] = vector, True
+    return vectors_ND, has_N
+
+
+def _newest_texts(night: Night, encoder_id: str) -> TextVectors | None:
+    """Those of the newest sound generation of the encoder."""
     with read_snapshot(night.engine) as conn:
         earlier = [
             g
             for g in generations.list_generations(conn)
             if g.encoder_id == encoder_id and g.generation_id != night.generation_id
         ]
-        reused = catalog.read_item_vectors(conn, encoder_id, digests)
-    newest_first = sorted(earlier, key=lambda g: g.created_at_ms, reverse=True)
-    for generation in newest_first:
+    for generation in sorted(earlier, key=lambda g: g.created_at_ms, reverse=True):
         directory = generation_directory(night.workspace.root, generation.generation_id)
         try:
             # A wrong byte copied from here would get a right digest in the new generation.
             verify(directory, open_manifest(directory), names=(DIGESTS_NAME, VECTORS_NAME))
-            stored = TextVectors.open(directory).get(digests)
+            return TextVectors.open(directory)
         except ShardsError as error:
             log.warning("no vectors are taken from %s: %s", generation.generation_id, error)
-            continue
-        reused.update({d: v for d, v in stored.items() if d not in reused})
-        break
-    return reused
+    return None
 
 
 def _canaries(night: Night, encoder: TextEncoder, reused: list[str], new: list[str]) -> Report:

@@ -110,12 +110,13 @@ def write_text_vectors(
     if not bool(np.isfinite(vectors_TD).all()):
         raise ValueError("vectors must be finite")
     keys = np.array([digest.encode("ascii") for digest in digests], dtype=f"S{DIGEST_CHARS}")
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
+    if bool(np.any(keys[1:] < keys[:-1])):
+        order = np.argsort(keys, kind="stable")
+        keys, vectors_TD = keys[order], vectors_TD[order]
     repeats = keys[1:][keys[1:] == keys[:-1]]
     if len(repeats):
         raise ValueError(f"{len(repeats)} digests repeat, the first is {repeats[0].decode()!r}")
-    _save(directory / VECTORS_NAME, np.ascontiguousarray(vectors_TD[order]))
+    _save(directory / VECTORS_NAME, np.ascontiguousarray(vectors_TD))
     _save(directory / DIGESTS_NAME, keys)
 
 

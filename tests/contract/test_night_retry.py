@@ -149,6 +149,10 @@ def test_no_vector_is_taken_from_a_generation_whose_bytes_are_wrong(
     generations.register(
         night.engine, "g0", encoder_id=ENCODER, catalog_seq=0, created_at_ms=NOW_MS - 1
     )
-    assert list(reused_vectors(night, ENCODER, [digest])[digest]) == [0.5, 0.25]
+    vectors_ND, has_N = reused_vectors(night, ENCODER, [digest], 2)
+    assert has_N.tolist() == [True]
+    assert vectors_ND.tolist() == [[0.5, 0.25]]
     flip_a_bit(before / VECTORS_NAME)
-    assert reused_vectors(night, ENCODER, [digest]) == {}
+    vectors_ND, has_N = reused_vectors(night, ENCODER, [digest], 2)
+    assert has_N.tolist() == [False]
+    assert vectors_ND.tolist() == [[0.0, 0.0]]
