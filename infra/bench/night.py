@@ -31,7 +31,7 @@ CHANGED_SHARE = 0.01
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(100_000, 10_000, 1_000_000, events=10_000, recipe="nightly"),
+    "full": Plan(100_000, 10_000, 1_000_000, events=8_000, recipe="nightly"),
     "small": Plan(1_200, 300, 3_000, events=1_500, recipe="tiny"),
 }
 

@@ -55,8 +55,8 @@ def report(
         bench="night",
         about=(
             f"The steps of `moonlark night` on one local Ray cluster with {WORKERS} workers: "
-            f"{plan.texts:,} distinct texts (MovieLens titles repeated with changes), then 1 % of "
-            f"them changed, and {plan.made:,} items with made vectors. Each step beside its floor, "
+            f"{plan.texts:,} items (MovieLens titles repeated with changes), then 1 % of their texts "
+            f"changed, and {plan.made:,} items with made vectors. Each step beside its floor, "
             "measured in the same process before the publish."
         ),
         ratios=(*ratios(first, second, made), *speed_ups(*shared)),
