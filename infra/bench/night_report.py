@@ -55,9 +55,9 @@ def report(
         bench="night",
         about=(
             f"The steps of `moonlark night` on one local Ray cluster with {WORKERS} workers: "
-            f"{plan.texts:,} items (MovieLens titles repeated with changes), then 1 % of their texts "
-            f"changed, and {plan.made:,} items with made vectors. Each step beside its floor, "
-            "measured in the same process before the publish."
+            f"{plan.texts:,} items (MovieLens titles repeated with changes), then 1 % of the "
+            f"texts changed, and {plan.made:,} items with made vectors. Each step beside its "
+            "floor, measured in the same process before the publish."
         ),
         ratios=(*ratios(first, second, made), *speed_ups(*shared)),
         tables=(*(_table(night) for night in nights), _workers_table(*shared)),
