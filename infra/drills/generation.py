@@ -23,7 +23,13 @@ from ray_jobs.encoders.weights import load_weights, save_weights
 from ray_jobs.nightly.export import as_shown
 from ray_jobs.nightly.workspace import generation_directory
 from ray_jobs.shards.items import write_items
-from ray_jobs.shards.manifest import COARSE_NAME, manifest_digest, shard_name, write_manifest
+from ray_jobs.shards.manifest import (
+    COARSE_NAME,
+    Manifest,
+    manifest_digest,
+    shard_name,
+    write_manifest,
+)
 from ray_jobs.shards.placement import MIN_SHARDS, FamilyChoice, choose_family, shard_of
 from ray_jobs.shards.texts import write_text_vectors
 from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
@@ -87,8 +93,18 @@ def make_generation(
         item_count=len(items),
         catalog_seq=seq,
     )
+    seal(engine, directory, manifest, at_ms)
+
+
+def seal(engine: Engine, directory: Path, manifest: Manifest, at_ms: int) -> None:
+    """Enter a generation whose files are written into the registry, with their digests."""
+    generation_id = manifest.generation_id
     generations.register(
-        engine, generation_id, encoder_id=ENCODER_ID, catalog_seq=seq, created_at_ms=at_ms
+        engine,
+        generation_id,
+        encoder_id=manifest.encoder_id,
+        catalog_seq=manifest.catalog_seq,
+        created_at_ms=at_ms,
     )
     files = [
         generations.Artifact(path, entry.sha256, entry.size)

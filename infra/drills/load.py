@@ -60,13 +60,17 @@ _Shot = tuple[float, int, bool, bool]
 """Took (s), status, told when, is an event."""
 
 
-class _Connection(asyncio.Protocol):
-    """HTTP/1.1, one request at a time; only status, length and Retry-After are looked at."""
+Answered = Callable[[int, bytes, bytes], None]
+"""Is told status, head (lower case) and body; `GAVE_UP` and nothing where there is no answer."""
 
-    def __init__(self, idle: "deque[_Connection]", closed: Callable[[], None]) -> None:
+
+class Connection(asyncio.Protocol):
+    """HTTP/1.1, one request at a time; only status and length are looked at."""
+
+    def __init__(self, idle: "deque[Connection]", closed: Callable[[], None]) -> None:
         self._idle, self._closed = idle, closed
         self._transport: asyncio.Transport | None = None
-        self._answered: Callable[[int, bool], None] | None = None
+        self._answered: Answered | None = None
         self._buffer = bytearray()
         self.asked_s = 0.0
 
@@ -84,7 +88,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._closed()
-        self._tell(GAVE_UP, False)
+        self._tell(GAVE_UP, b"", b"")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -95,15 +99,16 @@ class _Connection(asyncio.Protocol):
         _, found, rest = head.partition(b"\r\ncontent-length:")
         length = int(rest.split(b"\r\n", 1)[0]) if found else 0
         if len(self._buffer) >= head_end + 4 + length:
+            body = bytes(self._buffer[head_end + 4 : head_end + 4 + length])
             del self._buffer[: head_end + 4 + length]
             self._idle.append(self)
-            self._tell(int(head[9:12]), b"\r\nretry-after:" in head)
+            self._tell(int(head[9:12]), head, body)
 
-    def ask(self, request: bytes, answered: Callable[[int, bool], None]) -> None:
-        """`answered` is told status and whether it says when to come back."""
+    def ask(self, request: bytes, answered: Answered) -> None:
+        """Sent now; `answered` is told once."""
         self.asked_s, self._answered = time.perf_counter(), answered
         if self._transport is None:
-            self._tell(GAVE_UP, False)
+            self._tell(GAVE_UP, b"", b"")
         else:
             self._transport.write(request)
 
@@ -111,24 +116,73 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _tell(self, status: int, told_when: bool) -> None:
+    def _tell(self, status: int, head: bytes, body: bytes) -> None:
         answered, self._answered = self._answered, None
         if answered is not None:
-            answered(status, told_when)
+            answered(status, head, body)
 
 
-class _Sender:
-    """Neither a task nor a timer a request: on two cores they would be the server's."""
+class Connections:
+    """Kept open, as many as are needed. Neither a task nor a timer a request: on two cores they
+    would be the server's."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: deque[Connection] = deque()
+        self._connections: set[Connection] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._open = 0
+
+    def send(self, request: bytes, answered: Answered) -> None:
+        """Now, on an idle connection or a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                connection.ask(request, answered)
+                return
+        if self._open >= MAX_OPEN:
+            answered(GAVE_UP, b"", b"")
+            return
+        self._open += 1
+        task = asyncio.get_running_loop().create_task(self._connect(request, answered))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, request: bytes, answered: Answered) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(GIVE_UP_S):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._idle, self._is_closed), "127.0.0.1", self._port
+                )
+        except (OSError, TimeoutError):
+            self._is_closed()
+            answered(GAVE_UP, b"", b"")
+            return
+        self._connections.add(connection)
+        connection.ask(request, answered)
+
+    def _is_closed(self) -> None:
+        self._open -= 1
+
+    def sweep(self) -> None:
+        """Whoever waited too long goes away."""
+        before_s = time.perf_counter() - GIVE_UP_S
+        self._connections = {one for one in self._connections if one.is_open}
+        for connection in self._connections:
+            if connection.waits and connection.asked_s < before_s:
+                connection.give_up()
+
+
+class _Sender(Connections):
+    """Lists and events of made users."""
 
     def __init__(self, port: int, users: int, items: int, seed: int) -> None:
-        self._port = port
+        super().__init__(port)
         self._rng = np.random.default_rng(seed)
         self._users, self._items = users, items
         self._name = f"load{seed}-{time.time_ns()}"
-        self._idle: deque[_Connection] = deque()
-        self._connections: set[_Connection] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
-        self._open = self._sent = 0
+        self._sent = 0
         self.shots: list[_Shot] = []
 
     def requests(self, count: int) -> list[bytes]:
@@ -149,51 +203,16 @@ class _Sender:
         return f"POST /v1/events HTTP/1.1\r\n{HOST}{head}".encode() + body
 
     def shoot(self, request: bytes, then: Callable[[], None] = lambda: None) -> None:
-        """Sent now, on an idle connection or a new one; `then` is called when it is over."""
+        """Sent now; `then` is called when it is over."""
         is_event = request.startswith(b"POST")
         started_s = time.perf_counter()
 
-        def answered(status: int, told_when: bool) -> None:
+        def answered(status: int, head: bytes, _: bytes) -> None:
+            told_when = b"\r\nretry-after:" in head
             self.shots.append((time.perf_counter() - started_s, status, told_when, is_event))
             then()
 
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                connection.ask(request, answered)
-                return
-        if self._open >= MAX_OPEN:
-            answered(GAVE_UP, False)
-            return
-        self._open += 1
-        task = asyncio.get_running_loop().create_task(self._connect(request, answered))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-
-    async def _connect(self, request: bytes, answered: Callable[[int, bool], None]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(GIVE_UP_S):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self._idle, self._is_closed), "127.0.0.1", self._port
-                )
-        except (OSError, TimeoutError):
-            self._is_closed()
-            answered(GAVE_UP, False)
-            return
-        self._connections.add(connection)
-        connection.ask(request, answered)
-
-    def _is_closed(self) -> None:
-        self._open -= 1
-
-    def _sweep(self) -> None:
-        """Whoever waited too long goes away."""
-        before_s = time.perf_counter() - GIVE_UP_S
-        self._connections = {one for one in self._connections if one.is_open}
-        for connection in self._connections:
-            if connection.waits and connection.asked_s < before_s:
-                connection.give_up()
+        self.send(request, answered)
 
     async def open_loop(self, rate: float, seconds: float) -> Shots:
         due_s = np.cumsum(self._rng.exponential(1 / rate, int(rate * seconds)))
@@ -206,7 +225,7 @@ class _Sender:
                 self.shoot(requests[sent])
                 sent += 1
             if now_s - swept_s > SWEEP_S:
-                self._sweep()
+                self.sweep()
                 swept_s = now_s
             await asyncio.sleep(TICK_S)
         return _gathered(self.shots, began_cpu_s)
@@ -228,7 +247,7 @@ class _Sender:
             self.shoot(request, go_on)
         while waiting:
             await asyncio.sleep(SWEEP_S)
-            self._sweep()
+            self.sweep()
         return _gathered(self.shots, began_cpu_s)
 
 

@@ -83,11 +83,15 @@ class PostgresServer:
         """Let it go on."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def processes(self) -> list[psutil.Process]:
+        """The server and each of its children, which are sessions of their own, so that no group
+        holds all of them."""
         assert self._process is not None, "it was started"
-        # Its children are sessions of their own, so that no group holds all of them.
         family = psutil.Process(self._process.pid)
-        for process in [family, *family.children(recursive=True)]:
+        return [family, *family.children(recursive=True)]
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 

@@ -28,6 +28,7 @@ def deploy(
     *,
     args: Mapping[str, Any] | None = None,
     name: str = "moonlark",
+    route_prefix: str = "/",
     env: Mapping[str, str] | None = None,
     timeout_s: float = DEPLOY_TIMEOUT_S,
 ) -> str:
@@ -36,6 +37,7 @@ def deploy(
     Args:
         app_import_path: a bound Serve application, or a function that takes `args` (a dict) and
             returns one.
+        name, route_prefix: of the application; others that are deployed stay.
         env: environment of the deploying process and of the replicas, on top of what the cluster
             was started with (LocalRay's extra_env).
 
@@ -46,9 +48,10 @@ def deploy(
         StackStartFailed: with the end of what the deploying process printed.
     """
     command = ["deploy", app_import_path, "--name", name, "--http-port", str(cluster.http_port)]
+    command += ["--route-prefix", route_prefix]
     command += ["--args", json.dumps(dict(args or {})), "--env", json.dumps(dict(env or {}))]
     _run_driver(cluster, command, timeout_s, env or {})
-    _wait_routed(cluster, timeout_s)
+    _wait_routed(cluster, name, timeout_s)
     return cluster.http_url
 
 
@@ -89,13 +92,13 @@ def _failure(command: Sequence[str], what: str, output: bytes) -> StackStartFail
     )
 
 
-def _wait_routed(cluster: LocalRay, timeout_s: float) -> None:
+def _wait_routed(cluster: LocalRay, name: str, timeout_s: float) -> None:
     """HAProxy learns of healthy replicas a moment after serve.run() returns."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         # {"<route prefix>": "<app>"} once HAProxy knows the app, {} before.
         routes = local_http.get(f"{cluster.http_url}/-/routes")
-        if routes is not None and json.loads(routes):
+        if routes is not None and name in json.loads(routes).values():
             return
         time.sleep(POLL_S)
     raise _failure(["deploy"], f"{cluster.http_url} routes nothing after {timeout_s:.0f} s", b"")

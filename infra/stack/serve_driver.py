@@ -38,6 +38,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     verb = verbs.add_parser("deploy")
     verb.add_argument("app", help="module:attribute")
     verb.add_argument("--name", default="moonlark")
+    verb.add_argument("--route-prefix", default="/")
     verb.add_argument("--http-port", type=int, required=True)
     verb.add_argument("--args", type=json.loads, default={}, help="JSON object for a builder")
     verb.add_argument("--env", type=json.loads, default={}, help="JSON object for the replicas")
@@ -63,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             proxy_location="HeadOnly",
             logging_config=NO_ACCESS_LOG,
         )
-        ray_serve.run(app, name=options.name, route_prefix="/", logging_config=NO_ACCESS_LOG)
+        ray_serve.run(
+            app,
+            name=options.name,
+            route_prefix=options.route_prefix,
+            logging_config=NO_ACCESS_LOG,
+        )
 
 
 if __name__ == "__main__":

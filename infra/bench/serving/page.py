@@ -1,0 +1,162 @@
+"""Figures of the stacks as the report has them: ratios with their goals, then tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from infra.bench.report import Ratio, Table
+from infra.bench.serving.phases import BARE, BATCH, Figures
+from infra.bench.serving.sender import Sent
+
+AT_MOST_OF_FLOORS = 1.3
+LEAST_OF_NOOP = 0.4
+MOST_OF_COMMIT = 2.0
+EVENTS_PER_S = 10_000.0
+ANSWER_MS = 50.0
+SERVER = ("gateway", "haproxy")
+MOST_WRONG = 3
+COSTS = ("", "CPU ms, or MB")
+RAN = "all phases ran"
+
+
+def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) -> list[Ratio]:
+    """Of one stack. `is_judged`: with goals; `is_smaller`: the goal of the smaller catalog."""
+    lists, noop = figures.loops["lists"], figures.loops["noop"]
+    floors = noop.cpu_ms("noop", "haproxy") + sum(figures.floors.values())
+    batches = figures.loops["batches"]
+    goal = is_judged or None
+    acks, visits = figures.events_at_half, figures.visits_at_half
+    assert acks is not None, RAN
+    assert visits is not None, RAN
+    commit_ms = float(np.quantile(figures.commits_s, 0.99) * 1000)
+    return [
+        Ratio(
+            name=f"{name}: a recommendation",
+            value=lists.cpu_ms(*SERVER) / floors,
+            of="its CPU / that of no-op, faiss alone and snapshot read together",
+            at_most=AT_MOST_OF_FLOORS if is_judged else None,
+        ),
+        Ratio(
+            name=f"{name}: recommendations/s",
+            value=lists.per_s / noop.per_s,
+            of="of the no-op's rate, 16 connections",
+            at_least=LEAST_OF_NOOP if is_smaller else None,
+        ),
+        Ratio(
+            name=f"{name}: acknowledgement",
+            value=acks.whole_ms(0.99) / commit_ms,
+            of="p99 of one event at half load / p99 of a bare commit at the same rate",
+            at_most=goal and MOST_OF_COMMIT,
+        ),
+        Ratio(
+            name=f"{name}: events in batches",
+            value=BATCH * batches.per_s / EVENTS_PER_S,
+            of=f"events/s in batches of {BATCH} / 10,000",
+            at_least=goal and 1.0,
+        ),
+        Ratio(
+            name=f"{name}: stored",
+            value=figures.stored / max(1, figures.distinct),
+            of="events in the log / different events sent (a tenth of the batches twice)",
+            at_least=goal and 1.0,
+            at_most=goal and 1.0,
+        ),
+        Ratio(
+            name=f"{name}: event to answer",
+            value=visits.whole_ms(0.99) / ANSWER_MS,
+            of="p99 at half load / 50 ms; each answer has its `user_seq`, none the item",
+            at_most=goal and 1.0,
+        ),
+    ]
+
+
+def tables(name: str, figures: Figures) -> list[Table]:
+    """Of one stack."""
+    return [_rates(name, figures), _floors(name, figures), _latencies(name, figures)]
+
+
+def _rates(name: str, figures: Figures) -> Table:
+    shown: Mapping[str, tuple[str, Sequence[str]]] = {
+        "lists": ("recommendations", SERVER),
+        "events": ("events, one a post", SERVER),
+        "batches": (f"posts of {BATCH} events", SERVER),
+        "visits": ("event, then list", SERVER),
+        "noop": ("no-op, ASGI", ("noop", "haproxy")),
+        "noop fastapi": ("no-op, FastAPI", ("noop fastapi", "haproxy")),
+        BARE: ("FastAPI under uvicorn, one process", (BARE,)),
+    }
+    rows = []
+    for loop_name, (title, groups) in shown.items():
+        loop = figures.loops[loop_name]
+        rows.append(
+            (
+                title,
+                f"{loop.per_s:,.0f}",
+                f"{loop.cpu_ms(*groups):.3f}",
+                f"{loop.cpu_ms('haproxy'):.3f}",
+                f"{loop.cpu_ms('database'):.3f}",
+                f"{loop.sender_ms:.3f}",
+            )
+        )
+    columns = ("closed loop, 16 connections", "/s", "server CPU ms", "of it HAProxy")
+    return Table(
+        title=f"{name}: rates",
+        columns=(*columns, "database CPU ms", "sender CPU ms"),
+        rows=tuple(rows),
+    )
+
+
+def _floors(name: str, figures: Figures) -> Table:
+    rows = [(floor, f"{cpu_ms:.3f}") for floor, cpu_ms in figures.floors.items()]
+    for when, found in (("before", figures.idle), ("after", figures.worked)):
+        assert found is not None, RAN
+        rows.append((f"memory of the gateways {when}, RSS MB", f"{found.rss_mb:,.0f}"))
+        rows.append((f"memory of the gateways {when}, PSS MB", f"{found.pss_mb:,.0f}"))
+    return Table(
+        title=f"{name}: floors and memory", columns=("", "CPU ms, or MB"), rows=tuple(rows)
+    )
+
+
+def _latencies(name: str, figures: Figures) -> Table:
+    commits_ms = 1000 * np.quantile(figures.commits_s, [0.5, 0.99])
+    rows = [
+        *_rows("recommendation", figures.lists_at_half),
+        *_rows("event, acknowledged", figures.events_at_half),
+        ("bare commit", "", f"{commits_ms[0]:.1f}", f"{commits_ms[1]:.1f}"),
+        *_rows("event and list", figures.visits_at_half, ("the event", "the list after it")),
+        *_rows("search event and list, one client", figures.searches, ("the event (BERT)", "")),
+    ]
+    columns = ("open loop at half the maximum", "/s", "p50 ms", "p99 ms")
+    return Table(title=f"{name}: latency", columns=columns, rows=tuple(rows))
+
+
+def _rows(
+    title: str, sent: Sent | None, parts: Sequence[str] = ()
+) -> list[tuple[str, str, str, str]]:
+    assert sent is not None, RAN
+    rate = f"{sent.per_s:,.0f}"
+    rows = [(title, rate, f"{sent.whole_ms(0.5):.1f}", f"{sent.whole_ms(0.99):.1f}")]
+    for part, told in enumerate(parts):
+        if told:
+            middle, high = sent.part_ms(part, 0.5), sent.part_ms(part, 0.99)
+            rows.append((f"of it {told}", "", f"{middle:.1f}", f"{high:.1f}"))
+    return rows
+
+
+def wrong(name: str, figures: Figures) -> list[str]:
+    """What was not answered as it should have been, in words."""
+    told = []
+    opened = {
+        "recommendations at half load": figures.lists_at_half,
+        "events at half load": figures.events_at_half,
+        "visits at half load": figures.visits_at_half,
+        "searches": figures.searches,
+    }
+    found = {title: loop.wrong for title, loop in figures.loops.items()}
+    found |= {title: sent.wrong for title, sent in opened.items() if sent is not None}
+    for title, counts in found.items():
+        for why, count in list(counts.items())[:MOST_WRONG]:
+            told.append(f"{name}, {title}: {count} times {why}")
+    return told
