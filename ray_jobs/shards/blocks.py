@@ -144,4 +144,4 @@ class IvfBlock:
 
     @cached_property
     def _stored(self) -> StoredVectors:
-        return StoredVectors(self._index, "IVF,SQfp16")
+        return StoredVectors([self._index], "IVF,SQfp16", int(self._index.d))

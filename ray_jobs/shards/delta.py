@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ray_jobs.shards.blocks import Block, ExactBlock, IvfBlock
 from ray_jobs.shards.faiss_index import stored_precision
 from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
+from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.reader import Shards
 
@@ -52,6 +53,7 @@ class Delta:
     dim: int
     coarse: Any | None
     base_ordinals: Ordinals
+    base_rows: OrdinalRows
     head: ExactBlock
     sealed: Block
     dead: Ordinals
@@ -71,6 +73,7 @@ class Delta:
             dim=base.dim,
             coarse=base.coarse,
             base_ordinals=base.ordinals,
+            base_rows=base.rows,
             head=exact,
             sealed=sealed,
             dead=nothing,
@@ -104,7 +107,7 @@ class Delta:
             self,
             head=head,
             dead=union_sorted(self.dead, touched[in_sorted(touched, self.sealed.ordinals)]),
-            masked=union_sorted(self.masked, touched[in_sorted(touched, self.base_ordinals)]),
+            masked=union_sorted(self.masked, touched[self.base_rows.has(touched)]),
         )
         return changed._seal() if len(head.ordinals) > self.seal_at else changed
 
@@ -121,9 +124,13 @@ class Delta:
 
     def is_live(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether base or delta holds it as it is now."""
-        base = in_sorted(ordinals, self.base_ordinals) & ~in_sorted(ordinals, self.masked)
-        sealed = in_sorted(ordinals, self.sealed.ordinals) & ~in_sorted(ordinals, self.dead)
-        live: NDArray[np.bool_] = base | sealed | in_sorted(ordinals, self.head.ordinals)
+        live = self.base_rows.has(ordinals)
+        if len(self.masked):
+            live &= ~in_sorted(ordinals, self.masked)
+        if len(self.sealed.ordinals):
+            live |= in_sorted(ordinals, self.sealed.ordinals) & ~in_sorted(ordinals, self.dead)
+        if len(self.head.ordinals):
+            live |= in_sorted(ordinals, self.head.ordinals)
         return live
 
     def live_ordinals(self) -> Ordinals:

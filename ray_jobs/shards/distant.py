@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from ray_jobs.shards.errors import ShardMismatch
 from ray_jobs.shards.faiss_index import AllowedOrdinals, Assignment
 from ray_jobs.shards.manifest import Manifest
-from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted
+from ray_jobs.shards.merge import Ordinals, Ranked
+from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family, shard_of
 from ray_jobs.shards.reader import Shard, ShardSet
 
@@ -134,6 +135,7 @@ class DistantShards:
         self._generation_id = generation_id
         self._local = local
         self._ordinals = ordinals
+        self._rows = OrdinalRows(ordinals)
         self._ask = ask
         self._timeout_s = timeout_s
         self._clock = clock
@@ -149,6 +151,11 @@ class DistantShards:
     def ordinals(self) -> Ordinals:
         """All ordinals, sorted; also those of shards that do not answer."""
         return self._ordinals
+
+    @property
+    def rows(self) -> OrdinalRows:
+        """The row of each ordinal among `ordinals`."""
+        return self._rows
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -192,7 +199,7 @@ class DistantShards:
 
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""
-        return in_sorted(ordinals, self._ordinals)
+        return self._rows.has(ordinals)
 
     def _asked(self, queries: Mapping[int, ShardQuery]) -> dict[int, Reply]:
         """Replies in the order of shard numbers: which came first must not show in an answer."""

@@ -31,7 +31,8 @@ from ray_jobs.shards.faiss_index import (
     search_ivf,
 )
 from ray_jobs.shards.manifest import COARSE_NAME, Manifest, shard_name
-from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted, merge_top_k_batch
+from ray_jobs.shards.merge import Ordinals, Ranked, merge_top_k_batch
+from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.writer import read_coarse
 
@@ -92,6 +93,11 @@ class Shard:
         assignment = assign_lists(self._index.quantizer, queries_BD, min(nprobe, self.nlist))
         return search_ivf(self._index, queries_BD, k, assignment, selector)
 
+    @property
+    def index(self) -> Any:
+        """faiss's own, for who reads its memory."""
+        return self._index
+
     def search_assigned(
         self,
         queries_BD: NDArray[np.float32],
@@ -136,7 +142,7 @@ class Shard:
 
     @cached_property
     def _stored(self) -> StoredVectors:
-        return StoredVectors(self._index, self.family)
+        return StoredVectors([self._index], self.family, self.dim)
 
 
 class Shards(Protocol):
@@ -152,6 +158,11 @@ class Shards(Protocol):
     @property
     def ordinals(self) -> Ordinals:
         """All ordinals, sorted; also those of shards that do not answer."""
+        ...
+
+    @property
+    def rows(self) -> OrdinalRows:
+        """The row of each ordinal among `ordinals`."""
         ...
 
     @property
@@ -267,27 +278,30 @@ class ShardSet:
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
-        ordinals = np.asarray(ordinals, dtype=np.int64)
-        found = np.zeros(len(ordinals), dtype=np.bool_)
-        vectors_ND = np.zeros((len(ordinals), self.dim), dtype=np.float32)
-        for shard in self.shards:
-            here, vectors = shard.vectors_of(ordinals)
-            found |= here
-            vectors_ND[here] = vectors[here]
-        return found, vectors_ND
+        return self._stored.get(np.asarray(ordinals, dtype=np.int64))
 
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""
-        return in_sorted(ordinals, self.ordinals)
+        return self._stored.rows.has(ordinals)
 
-    @cached_property
+    @property
     def ordinals(self) -> Ordinals:
         """All ordinals, sorted. Raises ShardMismatch when two shards hold the same one."""
-        ordinals = np.sort(np.concatenate([shard.ordinals for shard in self.shards]))
+        return self._stored.ordinals
+
+    @property
+    def rows(self) -> OrdinalRows:
+        """The row of each ordinal among `ordinals`."""
+        return self._stored.rows
+
+    @cached_property
+    def _stored(self) -> StoredVectors:
+        """Of all shards together: one look-up and one copy for all that is asked."""
+        stored = StoredVectors([shard.index for shard in self.shards], self.family, self.dim)
+        ordinals = stored.ordinals
         repeats = int(np.count_nonzero(ordinals[1:] == ordinals[:-1]))
         _expect(self.shards[0].path.parent, "ordinals held by two shards", 0, repeats)
-        ordinals.setflags(write=False)
-        return ordinals
+        return stored
 
 
 def check_queries(queries_BD: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

@@ -86,13 +86,17 @@ def live_vectors_of(
     """Current vectors: (found (N,), vectors (N, D)); deleted and unknown ordinals are not found."""
     ordinals = np.asarray(ordinals, dtype=np.int64)
     found, vectors_ND = base.vectors_of(ordinals)
-    found &= ~in_sorted(ordinals, delta.masked)
+    if len(delta.masked):
+        found &= ~in_sorted(ordinals, delta.masked)
     for block, gone in ((delta.sealed, delta.dead), (delta.head, _NOTHING)):
+        if not len(block.ordinals):
+            continue
         here, vectors = block.vectors_of(ordinals)
         here &= ~in_sorted(ordinals, gone)
         vectors_ND[here] = vectors[here]
         found |= here
-    vectors_ND[~found] = 0.0
+    if not found.all():
+        vectors_ND[~found] = 0.0
     return found, vectors_ND
 
 
