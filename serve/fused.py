@@ -20,7 +20,14 @@ from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, at_rows, candidates_beside
+from ray_jobs.ranking.sources import (
+    POOL,
+    RECENT_ITEMS,
+    Pools,
+    at_rows,
+    candidates_beside,
+    unique_sorted,
+)
 from ray_jobs.shards.faiss_index import mask_at
 from ray_jobs.shards.merge import in_sorted
 from ray_jobs.shards.search import live_vectors_of
@@ -84,7 +91,7 @@ class FusedLists:
             return shown if eligible is None else shown & mask_at(eligible, ordinals)
 
         beside = candidates_beside(now.pools, near_N, near_ND, as_of_ms, allowed)
-        found = np.union1d(nearest.ordinals, beside)
+        found = unique_sorted(np.concatenate([nearest.ordinals, beside]))
         there, vectors_ND = live_vectors_of(state.shards, delta, found)
         if state.shards.missing:  # without its vector an item would be scored as if it were far
             found, vectors_ND = found[there], vectors_ND[there]

@@ -84,11 +84,11 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     return [
         {
             "item_id": item.item_id,
-            "score": float(score),
+            "score": score,
             "title": item.title,
             "category": item.category,
         }
-        for item, score in zip(items, ranked.scores, strict=True)
+        for item, score in zip(items, ranked.scores.tolist(), strict=True)
         if item is not None
     ]
 
@@ -96,6 +96,7 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
 def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
     """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
     state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
+    parts = {name: part.tolist() for name, part in ranked.parts.items()}
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
@@ -107,15 +108,13 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: i
             ShownItem(
                 item["item_id"],
                 item["score"],
-                int(ranked.ordinals[row]),
+                ordinal,
                 # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-                {
-                    name: float(part[row])
-                    for name, part in ranked.parts.items()
-                    if part[row] or name == base
-                },
+                {name: part[row] for name, part in parts.items() if part[row] or name == base},
             )
-            for row, item in enumerate(answer.items)
+            for row, (item, ordinal) in enumerate(
+                zip(answer.items, ranked.ordinals.tolist(), strict=True)
+            )
         ],
         degraded=state.degraded,
         params={

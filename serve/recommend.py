@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.diversity import POOL, diverse_order
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
+from ray_jobs.ranking.sources import unique_sorted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
 from serve.explain import past_of, read_past
@@ -282,7 +283,7 @@ class Recommender:
         eligible = None
         if filtered or query.category is not None or query.attributes:
             eligible = state.view.items.matching(query.category, query.attributes)
-        return _Allowed(eligible, np.unique(np.concatenate(parts)))
+        return _Allowed(eligible, unique_sorted(np.concatenate(parts)))
 
     def _by_editors(
         self,

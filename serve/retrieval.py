@@ -32,7 +32,9 @@ def candidates_by_vector(
     `excluded` is sorted. Items boosted or pinned by id are scored one by one; of the others each
     group of one total boost is searched by itself (`ray_jobs.ranking.boosts`).
     """
-    alone = np.unique(np.array([pin.ordinal for pin in pins], np.int64))
+    alone = np.zeros(0, np.int64)
+    if pins:
+        alone = np.unique(np.array([pin.ordinal for pin in pins], np.int64))
     masks: list[Mask | None] = [eligible]
     if boosts is not None:
         alone = np.union1d(alone, boosts.direct)

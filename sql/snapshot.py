@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, bindparam, case, func, select
 from sql.event import TEXT_KINDS, StoredEvent
 from sql.history import USER_COLUMNS, UserRow, read_tail, read_text_vectors
 from sql.live import LIVE_COLUMNS, LivePointer
+from sql.quick_snapshot import Read, read_quickly
 from sql.sessions import SessionRow, read_session
 from sql.tables import catalog_head, events, live, sessions, users
 from sql.transactions import read_snapshot
@@ -73,6 +74,22 @@ def read_recommendation(
     Of the cached state and the stored session, the newest that is valid is the base;
     `Snapshot.base` tells which, and only the stored session's bytes are ever read.
     """
+    if user_id is not None:
+        quick = read_quickly(engine, user_id, loaded, cached or {}, max_tail)
+        if quick is not None:
+            return _of_quick(quick)
+    return read_whole(engine, user_id, loaded, encoder_of, cached, max_tail)
+
+
+def read_whole(
+    engine: Engine,
+    user_id: str | None,
+    loaded: Sequence[str],
+    encoder_of: Mapping[str, str],
+    cached: Mapping[str, tuple[int, int, int]] | None = None,
+    max_tail: int = MAX_TAIL,
+) -> Snapshot:
+    """`read_recommendation` of any user, whatever there is to read."""
     with read_snapshot(engine) as conn:
         pointer, catalog_seq, user, policy_seq = _read_head(conn, user_id)
         chosen = _choose(pointer, loaded)
@@ -118,6 +135,27 @@ def read_recommendation(
             catalog_seq=catalog_seq,
             policy_seq=policy_seq,
         )
+
+
+def _of_quick(quick: Read) -> Snapshot:
+    """The common case: a session that holds, and a short tail without texts."""
+    user, session = quick.user, None
+    if quick.state is not None:
+        session = SessionRow(user.user_key, quick.base_seq, quick.state, user.trimmed_seq)
+    return Snapshot(
+        live=quick.live,
+        generation_id=quick.live.generation_id,
+        user=user,
+        base="cached" if session is None else "session",
+        base_seq=quick.base_seq,
+        session=session,
+        tail=quick.tail,
+        tail_truncated=False,
+        undone_later=frozenset(),
+        text_vectors={},
+        catalog_seq=quick.catalog_seq,
+        policy_seq=quick.policy_seq,
+    )
 
 
 _HEAD = (

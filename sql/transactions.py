@@ -5,11 +5,13 @@ first write, and a "snapshot" of two reads would be two snapshots.
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sql.errors import StoreBusy, StoreUnavailable
@@ -19,6 +21,10 @@ BEGIN_OPTION = "moonlark_begin"
 """Execution option: the statement with which a SQLite transaction begins (see `engine`)."""
 
 _SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
+_DRIVER_ERRORS = (
+    *(sqlite3.OperationalError, sqlite3.InterfaceError),
+    *(psycopg.OperationalError, psycopg.InterfaceError),
+)
 _BUSY_SQLSTATES = {"40P01", "40001", "55P03"}  # deadlock, serialisation, lock timeout
 
 
@@ -63,12 +69,21 @@ def _errors(engine: Engine) -> Iterator[None]:
     except PoolTimeout as error:
         raise StoreBusy(shown(engine), f"no free connection: {error}") from error
     except (OperationalError, InterfaceError) as error:
-        kind = StoreBusy if _is_busy(error) else StoreUnavailable
+        kind = StoreBusy if _is_busy(error.orig) else StoreUnavailable
         raise kind(shown(engine), str(error.orig)) from error
 
 
-def _is_busy(error: DBAPIError) -> bool:
-    name = getattr(error.orig, "sqlite_errorname", "") or ""
-    return (
-        name.startswith("SQLITE_BUSY") or getattr(error.orig, "sqlstate", None) in _BUSY_SQLSTATES
-    )
+@contextmanager
+def driver_errors(engine: Engine) -> Iterator[None]:
+    """As `read_snapshot` and `write`, where the driver itself is asked: its errors are the same."""
+    try:
+        with _errors(engine):
+            yield
+    except _DRIVER_ERRORS as error:
+        kind = StoreBusy if _is_busy(error) else StoreUnavailable
+        raise kind(shown(engine), str(error)) from error
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith("SQLITE_BUSY") or getattr(error, "sqlstate", None) in _BUSY_SQLSTATES

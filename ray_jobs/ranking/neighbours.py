@@ -38,9 +38,6 @@ MAX_ITEMS_A_USER = 500
 ROWS_AT_ONCE = 2_048
 """Items multiplied at a time: bounds the memory of a product that is denser than its factors."""
 
-TABLE_TIMES = 64
-"""A table of all ordinals is filled where they are at most so many times the entries."""
-
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""
 
@@ -93,17 +90,12 @@ class Neighbours:
         entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         entries += starts[run]
         found, weights = self.ordinals_E[entries], self.weights_E2[entries].astype(np.float64)
-        span = len(self.offsets_S1) - 1
-        is_there_S = np.zeros(span, np.bool_)
-        is_there_S[found] = True
-        ordinals = np.flatnonzero(is_there_S)
-        # Rows by a table where it is small beside the entries, else by search.
-        if span <= TABLE_TIMES * len(found):
-            row_S = np.zeros(span, np.int64)
-            row_S[ordinals] = np.arange(len(ordinals))
-            rows = row_S[found]
-        else:
-            rows = np.searchsorted(ordinals, found)
+        # Runs that ascend already: a stable sort only merges them, whatever the span is.
+        order = np.argsort(found, kind="stable")
+        is_new = np.diff(found[order], prepend=-1) > 0
+        rows = np.empty(len(found), np.int64)
+        rows[order] = np.cumsum(is_new) - 1
+        ordinals = found[order[is_new]].astype(np.int64)
         decays = [(base ** known.astype(np.float64))[run] for base in DECAYS]
         shares = [weights[:, 0] * decay for decay in decays]
         shares.append(weights[:, 1] * decays[-1])

@@ -74,15 +74,14 @@ def rerank(
     keep = candidates.ordinals >= 0
     for dropped in (seen, excluded):
         if len(dropped):
-            keep &= ~np.isin(candidates.ordinals, _as_array(dropped))
+            keep &= ~_is_among(candidates.ordinals, _as_array(dropped))
     if eligible is not None:
         inside = keep & (candidates.ordinals < len(eligible))
         keep = np.zeros_like(keep)
         keep[inside] = eligible[candidates.ordinals[inside]]
     kept = candidates.take(keep)
     order = np.lexsort((kept.ordinals, -kept.scores))
-    best = np.sort(np.unique(kept.ordinals[order], return_index=True)[1])
-    ranked = kept.take(order[best])
+    ranked = kept.take(_each_once(kept.ordinals, order))
     if first is not None:
         places = np.full(len(ranked), len(first))
         row_of = {ordinal: row for row, ordinal in enumerate(ranked.ordinals.tolist())}
@@ -102,6 +101,8 @@ def _with_pins(
     """Rows (N,) of `ordinals` (N,) with the pinned ones at their places, and their positions."""
     rows = np.arange(len(ordinals))
     positions = np.zeros(len(ordinals), np.float32)
+    if not pins:
+        return rows, positions
     wanted = np.array([pin.ordinal for pin in pins], np.int64)
     there = np.flatnonzero(np.isin(ordinals, wanted))
     row_of = dict(zip(ordinals[there].tolist(), there.tolist(), strict=True))
@@ -132,6 +133,23 @@ def _at(values: NDArray[np.float32] | None, ordinals: NDArray[np.int64]) -> NDAr
         inside = (ordinals >= 0) & (ordinals < len(values))
         found[inside] = values[ordinals[inside]]
     return found
+
+
+def _each_once(ordinals: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Of the rows `order` those whose ordinal none before them has. They seldom repeat, and to see
+    that takes a fifth of the time."""
+    ascending = np.sort(ordinals)
+    if not (ascending[1:] == ascending[:-1]).any():
+        return order
+    return order[np.sort(np.unique(ordinals[order], return_index=True)[1])]
+
+
+def _is_among(ordinals: NDArray[np.int64], dropped: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """np.isin, without the sort of both where `dropped` ascends, as it mostly does."""
+    if (dropped[1:] <= dropped[:-1]).any():
+        return np.isin(ordinals, dropped)
+    places = np.minimum(np.searchsorted(dropped, ordinals), len(dropped) - 1)
+    return np.asarray(dropped[places] == ordinals, np.bool_)
 
 
 def _as_array(values: OrdinalSet) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_jobs.shards.merge import Ordinals
+from ray_jobs.shards.ordinal_rows import OrdinalRows
 
 Scalar = str | bool | int | float
 AttributeValue = Scalar | list[str]
@@ -181,6 +182,16 @@ class ItemBlock:
         taken: list[str] = self._columns["title"].take(rows).to_pylist()
         return taken
 
+    def items(self, ordinals: Ordinals) -> list[Item | None]:
+        """The item of each ordinal, None where it is not here."""
+        rows = self.rows.of(ordinals).tolist()
+        return [self._kept_item(row) if row >= 0 else None for row in rows]
+
+    @cached_property
+    def rows(self) -> OrdinalRows:
+        """The row of each ordinal."""
+        return OrdinalRows(self.ordinals)
+
     def row_of(self, ordinal: int) -> int | None:
         row = int(np.searchsorted(self.ordinals, ordinal))
         return row if row < len(self) and int(self.ordinals[row]) == ordinal else None
@@ -207,7 +218,7 @@ class ItemBlock:
         """Builds the indexes of these attributes now (about 3 us a row that has it)."""
         for name in names:
             self._index_of(name)
-        _ = self._categories, self.newest_first
+        _ = self._categories, self.newest_first, self.rows
 
     @cached_property
     def _available(self) -> NDArray[np.bool_]:

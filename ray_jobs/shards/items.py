@@ -88,6 +88,8 @@ class ItemTable:
 
     def get_many(self, ordinals: Ordinals | Sequence[int]) -> list[Item | None]:
         """`get` for each, in order."""
+        if not self.head and not len(self.deleted) and len(self.blocks) == 1:
+            return self.blocks[0].items(np.asarray(ordinals, np.int64))
         return [self.get(int(ordinal)) for ordinal in ordinals]
 
     @property
@@ -170,8 +172,11 @@ class ItemTable:
         """When each of these sorted ordinals was published, -1 where nobody says: (N,)."""
         times = np.full(len(ordinals), -1, np.int64)
         for block in self.blocks:
-            here = in_sorted(ordinals, block.ordinals)
-            times[here] = block.published_ms[np.searchsorted(block.ordinals, ordinals[here])]
+            rows = block.rows.of(ordinals)
+            here = rows >= 0
+            times[here] = block.published_ms[rows[here]]
+        if not self.head:
+            return times
         changed = sorted_ordinals(self.head.keys())
         changed = changed[in_sorted(changed, ordinals)]
         for place, ordinal in zip(

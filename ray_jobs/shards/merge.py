@@ -33,9 +33,12 @@ def merge_top_k(parts: Sequence[Ranked], k: int) -> Ranked:
     real = ordinals >= 0
     scores, ordinals = scores[real], ordinals[real]
     order = np.lexsort((ordinals, -scores))
-    # np.unique's index is the first occurrence, which in this order is the best score.
-    first = np.unique(ordinals[order], return_index=True)[1]
-    best = order[np.sort(first)[:k]]
+    ascending = np.sort(ordinals)
+    if (ascending[1:] == ascending[:-1]).any():
+        # np.unique's index is the first occurrence, which in this order is the best score.
+        first = np.unique(ordinals[order], return_index=True)[1]
+        order = order[np.sort(first)]
+    best = order[:k]
     return scores[best], ordinals[best]
 
 

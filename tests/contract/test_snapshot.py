@@ -1,6 +1,7 @@
 """The one read: which generation, which base, and that base and tail fold to the effective log."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -11,9 +12,10 @@ from sqlalchemy import Engine
 from sql.catalog import put_items
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, StoredEvent, effective
-from sql.generations import flip
+from sql.generations import flip, read_live
+from sql.quick_snapshot import read_quickly
 from sql.sessions import SessionRow, write_sessions
-from sql.snapshot import Snapshot, read_recommendation
+from sql.snapshot import Snapshot, read_recommendation, read_whole
 from tests.contract.activity_counts import read_activity
 from tests.contract.store_builder import (
     ENCODER,
@@ -36,8 +38,21 @@ _example = count()
 
 
 def read(engine: Engine, user_id: str | None = "u1", **more: object) -> Snapshot:
+    """Also the short way of `quick_snapshot`, where it gives an answer, is the whole one's."""
     options = {"loaded": ["g1"], "encoder_of": {"g1": ENCODER}, **more}
-    return read_recommendation(engine, user_id, **options)  # type: ignore[arg-type]
+    found = read_recommendation(engine, user_id, **options)  # type: ignore[arg-type]
+    whole = read_whole(engine, user_id, **options)  # type: ignore[arg-type]
+    assert replace(found, text_vectors={}) == replace(whole, text_vectors={})
+    assert found.text_vectors.keys() == whole.text_vectors.keys()
+    return found
+
+
+def make_live(engine: Engine) -> None:
+    with read_snapshot(engine) as conn:
+        if read_live(conn) is not None:
+            return
+    generation(engine, "g1")
+    flip(engine, "g1", expected_flip=0, who="t", why="t", hold=False, at_ms=NOW_MS)
 
 
 def store(engine: Engine, user_key: int, user_seq: int, state: bytes = b"state") -> None:
@@ -93,6 +108,7 @@ def test_base_is_valid_if_and_only_if_its_fold_is_a_prefix_of_the_whole_fold(
     engine: Engine, steps: list[Step], cut: int, data: st.DataObject
 ) -> None:
     put(engine, "i1", "i2")
+    make_live(engine)
     user_id = f"user-{next(_example)}"
     requests = to_requests(steps, user_id)
     split = data.draw(st.integers(0, len(requests)), label="first group")
@@ -186,6 +202,25 @@ def test_live_generation_is_chosen_where_it_is_held_else_the_newest_held(engine:
     not_held = read(engine, loaded=["g3", "g2"])
     assert (not_held.live, not_held.generation_id) == (pointer, "g3")
     assert read(engine, loaded=[]).generation_id is None
+
+
+def test_the_usual_read_goes_the_short_way(engine: Engine) -> None:
+    make_live(engine)
+    put(engine, "i1")
+    post(engine, [view("a"), view("b"), view("c")])
+    key = key_of(engine)
+    store(engine, key, 1)
+    stored = read_quickly(engine, "u1", ["g1"], {}, 2_000)
+    assert stored is not None
+    assert (stored.base_seq, stored.state, len(stored.tail)) == (1, b"state", 2)
+    cached = read_quickly(engine, "u1", ["g1"], {"g1": (key, 2, 0)}, 2_000)
+    assert cached is not None
+    assert (cached.base_seq, cached.state, len(cached.tail)) == (2, None, 1)
+    assert read_quickly(engine, "u1", ["g2", "g1"], {}, 2_000) is None  # it is not the first
+    assert read_quickly(engine, "nobody", ["g1"], {}, 2_000) is None
+    post(engine, [undo("d", "a")])
+    assert read_quickly(engine, "u1", ["g1"], {}, 2_000) is None  # reaches into the session
+    assert read(engine).base == "none"
 
 
 def test_base_of_another_generation_is_not_used(engine: Engine) -> None:
