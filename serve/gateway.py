@@ -19,6 +19,7 @@ from serve.routes import (
     health,
     items,
     policies,
+    quick_list,
     recommendations,
     trending,
     users,
@@ -57,6 +58,7 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
     for module in (recommendations, trending, events, items, policies, users, erasures):
         api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
     api.include_router(health.router)  # what probes ask: whatever they append does no harm
+    quick_list.install(api)
     docs.install(api)
     openapi.install(api)
     guard = Guard(settings)

@@ -37,9 +37,11 @@ from serve.schemas.lists import (
     SimilarAnswer,
 )
 from sql.events import Rejected
+from sql.keys import ApiKey
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])
 
+DEFAULT_K = 20
 K = Annotated[int, Query(ge=1, le=MAX_K, description="length of the list")]
 Category = Annotated[str | None, Query(max_length=200)]
 Attribute = Annotated[list[str], Query(description="name:value, repeated", max_length=10)]
@@ -53,7 +55,7 @@ async def recommend(
     request: Request,
     day: Annotated[Day, Depends(day_of)],
     user_id: PathId,
-    k: K = 20,
+    k: K = DEFAULT_K,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     category: Category = None,
     attribute: Attribute = [],  # noqa: B006 - FastAPI copies query defaults
@@ -75,13 +77,23 @@ async def recommend(
         explain=explain,
         diversity=diversity,
     )
-    day.allowances.take_lists(key_of(request), [user_id])
-    request_id = request_id_of(request)
+    return _json(await list_of(day, key_of(request), user_id, query, request_id_of(request)))
+
+
+async def list_of(
+    day: Day, key: ApiKey | None, user_id: str, query: ListQuery, request_id: str
+) -> dict[str, Any]:
+    """The body of a user's list, which is recorded as shown. `key`: who asks.
+
+    Raises:
+        ProblemError: 429 for a user who asks too much, 503 where nothing can be answered.
+    """
+    day.allowances.take_lists(key, [user_id])
     answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
     day.recommender.expose(answer, query, request_id)
-    if query.explain and not may_read_texts(request):
+    if query.explain and not may_read_texts(key):
         _hide_texts(answer)
-    return _json(_recommendation(user_id, answer, request_id))
+    return _recommendation(user_id, answer, request_id)
 
 
 @router.post("/recommendations", response_model=RecommendManyAnswer)
@@ -122,7 +134,7 @@ async def recommend_many(
 
         answer = await _made(day, make)
         day.recommender.expose(answer, query, request_id)
-        if query.explain and not may_read_texts(request):
+        if query.explain and not may_read_texts(key_of(request)):
             _hide_texts(answer)
         results.append(_recommendation(user_id, answer, request_id))
     return _json({"results": results, "request_id": request_id_of(request)})
