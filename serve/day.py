@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ class Day:
     interests: InterestsOfUsers
     allowances: Allowances
     metrics: Metrics
+    list_pool: ThreadPoolExecutor
+    """Where lists are made."""
 
     @classmethod
     async def start(
@@ -146,10 +149,14 @@ class Day:
             interests=InterestsOfUsers(),
             allowances=Allowances(settings),
             metrics=metrics,
+            list_pool=ThreadPoolExecutor(
+                settings.distant_list_threads if ask_shards else settings.list_threads, "lists"
+            ),
         )
 
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
+        self.list_pool.shutdown(wait=False)
         await self.feedback.stop()
         await self.late_texts.stop()
         await asyncio.to_thread(self.metrics.stop)

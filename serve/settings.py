@@ -98,6 +98,13 @@ class ServeSettings(BaseSettings):
     max_concurrent_requests: int = Field(256, ge=1, le=10_000)
     """Requests that run in one replica at a time; beyond it, 503 with Retry-After."""
 
+    list_threads: int = Field(2, ge=1, le=256)
+    """Threads of a replica that make lists. One is busy while another waits for the database or for
+    faiss; more only take the interpreter's lock from each other."""
+
+    distant_list_threads: int = Field(32, ge=1, le=256)
+    """The same where the shards are in deployments of their own, for which a list waits."""
+
     require_keys: Literal["auto", "always"] = "auto"
     """`auto`: while no API key was ever made, everything is answered, but only on the loopback.
     `always`: without a key nothing is, from the start."""

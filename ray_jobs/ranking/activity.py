@@ -30,6 +30,12 @@ DAY_MS = 24 * HOUR_MS
 HORIZONS_DAYS: tuple[float, ...] = (0.25, 1, 3, 7, 30, 90, 365, math.inf)
 """From what is hot this morning to what was always liked. A file says which ones it holds."""
 
+SPARSE = 8
+"""With more ordinals in the span than so many times those with activity, they are searched."""
+
+DENSE_FROM = 10_000
+"""Among fewer a search is as quick as a table, and the day makes some anew each second."""
+
 MONTH = HORIZONS_DAYS.index(30)
 """Column of the horizon by which it is told whether the log goes on as usual."""
 
@@ -77,6 +83,29 @@ class Activity:
         return cls(ordinals.astype(np.int64), sums, at_ms)
 
     @cached_property
+    def _row_S(self) -> NDArray[np.int32] | None:
+        """The row of each ordinal up to the last, -1 without one; None where most have none: then a
+        search costs less than a table that leaves the cache."""
+        span = int(self.ordinals[-1]) + 1 if len(self.ordinals) else 0
+        if not DENSE_FROM <= span <= SPARSE * len(self.ordinals):
+            return None
+        row_S = np.full(span, -1, np.int32)
+        row_S[self.ordinals] = np.arange(len(self.ordinals), dtype=np.int32)
+        return row_S
+
+    def _rows_at(self, ordinals_M: Ints) -> Floats:
+        """Rows of `sums`, 0 of items that are not named. (M, H)."""
+        row_S = self._row_S
+        if row_S is None:
+            return at_rows(self.ordinals, self.sums, ordinals_M)
+        sums: Floats = np.zeros((len(ordinals_M), self.sums.shape[1]), np.float32)
+        inside = np.flatnonzero((ordinals_M >= 0) & (ordinals_M < len(row_S)))
+        rows = row_S[ordinals_M[inside]]
+        known = rows >= 0
+        sums[inside[known]] = self.sums[rows[known]]
+        return sums
+
+    @cached_property
     def _month(self) -> float:
         return float(self.sums[:, MONTH].sum(dtype=np.float64))
 
@@ -86,7 +115,7 @@ class Activity:
 
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
-        sums: Floats = at_rows(self.ordinals, self.sums, ordinals_M)
+        sums: Floats = self._rows_at(ordinals_M)
         sums *= decay(np.array([at_ms - self.at_ms]))
         return sums
 

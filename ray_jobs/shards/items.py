@@ -192,7 +192,7 @@ class ItemTable:
         found = [np.array([o for o, item in self.head.items() if item.published_at_ms], np.int64)]
         for block in self.blocks:
             rows = block.newest_first
-            first = int(np.searchsorted(-block.published_ms[rows], -as_of_ms))
+            first = int(np.searchsorted(block.newest_ms, -as_of_ms))
             found.append(block.ordinals[rows[first : first + count]])
         return np.unique(np.concatenate(found))
 

@@ -225,9 +225,10 @@ async def _for_events(
 
 async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     """The list; made again if it had to wait for texts that can be embedded now."""
-    answer = await asyncio.to_thread(make)
+    loop = asyncio.get_running_loop()
+    answer = await loop.run_in_executor(day.list_pool, make)
     if answer.state.unembedded and await day.late_texts.embed(answer.state.unembedded):
-        answer = await asyncio.to_thread(make)
+        answer = await loop.run_in_executor(day.list_pool, make)
     return answer
 
 

@@ -56,7 +56,8 @@ class MadeStore:
         if not (folder / DONE).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _build(folder, items, users, bert_model)
+            encoder = BertEncoder(bert_model)
+            build(folder, items, users, encoder.encoder_id, encoder.dim)
             (folder / DONE).touch()
         return cls(folder, items, users)
 
@@ -102,11 +103,10 @@ def _copy_table(rows: Connection, conn: Connection, table: Table) -> None:
             copy.write_row(row)
 
 
-def _build(folder: Path, items: int, users: int, bert_model: Path | str) -> None:
-    """The night's work, with its own bars."""
-    encoder = BertEncoder(bert_model)
+def build(folder: Path, items: int, users: int, encoder_id: str, text_dim: int) -> None:
+    """The template of a BERT with that id and width: the night's work, with its own bars."""
     now_ms = time.time_ns() // 1_000_000
-    made = MadeCatalog.make(items, encoder.dim, SEED)
+    made = MadeCatalog.make(items, text_dim, SEED)
     engine = open_engine(f"sqlite:///{folder / 'moonlark.db'}")
     directory = generation_directory(folder / "artifacts", GENERATION)
     try:
@@ -115,9 +115,7 @@ def _build(folder: Path, items: int, users: int, bert_model: Path | str) -> None
             catalog.put_items(engine, puts, now_ms)
         for histories in _parts(made.histories(users, now_ms), USERS_AT_ONCE, users, "log"):
             append(engine, histories, received_at_ms=now_ms, history=True)
-        sessions = write_generation(
-            engine, directory, made, encoder_id=encoder.encoder_id, at_ms=now_ms
-        )
+        sessions = write_generation(engine, directory, made, encoder_id=encoder_id, at_ms=now_ms)
         bar = tqdm(sessions, desc="sessions", total=users, leave=False)
         write_sessions(engine, GENERATION, bar, pause_s=0)
         stage_and_flip(

@@ -1,0 +1,147 @@
+"""The bench `serve`, without its stack: the made store is one that the day opens, the floors read
+it, wrong answers are found out, and what the page says comes from the figures."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from infra.bench.rounds import in_turn
+from infra.bench.serving.costs import Memory
+from infra.bench.serving.floors import commits_alone, search_alone, snapshot_alone
+from infra.bench.serving.made_catalog import user_id
+from infra.bench.serving.made_store import GENERATION, MadeStore, build
+from infra.bench.serving.page import ratios, tables, wrong
+from infra.bench.serving.phases import BARE, Figures, Loop
+from infra.bench.serving.requests import Asker
+from infra.bench.serving.sender import Sent, _what_is_wrong
+from ray_jobs.encoders.fold import user_vector
+from ray_jobs.encoders.session import Session
+from ray_jobs.shards.search import live_vectors_of, search
+from serve.loaded_generation import LoadedGeneration
+from sql.engine import open_engine
+from sql.snapshot import read_recommendation
+
+ITEMS, USERS = 400, 30
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> MadeStore:
+    folder = tmp_path_factory.mktemp("made")
+    build(folder, ITEMS, USERS, "made", 24)
+    return MadeStore(folder, ITEMS, USERS)
+
+
+def test_a_made_user_is_near_to_what_they_did(store: MadeStore, tmp_path: Path) -> None:
+    engine = open_engine(store.copy_sqlite(tmp_path / "run.db"))
+    generation = LoadedGeneration.open(store.root, GENERATION)
+    assert generation.priors is not None
+    everything = np.arange(ITEMS, dtype=np.int64)
+    _, vectors_ND = live_vectors_of(generation.shards, generation.view.delta, everything)
+    nearer = []
+    for number in range(USERS):
+        found = read_recommendation(engine, user_id(number), [GENERATION], {GENERATION: "made"})
+        assert found.base == "session"
+        assert found.session is not None
+        session = Session.from_bytes(found.session.state)
+        vector_D = user_vector(generation.encoder, session)
+        assert vector_D is not None
+        assert len(search(generation.shards, generation.view.delta, vector_D, 20)[0]) == 20
+        cosines = vectors_ND @ vector_D
+        nearer.append(cosines[session.recent[-5:]].mean() - cosines.mean())
+    assert np.mean(nearer) > 0.1
+    engine.dispose()
+
+
+def test_the_floors_read_what_the_day_reads(store: MadeStore, tmp_path: Path) -> None:
+    url = store.copy_sqlite(tmp_path / "run.db")
+    engine = open_engine(url)
+    users = [user_id(number) for number in range(5)]
+    calls = {
+        "search": search_alone(engine, store.directory, users, 20),
+        "snapshot": snapshot_alone(url, users),
+    }
+    times = in_turn(calls, rounds=2, label="floors")
+    assert all(found.wall_s > 0 for found in times.values())
+    assert len(commits_alone(url, tmp_path, rate=200.0, seconds=0.1)) == 20
+    engine.dispose()
+
+
+def test_an_answer_that_breaks_a_promise_is_found_out() -> None:
+    def bodies(user_seq: int, shown: str, degraded: list[str]) -> list[bytes]:
+        answer = {"user_seq": user_seq, "items": [{"item_id": shown}], "degraded": degraded}
+        return [orjson.dumps({"events": [{"user_seq": 7}]}), orjson.dumps(answer)]
+
+    assert _what_is_wrong(bodies(7, "i2", []), "i1") is None
+    assert "older" in str(_what_is_wrong(bodies(6, "i2", []), "i1"))
+    assert "clicked" in str(_what_is_wrong(bodies(7, "i1", []), "i1"))
+    assert "degraded" in str(_what_is_wrong(bodies(7, "i2", ["user_behind"]), "i1"))
+
+
+def test_requests_are_http_with_the_key() -> None:
+    asker = Asker("secret", "run")
+    visit = asker.visit(3, 4, 5)
+    head, _, body = visit.requests[0].partition(b"\r\n\r\n")
+    assert b"authorization: Bearer secret" in head
+    assert f"content-length: {len(body)}".encode() in head
+    assert orjson.loads(body) == {
+        "user_id": "u3",
+        "kind": "click",
+        "item_id": "i4",
+        "event_id": "run-5",
+    }
+    assert visit.clicked == "i4"
+
+
+def loop(count: int, cpu_ms: float, group: str, wall_s: float = 1.0) -> Loop:
+    ends = np.full((count, 1), 0.01)
+    return Loop([Sent(ends, {}, wall_s, 0.0)], {group: count * cpu_ms / 1000})
+
+
+def made_figures() -> Figures:
+    two = Sent(np.array([[0.01, 0.03], [0.02, 0.04]]), {"503 b''": 2}, 1.0, 0.0)
+    one = Sent(np.full((10, 1), 0.004), {}, 1.0, 0.0)
+    return Figures(
+        loops={
+            "lists": loop(500, 2.6, "gateway"),
+            "noop": loop(1000, 0.4, "noop"),
+            "noop fastapi": loop(900, 0.5, "noop fastapi"),
+            "events": loop(700, 1.0, "gateway"),
+            "batches": loop(120, 9.0, "gateway"),
+            "visits": loop(90, 4.0, "gateway"),
+            BARE: loop(4000, 0.1, BARE),
+        },
+        floors={"search": 1.5, "snapshot": 0.1},
+        lists_at_half=one,
+        visits_at_half=two,
+        events_at_half=one,
+        searches=two,
+        commits_s=[0.002] * 10,
+        stored=100,
+        distinct=100,
+        idle=Memory(2.0, 1.0),
+        worked=Memory(4.0, 3.0),
+    )
+
+
+def test_the_ratios_are_those_of_the_figures() -> None:
+    figures = made_figures()
+    found = {
+        ratio.name.partition(": ")[2]: ratio
+        for ratio in ratios("made", figures, is_judged=True, is_smaller=True)
+    }
+    assert found["a recommendation"].value == pytest.approx(2.6 / (0.4 + 1.5 + 0.1))
+    assert found["a recommendation"].is_reached
+    assert found["recommendations/s"].value == pytest.approx(0.5)
+    assert found["acknowledgement"].value == pytest.approx(2.0)
+    assert found["events in batches"].value == pytest.approx(1.2)
+    assert found["stored"].is_reached
+    assert found["event to answer"].value == pytest.approx(0.0399 / 0.05)
+    figures.stored = 101  # one was applied twice
+    again = ratios("made", figures, is_judged=True, is_smaller=True)
+    assert not next(ratio for ratio in again if ratio.name.endswith("stored")).is_reached
+    unjudged = ratios("made", figures, is_judged=False, is_smaller=False)
+    assert not any(ratio.goal for ratio in unjudged)
+    assert len(tables("made", figures)) == 3
+    assert any("2 times 503" in told for told in wrong("made", figures))
