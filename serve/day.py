@@ -29,6 +29,7 @@ from serve.loaded_generation import LoadedGeneration
 from serve.metrics import Metrics, Reading, Tell
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.policies import Policies
+from serve.pools_ahead import PoolsAhead
 from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.settings import ServeSettings
@@ -71,6 +72,7 @@ class Day:
     metrics: Metrics
     list_pool: ThreadPoolExecutor
     """Where lists are made."""
+    pools_ahead: PoolsAhead
 
     @classmethod
     async def start(
@@ -131,6 +133,8 @@ class Day:
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
         )
+        pools_ahead = PoolsAhead(recommender.make_ready)
+        pools_ahead.start()
         return cls(
             engine=engine,
             settings=settings,
@@ -149,6 +153,7 @@ class Day:
             interests=InterestsOfUsers(),
             allowances=Allowances(settings),
             metrics=metrics,
+            pools_ahead=pools_ahead,
             list_pool=ThreadPoolExecutor(
                 settings.distant_list_threads if ask_shards else settings.list_threads, "lists"
             ),
@@ -157,6 +162,7 @@ class Day:
     async def stop(self) -> None:
         """Write what is left, give the lease back."""
         self.list_pool.shutdown(wait=False)
+        await asyncio.to_thread(self.pools_ahead.stop)
         await self.feedback.stop()
         await self.late_texts.stop()
         await asyncio.to_thread(self.metrics.stop)

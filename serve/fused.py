@@ -9,6 +9,7 @@ the replica.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,8 +32,14 @@ from ray_jobs.ranking.sources import (
 from ray_jobs.shards.faiss_index import mask_at
 from ray_jobs.shards.merge import in_sorted
 from ray_jobs.shards.search import live_vectors_of
-from serve.trending import Trending
+from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
+
+EARLY_MS = 400
+"""So much before they are too old the next pools are made."""
+
+ASKED_MS = 3_000
+"""A replica that was asked for no list for so long makes none ahead."""
 
 KEPT_POOLS = 4
 """Of generation and catalog: what the requests of a second share."""
@@ -50,6 +57,19 @@ class _Now:
     is_quiet: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Made ahead, for lists of these moments, asked for at them."""
+
+    key: tuple[str, int]
+    moments_ms: range
+    now: _Now
+
+    def is_for(self, key: tuple[str, int], asked_ms: int, as_of_ms: int) -> bool:
+        moments_ms = self.moments_ms
+        return self.key == key and asked_ms in moments_ms and as_of_ms in moments_ms
+
+
 class FusedList(NamedTuple):
     """Scored candidates, and whether the weights of a quiet month made the scores."""
 
@@ -64,6 +84,26 @@ class FusedLists:
         self._trending = trending
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, int], _Now] = OrderedDict()
+        self._ready: _Ready | None = None
+        self._asked_ms = 0
+        """When a list was last made."""
+
+    def make_ready(self, nobody: Callable[[], UserState], now_ms: int) -> None:
+        """Make what the lists of the next second share, if lists are asked for and what is there
+        is soon too old. `nobody`: reads the state of no user."""
+        ready = self._ready
+        if not 0 <= now_ms - self._asked_ms < ASKED_MS:
+            return
+        if ready is not None and 0 <= now_ms - ready.moments_ms.start < REFRESH_MS - EARLY_MS:
+            return
+        state = nobody()
+        priors = state.generation.priors
+        if priors is None or state.as_of_ms is not None:
+            return
+        live = self._trending.activity_since(priors.fusion.activity_hour, now_ms, REFRESH_MS)
+        now = self._made(state, priors, live, now_ms)
+        _ = now.pools.front, now.pools.newest_first
+        self._ready = _Ready(_key(state), range(now_ms, now_ms + REFRESH_MS), now)
 
     def of_known(
         self,
@@ -152,20 +192,31 @@ class FusedLists:
 
     def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
         """Made again when the catalog changed, or activity was read again."""
+        self._asked_ms = asked_ms = self._trending.now_ms()
+        key, ready = _key(state), self._ready
+        if ready is not None and ready.is_for(key, asked_ms, as_of_ms):
+            return ready.now
         live = self._trending.activity_since(priors.fusion.activity_hour, as_of_ms)
-        key = (state.generation.generation_id, state.catalog_seq)
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.live is live:
                 return kept
-        month = priors.activity.month(as_of_ms) + live.month(as_of_ms)
-        pools = _pools(state, priors, live, as_of_ms)
-        now = _Now(live, pools, priors.fusion.is_quiet(month))
+        now = self._made(state, priors, live, as_of_ms)
         with self._lock:
             self._kept[key] = now
             while len(self._kept) > KEPT_POOLS:
                 self._kept.popitem(last=False)
         return now
+
+    @staticmethod
+    def _made(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> _Now:
+        month = priors.activity.month(as_of_ms) + live.month(as_of_ms)
+        pools = _pools(state, priors, live, as_of_ms)
+        return _Now(live, pools, priors.fusion.is_quiet(month))
+
+
+def _key(state: UserState) -> tuple[str, int]:
+    return state.generation.generation_id, state.catalog_seq
 
 
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:

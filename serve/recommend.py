@@ -83,6 +83,10 @@ class Recommender:
             explain(answer, read_past(self._engine, answer.state))
         return answer
 
+    def make_ready(self) -> None:
+        """See `FusedLists.make_ready`; called beside the requests."""
+        self._fused.make_ready(lambda: self._states.read(None), self._now_ms())
+
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""
         exposure = exposure_of(answer, query, request_id, at_ms=self._now_ms())

@@ -86,6 +86,10 @@ class Trending:
         self._reads = 0
         self._since: _Since | None = None
 
+    def now_ms(self) -> int:
+        """The replica's clock."""
+        return self._now_ms()
+
     def trends(self, items: ItemTable, as_of_ms: int, hours: int) -> Trends:
         """What trends in the `hours` (1..MAX_HOURS) before `as_of_ms`; of its own hour all."""
         assert 1 <= hours <= MAX_HOURS, hours
@@ -100,14 +104,16 @@ class Trending:
         trends = self.trends(items, as_of_ms, NEW_USER_HOURS)
         return for_new_users(trends.scores, items.event_counts())
 
-    def activity_since(self, hour: int, as_of_ms: int) -> Activity:
+    def activity_since(self, hour: int, as_of_ms: int, early_ms: int = 0) -> Activity:
         """What was done from the start of `hour` to that of `as_of_ms`, of the last MAX_HOURS hours
-        at most: what the night has not counted. The same object until something is read again."""
+        at most: what the night has not counted. The same object until something is read again:
+        when it is REFRESH_MS old, less `early_ms`."""
         last, kept = hour_of(as_of_ms), self._since
-        if kept is not None and kept.is_of(hour, as_of_ms) and self._now_ms() in kept.fresh_ms:
+        soon_ms = self._now_ms() + early_ms
+        if kept is not None and kept.is_of(hour, as_of_ms) and soon_ms in kept.fresh_ms:
             return kept.activity
         hours = range(max(hour, last - MAX_HOURS), last + 1)
-        held, age_ms = self._read(hours)
+        held, age_ms = self._read(hours, early_ms)
         now_ms = self._now_ms()
         fresh_ms = range(now_ms, now_ms + REFRESH_MS - age_ms)
         if kept is not None and kept.is_of(hour, as_of_ms) and kept.reads == self._reads:
@@ -117,11 +123,11 @@ class Trending:
         self._since = _Since(hour, self._reads, fresh_ms, made)
         return made
 
-    def _read(self, wanted: Collection[int]) -> tuple[dict[int, _Hour], int]:
+    def _read(self, wanted: Collection[int], early_ms: int = 0) -> tuple[dict[int, _Hour], int]:
         """These hours, and the age of those of them that still take events."""
         with self._lock:
             now_ms = self._now_ms()
-            stale = [hour for hour in wanted if self._is_stale(hour, now_ms)]
+            stale = [hour for hour in wanted if self._is_stale(hour, now_ms + early_ms)]
             if not 0 <= now_ms - self._turned_at_ms < REFRESH_MS:
                 rest = [hour for hour in wanted if hour not in stale]
                 stale += sorted(rest, key=lambda hour: self._held[hour].read_at_ms)[:1]

@@ -124,3 +124,15 @@ def test_what_was_is_asked_for_by_as_of_and_not_kept(store: Store) -> None:
         assert trending.trends(ITEMS, then, 1).activity.tolist() == [0.5, 0, 0, 0]
     assert store.read.count(HOUR) == 2
     assert trending.trends(ITEMS, -HOUR_MS, 1).activity.sum() == 0
+
+
+def test_who_makes_it_ahead_reads_again_before_it_is_old(store: Store) -> None:
+    trending = Trending(store.engine, store.clock)
+    store.act("click", "i1")
+    first = trending.activity_since(HOUR, store.clock.ms)
+    store.act("click", "i2")
+    store.clock.ms += 500
+    assert trending.activity_since(HOUR, store.clock.ms) is first
+    ahead = trending.activity_since(HOUR, store.clock.ms, early_ms=trending_module.REFRESH_MS)
+    assert ahead.ordinals.tolist() == [1, 2]
+    assert trending.activity_since(HOUR, store.clock.ms) is ahead
