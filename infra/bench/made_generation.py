@@ -25,6 +25,13 @@ from ray_jobs.ranking.activity import HORIZONS_DAYS, Activity
 from ray_jobs.ranking.fusion import FEATURES, Fusion, UserWeights
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
+from ray_jobs.ranking.whole_history import (
+    FACTORS,
+    LATE_ITEMS,
+    LATE_USERS,
+    MOST_ITEMS,
+    WholeHistory,
+)
 from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.items import Item, attributes_json, write_items
 from ray_jobs.shards.manifest import COARSE_NAME, shard_name, write_manifest
@@ -152,7 +159,22 @@ def _priors(shape: Shape, rng: np.random.Generator) -> Priors:
             np.arange(shape.items + 1, dtype=np.int64) * shape.neighbours,
             rng.integers(shape.items, size=entries).astype(np.int32),
             rng.random((entries, 2), dtype=np.float32).astype(np.float16),
+            _whole(shape, rng),
         ),
+    )
+
+
+def _whole(shape: Shape, rng: np.random.Generator) -> WholeHistory:
+    """As large as it may be."""
+    items = np.arange(min(shape.items, MOST_ITEMS), dtype=np.int64)
+    late = items[:LATE_ITEMS]
+    return WholeHistory(
+        items,
+        rng.standard_normal((len(items), FACTORS), dtype=np.float32) / np.float32(FACTORS),
+        np.arange(len(items) + 1, dtype=np.int64),
+        (items % LATE_USERS).astype(np.int32),
+        rng.standard_normal((LATE_USERS, len(late)), dtype=np.float32),
+        late,
     )
 
 
