@@ -67,7 +67,8 @@ def touch(generation: LoadedGeneration, texts: TextVectors) -> None:
         beside = priors.neighbours
         arrays += [priors.activity.ordinals, priors.activity.sums]
         arrays += [beside.offsets_S1, beside.ordinals_E, beside.weights_E2]
-        arrays += [beside.whole.factors_MK, beside.whole.dual_AC]
+        whole = beside.whole
+        arrays += [whole.factors_MK, whole.before_MJ, whole.after_CJ]
     for array in arrays:
         flat = array.reshape(-1).view(np.uint8)
         for first in range(0, len(flat), CHUNK * 1_024):

@@ -27,8 +27,8 @@ from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.whole_history import (
     FACTORS,
+    LATE_FACTORS,
     LATE_ITEMS,
-    LATE_USERS,
     MOST_ITEMS,
     WholeHistory,
 )
@@ -168,14 +168,15 @@ def _whole(shape: Shape, rng: np.random.Generator) -> WholeHistory:
     """As large as it may be."""
     items = np.arange(min(shape.items, MOST_ITEMS), dtype=np.int64)
     late = items[:LATE_ITEMS]
-    return WholeHistory(
-        items,
-        rng.standard_normal((len(items), FACTORS), dtype=np.float32) / np.float32(FACTORS),
-        np.arange(len(items) + 1, dtype=np.int64),
-        (items % LATE_USERS).astype(np.int32),
-        rng.standard_normal((LATE_USERS, len(late)), dtype=np.float32),
-        late,
+    factors, before, after = (
+        rng.standard_normal((count, width), dtype=np.float32) / np.float32(width)
+        for count, width in (
+            (len(items), FACTORS),
+            (len(items), LATE_FACTORS),
+            (len(late), LATE_FACTORS),
+        )
     )
+    return WholeHistory(items, factors, before, late, after)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ that the replicas of a node share; mapped pages count as all touched, which a da
 from dataclasses import dataclass
 
 from ray_jobs.ranking.activity import HORIZONS_DAYS
-from ray_jobs.ranking.whole_history import FACTORS, LATE_ITEMS, LATE_USERS, MOST_ITEMS
+from ray_jobs.ranking.whole_history import FACTORS, LATE_FACTORS, LATE_ITEMS, MOST_ITEMS
 from ray_jobs.shards.placement import choose_family, choose_shard_count
 
 STRING_COLUMNS = 5
@@ -100,6 +100,7 @@ def generation_parts(ask: Ask) -> dict[str, Bytes]:
     n, d, choice = ask.items, ask.dim, choose_family(ask.items)
     shards = choose_shard_count(n)
     centroids = choice.nlist * d * 4
+    whole, late = min(n, MOST_ITEMS), min(n, LATE_ITEMS)
     if choice.family == "Flat":
         # Read, not mapped: vectors and ids; then where each ordinal lies, and all ordinals.
         index = Bytes(n * (4 * d + 8) + n * (8 + 4) + n * 8)
@@ -114,7 +115,7 @@ def generation_parts(ask: Ask) -> dict[str, Bytes]:
         "texts": Bytes(0, n * (DIGEST_BYTES + 4 * ask.text_dim)),
         "residuals": Bytes(n * ask.residual_share * (4 * d + 8)),
         "neighbours": Bytes(0, n * (8 + ask.neighbours * (4 + 4))),
-        "whole_history": Bytes(0, min(n, MOST_ITEMS) * 4 * FACTORS + 4 * LATE_USERS * LATE_ITEMS),
+        "whole_history": Bytes(0, 4 * (whole * (FACTORS + LATE_FACTORS) + late * LATE_FACTORS)),
         "activity": Bytes(0, n * ask.active_share * (8 + 4 * len(HORIZONS_DAYS))),
         "delta": Bytes(ask.delta * (2 * d + 8 + 8 + 4) + ask.delta * (strings + 60)),
     }

@@ -8,10 +8,9 @@
     neighbours.weights.npy    float16 [E, 2]
     whole.items.npy           int64   [M]     `whole_history.WholeHistory`
     whole.factors.npy         float32 [M, K]
-    lately.offsets.npy        int64   [M + 1]
-    lately.holders.npy        int32   [L]
-    lately.dual.npy           float32 [A, C]
+    lately.before.npy         float32 [M, J]
     lately.items.npy          int64   [C]
+    lately.after.npy          float32 [C, J]
 
 The arrays are mapped, not read. The manifest of the generation holds the digest of each file.
 """
@@ -47,10 +46,9 @@ NEIGHBOURS_FILES = {
 WHOLE_FILES = {
     "whole.items.npy": ("<i8", 1),
     "whole.factors.npy": ("<f4", 2),
-    "lately.offsets.npy": ("<i8", 1),
-    "lately.holders.npy": ("<i4", 1),
-    "lately.dual.npy": ("<f4", 2),
+    "lately.before.npy": ("<f4", 2),
     "lately.items.npy": ("<i8", 1),
+    "lately.after.npy": ("<f4", 2),
 }
 FILES = {**ACTIVITY_FILES, **NEIGHBOURS_FILES, **WHOLE_FILES}
 """Name -> type and dimensions, in the order in which they are written."""
@@ -128,8 +126,8 @@ class Priors:
         arrays: tuple[NDArray[Any], ...] = (
             *(self.activity.ordinals, self.activity.sums),
             *(beside.offsets_S1, beside.ordinals_E, beside.weights_E2),
-            *(whole.items_M, whole.factors_MK, whole.offsets_M1),
-            *(whole.holders_L, whole.dual_AC, whole.late_items_C),
+            *(whole.items_M, whole.factors_MK),
+            *(whole.before_MJ, whole.late_items_C, whole.after_CJ),
         )
         for name, array in zip(FILES, arrays, strict=True):
             with whole_file(directory / name) as temporary, temporary.open("wb") as file:

@@ -15,22 +15,23 @@ e is not small beside the ridge.
 What came lately: ridge regression of what was new to users in the last days, Y, on what the same
 users had before, X.
 
-    W = X^T D,  D = (X X^T + ridge I)^-1 Y
+    W = X^T (X X^T + ridge I)^-1 Y
 
 (The dual form: Saunders, Gammerman and Vovk, "Ridge regression learning algorithm in dual
-variables", ICML 1998.) B has a pair of a year ago as of today; W knows the season. For a user it is
-D weighed by how many items the user shares with each of the users who were active lately.
+variables", ICML 1998; there are few such users.) B has a pair of a year ago as of today; W knows
+the season. It is kept as its largest singular values: W = L N^T. A file of X and the dual would be
+exact, but would hold a row for each of these users, and no published file has rows of users.
 
 On disk, beside the other priors:
 
-    whole.items.npy       int64   [M]      items with factors, ascending
-    whole.factors.npy     float32 [M, K]   F
-    lately.offsets.npy    int64   [M + 1]  item m was had before by holders offsets[m]..
-    lately.holders.npy    int32   [L]      rows of `dual`
-    lately.dual.npy       float32 [A, C]   D
-    lately.items.npy      int64   [C]      its columns, ascending
+    whole.items.npy        int64   [M]     items with factors, ascending
+    whole.factors.npy      float32 [M, K]  F
+    lately.before.npy      float32 [M, J]  L
+    lately.items.npy       int64   [C]     items that were new to users lately, ascending
+    lately.after.npy       float32 [C, J]  N
 
-U users, M items that take part, K factors, A users active lately, C items new to them, T seen.
+U users, M items that take part, K and J factors, A users active lately, C items that were new to
+them, T items seen.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from scipy.linalg import solve
+from scipy.linalg import qr, solve, svd
 from scipy.sparse.linalg import svds
 
 RIDGE = 1_000.0
@@ -55,7 +56,8 @@ LATE_RIDGE = 100.0
 LATE_PAIRS = 10_000
 """What counts as lately: so many pairs of user and item, in a small log its last tenth."""
 LATE_USERS, LATE_ITEMS = 512, 2_048
-"""Of more, those active last and those taken most: a list reads all of D, 4 MB."""
+"""Of more, those active last and those taken most."""
+LATE_FACTORS = 128
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -67,26 +69,22 @@ class WholeHistory:
 
     items_M: Ints
     factors_MK: Floats
-    offsets_M1: Ints
-    holders_L: NDArray[np.int32]
-    dual_AC: Floats
+    before_MJ: Floats
     late_items_C: Ints
+    after_CJ: Floats
 
     @classmethod
     def nobody(cls) -> WholeHistory:
         """Of a catalog that nobody has acted on."""
         ints, nothing = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
-        return cls(ints, nothing, np.zeros(1, np.int64), np.zeros(0, np.int32), nothing, ints)
+        return cls(ints, nothing, nothing, ints, nothing)
 
     def __post_init__(self) -> None:
         """Raises ValueError: the arrays do not belong together."""
         items, late = len(self.items_M), len(self.late_items_C)
         if (
-            len(self.factors_MK) != items
-            or len(self.offsets_M1) != items + 1
-            or self.offsets_M1[-1] != len(self.holders_L)
-            or self.dual_AC.shape[1] != late
-            or self.holders_L.max(initial=-1) >= len(self.dual_AC)
+            {len(self.factors_MK), len(self.before_MJ)} != {items}
+            or self.after_CJ.shape != (late, self.before_MJ.shape[1])
             or not np.isin(self.late_items_C, self.items_M).all()
         ):
             raise ValueError("lengths that do not match")
@@ -112,11 +110,8 @@ class WholeHistory:
         rows = rows[self.items_M[rows] == seen]
         if len(rows):
             said_M2[:, 0] = self.factors_MK @ self.factors_MK[rows].sum(axis=0) * self._scale_M
-            holders = [
-                self.holders_L[self.offsets_M1[row] : self.offsets_M1[row + 1]] for row in rows
-            ]
-            shared_A = np.bincount(np.concatenate(holders), minlength=len(self.dual_AC))
-            said_M2[self._late_rows_C, 1] = shared_A.astype(np.float32) @ self.dual_AC
+            late_J = self.before_MJ[rows].sum(axis=0)
+            said_M2[self._late_rows_C, 1] = self.after_CJ @ late_J
         return said_M2
 
 
@@ -131,17 +126,7 @@ def learn_whole_history(users_P: Ints, ordinals_P: Ints, span: int) -> WholeHist
     if len(items_M) > MOST_ITEMS:
         items_M = np.sort(np.lexsort((items_M, -users_S[items_M]))[:MOST_ITEMS])
     factors_MK = _factors(seen_US[:, items_M])
-    had_AM, dual_AC, late_C = _lately(rows_P, ordinals_P, span, items_M)
-    had_MA = had_AM.T.tocsr()
-    had_MA.sort_indices()
-    return WholeHistory(
-        items_M,
-        factors_MK,
-        had_MA.indptr.astype(np.int64),
-        had_MA.indices.astype(np.int32),
-        dual_AC,
-        late_C,
-    )
+    return WholeHistory(items_M, factors_MK, *_lately(rows_P, ordinals_P, span, items_M))
 
 
 def _factors(seen_UM: scipy.sparse.csr_matrix) -> Floats:
@@ -158,8 +143,8 @@ def _factors(seen_UM: scipy.sparse.csr_matrix) -> Floats:
 
 def _lately(
     rows_P: Ints, ordinals_P: Ints, span: int, items_M: Ints
-) -> tuple[scipy.sparse.csr_matrix, Floats, Ints]:
-    """What the users who were active lately had before (A, M), D (A, C), and its items (C,)."""
+) -> tuple[Floats, Ints, Floats]:
+    """L (M, J), the items that were new to users lately (C,), and N (C, J)."""
     cut = len(rows_P) - min(LATE_PAIRS, len(rows_P) // 10)
     users = int(rows_P.max()) + 1
     had_US = _table(rows_P[:cut], ordinals_P[:cut], span, users)
@@ -175,12 +160,22 @@ def _lately(
     takers_M = np.asarray(new_AM.sum(axis=0)).ravel()
     late = np.flatnonzero(takers_M)
     late = np.sort(late[np.argsort(-takers_M[late], kind="stable")[:LATE_ITEMS]])
+    if not len(late):
+        nothing = np.zeros((0, 0), np.float32)
+        return np.zeros((len(items_M), 0), np.float32), np.zeros(0, np.int64), nothing
     kernel_AA = (had_AM @ had_AM.T).toarray()
     kernel_AA[np.diag_indices_from(kernel_AA)] += np.float32(LATE_RIDGE)
-    dual_AC = np.zeros((len(active_A), len(late)), np.float32)
-    if dual_AC.size:
-        dual_AC = solve(kernel_AA, new_AM[:, late].toarray(), assume_a="pos")
-    return had_AM, np.ascontiguousarray(dual_AC, np.float32), items_M[late]
+    dual_AC = solve(kernel_AA, new_AM[:, late].toarray(), assume_a="pos")
+    # Singular values of X^T D by those of R D, where X^T = Q R: as small as the users are few.
+    basis_MA, corner_AA = qr(had_AM.T.toarray(), mode="economic")
+    left_AJ, values_J, right_JC = svd(corner_AA @ dual_AC, full_matrices=False)
+    before_MJ = basis_MA @ left_AJ[:, :LATE_FACTORS]
+    after_CJ = right_JC[:LATE_FACTORS].T * values_J[:LATE_FACTORS]
+    return (
+        np.ascontiguousarray(before_MJ, np.float32),
+        items_M[late],
+        np.ascontiguousarray(after_CJ, np.float32),
+    )
 
 
 def _table(

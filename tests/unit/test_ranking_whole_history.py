@@ -89,7 +89,8 @@ def test_an_item_of_the_last_days_counts_for_users_who_had_something_before() ->
     log = [(user, 0) for user in range(20)] + [(99, 1), (0, 1)]
     found = learned(log)
     assert found.late_items_C.tolist() == [1]
-    assert found.dual_AC.shape == (1, 1)  # 99 had nothing before
+    # Only user 0, of all who had item 0, went on to 1; 99, who had nothing, teaches nothing.
+    np.testing.assert_allclose(found.says(np.array([0]))[1, 1], 1 / (1 + LATE_RIDGE), rtol=1e-5)
 
 
 def test_bounds_keep_the_most_taken_items_and_the_last_users(
@@ -99,18 +100,18 @@ def test_bounds_keep_the_most_taken_items_and_the_last_users(
     monkeypatch.setattr(module, "LATE_USERS", 2)
     monkeypatch.setattr(module, "LATE_ITEMS", 1)
     log = [(user, item) for item in range(5) for user in range(8 + item)]
-    log += [(0, 5), (1, 5), (2, 5), (3, 4), (4, 5)]
+    log += [(0, 5), (1, 5), (10, 2), (11, 2), (11, 3)]
     monkeypatch.setattr(module, "LATE_PAIRS", 5)
     found = learned(log)
     assert found.items_M.tolist() == [2, 3, 4]
-    assert len(found.dual_AC) <= 2
-    assert len(found.late_items_C) <= 1
+    assert found.late_items_C.tolist() == [2]
+    assert found.before_MJ.shape[1] <= 2
 
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:
     found = learned([(user, item) for user in range(9) for item in range(user)])
     with pytest.raises(ValueError, match="match"):
         WholeHistory(
-            *(found.items_M[:-1], found.factors_MK, found.offsets_M1),
-            *(found.holders_L, found.dual_AC, found.late_items_C),
+            *(found.items_M[:-1], found.factors_MK, found.before_MJ),
+            *(found.late_items_C, found.after_CJ),
         )
