@@ -46,14 +46,14 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
         if rng.random() < faults.slow:
             scheduler.sleep(rng.choice(DELAYS_S))
 
-    def before_execute(_: Connection, __: Any, statement: str, *___: Any) -> None:
-        # Not the event "begin": SQLAlchemy would run this listener after BEGIN was executed.
-        if not statement.startswith("BEGIN"):
-            return
+    def take_connection(*_: Any) -> None:
+        # Not the event "begin": what goes past SQLAlchemy (`sql.quick_snapshot`) has none.
         pause()
         if rng.random() < faults.begin_refused:
             scheduler.note("begin refused")
-            raise OperationalError(statement, None, _busy())
+            raise OperationalError("BEGIN", None, _busy())
+
+    def before_execute(_: Connection, __: Any, statement: str, *___: Any) -> None:
         if statement == "BEGIN IMMEDIATE":
             scheduler.note("write")
 
@@ -67,11 +67,13 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
             scheduler.note("answer lost")
             raise sqlite3.OperationalError("disk I/O error")
 
+    event.listen(engine, "checkout", take_connection)
     event.listen(engine, "before_cursor_execute", before_execute)
     engine.dialect.do_commit = commit  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
+        event.remove(engine, "checkout", take_connection)
         event.remove(engine, "before_cursor_execute", before_execute)
         engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
 

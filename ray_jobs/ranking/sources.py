@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.neighbours import COSINE, LATELY, LINEAR, WHOLE
+from ray_jobs.ranking.neighbours import COSINE, LINEAR
 
 ACTIVE_EACH = 100
 """Most active items of each horizon."""
@@ -25,7 +25,8 @@ NEWEST = 100
 """Items published last."""
 
 NEIGHBOURS = 150
-"""Items nearest to what the user has taken, by each sum of `neighbours`."""
+"""Items nearest to the user's recent ones, by each of their two measures in `neighbours`. What the
+whole history says scores candidates and brings none."""
 
 RECENT_ITEMS = 5
 """Of a user's recent items, those whose mean vector candidates are compared with."""
@@ -182,10 +183,10 @@ def unique_sorted(values: Ints) -> Ints:
 
 
 def nearest_neighbours(ordinals_P: Ints, sums_PD: Floats, count: int = NEIGHBOURS) -> Ints:
-    """The union of the `count` best by each sum (of cosines by the slower decay), ascending."""
+    """The union of the `count` best of each measure, by the slower decay, ascending."""
     if len(ordinals_P) <= count:
         return ordinals_P
-    measures = sums_PD[:, [COSINE, LINEAR, WHOLE, LATELY]]
+    measures = sums_PD[:, [COSINE, LINEAR]]
     best = np.argpartition(-measures, count - 1, axis=0)[:count]
     return np.unique(ordinals_P[best.ravel()])
 

@@ -37,6 +37,7 @@ NAMES = (
     "erase",
     "retain",
     "parity",
+    "size",
     "evaluate",
     "drill",
     "simulate",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ray_jobs.ranking.neighbours import COSINE, LINEAR, SUMS
 from ray_jobs.ranking.sources import (
     ACTIVE_EACH,
     NEIGHBOURS,
@@ -34,7 +35,7 @@ def brute(pools: Pools, near: np.ndarray, sums: np.ndarray, may: np.ndarray) -> 
     told = zip(pools.published, pools.newest, strict=True)
     ranked_new = sorted((-at, o) for at, o in told if 0 <= at <= AS_OF_MS and may[o])
     found.update(o for _, o in ranked_new[:NEWEST])
-    for column in (sums[:, 1], sums[:, 2]):
+    for column in (sums[:, COSINE], sums[:, LINEAR]):
         ranked = sorted((-value, o) for value, o in zip(column, near, strict=True) if may[o])
         found.update(o for _, o in ranked[:NEIGHBOURS])
     return {int(o) for o in found}
@@ -46,7 +47,7 @@ def test_candidates_are_the_best_of_what_may_be_shown(size: int, hidden_share: f
     rng = np.random.default_rng(size)
     pools = made_pools(rng, size)
     near = np.sort(rng.choice(SPAN, 2 * size, replace=False)).astype(np.int64)
-    sums = rng.random((2 * size, 3)).astype(np.float32)
+    sums = rng.random((2 * size, len(SUMS))).astype(np.float32)
     may_S = rng.random(SPAN) >= hidden_share
     found = candidates_beside(pools, near, sums, AS_OF_MS, lambda ordinals: may_S[ordinals])
     assert found.tolist() == sorted(brute(pools, near, sums, may_S))
@@ -58,7 +59,7 @@ def test_the_most_active_who_are_hidden_leave_their_place_to_the_next() -> None:
     pools = made_pools(rng, 1_000)
     may_S = np.ones(SPAN, np.bool_)
     may_S[pools.active[np.argsort(-pools.sums[:, 0])[:300]]] = False
-    nobody, nothing = np.zeros(0, np.int64), np.zeros((0, 3), np.float32)
+    nobody, nothing = np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
     found = candidates_beside(pools, nobody, nothing, AS_OF_MS, lambda ordinals: may_S[ordinals])
     assert set(found.tolist()) == brute(pools, nobody, nothing, may_S)
 

@@ -205,9 +205,11 @@ def database_gone(stack: Stack, replica: int) -> Iterator[None]:
         raise OperationalError("SELECT", None, ConnectionError("the server closed the connection"))
 
     event.listen(engine, "before_cursor_execute", refuse)
+    event.listen(engine, "checkout", refuse)
     try:
         yield
     finally:
+        event.remove(engine, "checkout", refuse)
         event.remove(engine, "before_cursor_execute", refuse)
 
 
