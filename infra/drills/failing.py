@@ -34,11 +34,11 @@ class FailingWrites:
         counter = self
 
         class Cursor(sqlite3.Cursor):
-            def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            def execute(self, sql: str, parameters: Any = (), /) -> Any:
                 counter._count_statement()
                 return super().execute(sql, parameters)
 
-            def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+            def executemany(self, sql: str, parameters: Any, /) -> Any:
                 counter._count_statement()
                 return super().executemany(sql, parameters)
 
