@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.config import EXCLUDING_KINDS, PURCHASE, SEEN_BITS, UNDO
-from ray_jobs.encoders.session import MAX_RECENT, Session
+from ray_jobs.encoders.config import UNDO
+from ray_jobs.encoders.remembered import remembered
+from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 
 __all__ = [
@@ -142,55 +143,19 @@ def _step_together(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]
 
 def _advance(start: Session, user_seq: int, counted: Sequence[FoldEvent], state: _State) -> Session:
     h, c, pooled = state
-    seen, seen_kinds, bought_ms = _seen_after(start, counted)
+    items = remembered(start, counted)
     return Session(
         user_seq=user_seq,
         h=h,
         c=c,
         pooled=pooled,
         steps=start.steps + len(counted),
-        seen=seen,
-        seen_kinds=seen_kinds,
-        bought_ms=bought_ms,
-        excluded=_with_excluded(start.excluded, counted),
-        recent=_recent_after(start.recent, counted),
+        seen=items.seen,
+        seen_kinds=items.seen_kinds,
+        bought_ms=items.bought_ms,
+        excluded=items.excluded,
+        recent=items.recent,
     )
-
-
-_Seen = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
-
-
-def _seen_after(start: Session, events: Sequence[FoldEvent]) -> _Seen:
-    """Seen ordinals, their kinds and last purchases (S,). Bits are joined and of times the last is
-    kept, so it is the same however the log is cut."""
-    new = [e for e in events if e.kind in SEEN_BITS and e.ordinal is not None]
-    if not new:
-        return start.seen, start.seen_kinds, start.bought_ms
-    ordinals_E = np.array([event.ordinal for event in new], np.int64)
-    seen = np.union1d(start.seen, ordinals_E)
-    kinds, bought_ms = np.zeros(len(seen), np.uint8), np.zeros(len(seen), np.int64)
-    before = np.searchsorted(seen, start.seen)
-    kinds[before], bought_ms[before] = start.seen_kinds, start.bought_ms
-    rows_E = np.searchsorted(seen, ordinals_E)
-    np.bitwise_or.at(kinds, rows_E, np.array([SEEN_BITS[event.kind] for event in new], np.uint8))
-    times_E = np.array([event.at_ms if event.kind == PURCHASE else 0 for event in new], np.int64)
-    np.maximum.at(bought_ms, rows_E, times_E)
-    return seen, kinds, bought_ms
-
-
-def _with_excluded(known: NDArray[np.int64], events: Sequence[FoldEvent]) -> NDArray[np.int64]:
-    new = [e.ordinal for e in events if e.kind in EXCLUDING_KINDS and e.ordinal is not None]
-    return np.union1d(known, np.array(new, dtype=np.int64)) if new else known
-
-
-def _recent_after(known: NDArray[np.int64], events: Sequence[FoldEvent]) -> NDArray[np.int64]:
-    """The last MAX_RECENT distinct items: whatever is among them at the end of the log is among the
-    last ones of each part of it, so it is the same however the log is cut."""
-    new = [e.ordinal for e in events if e.kind in SEEN_BITS and e.ordinal is not None]
-    if not new:
-        return known
-    newest_first = dict.fromkeys([*reversed(new), *reversed(known.tolist())])
-    return np.array(list(newest_first)[:MAX_RECENT][::-1], np.int64)
 
 
 def _check_order(base_seq: int, events: Sequence[FoldEvent]) -> None:

@@ -34,10 +34,11 @@ class Reference:
         counted = effective(events)
         if not counted:
             return None
-        vector_D: NDArray[np.float32] = self.model(*self._batch(counted))[0, -1].numpy()
+        vector_D: NDArray[np.float32] = self.model(*self.batch(counted))[0, -1].numpy()
         return vector_D
 
-    def _batch(self, counted: Sequence[FoldEvent]) -> tuple[torch.Tensor, EventBatch]:
+    def batch(self, counted: Sequence[FoldEvent]) -> tuple[torch.Tensor, EventBatch]:
+        """Texts (N, E) and one user's events, as `UserLSTM.forward` takes them."""
         config = self.model.config
         texts = [event.vector for event in counted if event.vector is not None]
         rows = iter(range(len(texts)))

@@ -29,7 +29,7 @@ class EventVectors:
         """Map the two files of a night's work folder."""
         return cls(
             np.load(work / _KEYS, allow_pickle=False),
-            np.load(work / _VECTORS, mmap_mode="r", allow_pickle=False),
+            np.load(work / _VECTORS, mmap_mode="r", allow_pickle=False).view(np.ndarray),
         )
 
     def rows_of(self, user_keys: NDArray[np.int64], seqs: NDArray[np.int64]) -> NDArray[np.int64]:

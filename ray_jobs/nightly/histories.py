@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UNDO
-from ray_jobs.encoders.fold import FoldEvent, event_time
+from ray_jobs.encoders.fold import FoldEvent
 from ray_jobs.nightly.event_vectors import EventVectors
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.shards.texts import TextVectors
@@ -92,27 +92,40 @@ class Histories:
 
     def events_of(self, user: int) -> list[FoldEvent]:
         """All events of the user with that number, in log order."""
-        first, last = self.offsets_U1[user : user + 2]
-        return [self._event(row) for row in range(first, last)]
-
-    def _event(self, row: int) -> FoldEvent:
-        vector_row, text_count = int(self.rows_E[row]), len(self.texts)
-        vector: NDArray[np.float32] | None = None
-        if vector_row >= text_count:
-            vector = self.event_vectors.vectors_SD[vector_row - text_count]
-        elif vector_row != NONE:
-            vector = self.texts.vectors[vector_row]
-        ordinal, undoes = int(self.ordinals_E[row]), int(self.undoes_E[row])
-        value = float(self.values_E[row])
-        return FoldEvent(
-            user_seq=int(self.user_seqs_E[row]),
-            kind=str(self.kinds_E[row]),
-            ordinal=None if ordinal == NONE else ordinal,
-            vector=vector,
-            value=None if np.isnan(value) else value,
-            undoes_seq=None if undoes == NONE else undoes,
-            at_ms=event_time(int(self.occurred_E[row]), int(self.received_E[row])),
+        first, last = self.offsets_U1[user : user + 2].tolist()
+        rows = slice(first, last)
+        columns = (
+            self.user_seqs_E,
+            self.kinds_E,
+            self.ordinals_E,
+            self.rows_E,
+            self.values_E,
+            self.undoes_E,
+            self.at_ms_E,
         )
+        # Lists of a user's rows: a number taken out of an array one at a time costs ten times that.
+        events = zip(*(column[rows].tolist() for column in columns), strict=True)
+        return [
+            FoldEvent(
+                user_seq=seq,
+                kind=kind,
+                ordinal=None if ordinal == NONE else ordinal,
+                vector=self._vector_at(vector_row),
+                value=None if value != value else value,
+                undoes_seq=None if undoes == NONE else undoes,
+                at_ms=at_ms,
+            )
+            for seq, kind, ordinal, vector_row, value, undoes, at_ms in events
+        ]
+
+    def _vector_at(self, row: int) -> NDArray[np.float32] | None:
+        if row == NONE:
+            return None
+        if row < len(self.texts):
+            of_item: NDArray[np.float32] = self.texts.vectors[row]
+            return of_item
+        own: NDArray[np.float32] = self.event_vectors.vectors_SD[row - len(self.texts)]
+        return own
 
 
 def open_histories(workspace: Workspace, user_keys: tuple[int, int] | None = None) -> Histories:

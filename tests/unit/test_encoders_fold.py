@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ray_jobs.encoders import fold as fold_module
+from ray_jobs.encoders import remembered as remembered_module
 from ray_jobs.encoders.config import KINDS, SEEN_BITS, UNDO, Pooling, UserLSTMConfig
 from ray_jobs.encoders.fold import FoldEvent, effective, event_time, fold, fold_many, user_vector
 from ray_jobs.encoders.reference import Reference
@@ -272,7 +272,7 @@ def test_recent_items_are_the_last_distinct_ones_however_the_log_is_cut(
     for event in reversed(effective(events)):
         if event.kind in SEEN_BITS and event.ordinal not in (None, *newest_first):
             newest_first.append(event.ordinal)  # type: ignore[arg-type]
-    with patch.object(fold_module, "MAX_RECENT", most):
+    with patch.object(remembered_module, "MAX_RECENT", most):
         whole = fold(TWINS["last"].encoder, None, events)
         assert whole.recent.tolist() == newest_first[:most][::-1]
         cut = min(cut, len(events))

@@ -1,0 +1,115 @@
+"""What a session remembers of items besides the LSTM's state: seen, excluded and recent ones.
+
+Part of `fold`. One more event is what the day folds for almost every answer, so it has a way of
+its own: some ten calls of numpy instead of forty (5 us instead of 21). Tests hold the two equal,
+since a log folded event by event must give what it gives at once.
+
+Shapes: S seen ordinals, E events.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_jobs.encoders.config import EXCLUDING_KINDS, PURCHASE, SEEN_BITS
+from ray_jobs.encoders.session import MAX_RECENT, Session
+
+Ordinals = NDArray[np.int64]
+
+
+class NotedEvent(Protocol):
+    """What is read of an event; `fold.FoldEvent` is one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def ordinal(self) -> int | None: ...
+    @property
+    def at_ms(self) -> int: ...
+
+
+class Remembered(NamedTuple):
+    """The fields of a session with these names."""
+
+    seen: Ordinals
+    seen_kinds: NDArray[np.uint8]
+    bought_ms: NDArray[np.int64]
+    excluded: Ordinals
+    recent: Ordinals
+
+
+def remembered(start: Session, counted: Sequence[NotedEvent]) -> Remembered:
+    """After the effective events that follow `start`."""
+    if len(counted) == 1:
+        return _after_one(start, counted[0])
+    known = [event for event in counted if event.ordinal is not None]
+    excluding = [event.ordinal for event in known if event.kind in EXCLUDING_KINDS]
+    excluded = start.excluded
+    if excluding:
+        excluded = np.union1d(excluded, np.array(excluding, np.int64))
+    new = [event for event in known if event.kind in SEEN_BITS]
+    if not new:
+        return Remembered(start.seen, start.seen_kinds, start.bought_ms, excluded, start.recent)
+    return Remembered(*_seen_after(start, new), excluded, _recent_after(start.recent, new))
+
+
+def _after_one(start: Session, event: NotedEvent) -> Remembered:
+    seen, kinds, bought_ms = start.seen, start.seen_kinds, start.bought_ms
+    excluded, recent = start.excluded, start.recent
+    ordinal, bit = event.ordinal, SEEN_BITS.get(event.kind)
+    if ordinal is not None and event.kind in EXCLUDING_KINDS:
+        place = int(excluded.searchsorted(ordinal))
+        if place == len(excluded) or excluded[place] != ordinal:
+            excluded = _with(excluded, place, ordinal)
+    if ordinal is None or bit is None:
+        return Remembered(seen, kinds, bought_ms, excluded, recent)
+    at_ms = max(0, event.at_ms) if event.kind == PURCHASE else 0
+    place = int(seen.searchsorted(ordinal))
+    if place == len(seen) or seen[place] != ordinal:
+        seen, kinds = _with(seen, place, ordinal), _with(kinds, place, bit)
+        bought_ms = _with(bought_ms, place, at_ms)
+        kept = recent  # what was never seen is not among the recent ones
+    else:
+        kinds = kinds.copy()
+        kinds[place] |= bit
+        if at_ms > bought_ms[place]:
+            bought_ms = bought_ms.copy()
+            bought_ms[place] = at_ms
+        kept = recent[recent != ordinal]
+    kept = kept[max(0, len(kept) + 1 - MAX_RECENT) :]
+    return Remembered(seen, kinds, bought_ms, excluded, _with(kept, len(kept), ordinal))
+
+
+def _with(array: NDArray[Any], place: int, value: int) -> NDArray[Any]:
+    """A copy with the value put in at a place. np.insert takes 8 us, this 0.6."""
+    longer = np.empty(len(array) + 1, array.dtype)
+    longer[:place] = array[:place]
+    longer[place] = value
+    longer[place + 1 :] = array[place:]
+    return longer
+
+
+def _seen_after(
+    start: Session, new: Sequence[NotedEvent]
+) -> tuple[Ordinals, NDArray[np.uint8], NDArray[np.int64]]:
+    """Seen ordinals, their kinds and last purchases (S,). Bits are joined and of times the last is
+    kept, so it is the same however the log is cut."""
+    ordinals_E = np.array([event.ordinal for event in new], np.int64)
+    seen = np.union1d(start.seen, ordinals_E)
+    kinds, bought_ms = np.zeros(len(seen), np.uint8), np.zeros(len(seen), np.int64)
+    before = np.searchsorted(seen, start.seen)
+    kinds[before], bought_ms[before] = start.seen_kinds, start.bought_ms
+    rows_E = np.searchsorted(seen, ordinals_E)
+    np.bitwise_or.at(kinds, rows_E, np.array([SEEN_BITS[event.kind] for event in new], np.uint8))
+    times_E = np.array([event.at_ms if event.kind == PURCHASE else 0 for event in new], np.int64)
+    np.maximum.at(bought_ms, rows_E, times_E)
+    return seen, kinds, bought_ms
+
+
+def _recent_after(known: Ordinals, new: Sequence[NotedEvent]) -> Ordinals:
+    """The last MAX_RECENT distinct items: whatever is among them at the end of the log is among the
+    last ones of each part of it, so it is the same however the log is cut."""
+    newest_first = dict.fromkeys([*(e.ordinal for e in reversed(new)), *reversed(known.tolist())])
+    return np.array(list(newest_first)[:MAX_RECENT][::-1], np.int64)
