@@ -1,7 +1,7 @@
 """Made data for the bench of the fold: a model, histories, and the exported files of a night.
 
-The weights are those that training starts with, and the texts are random unit vectors: what a fold
-costs depends on shapes and lengths alone.
+The weights are those that training starts with: what a fold costs depends on shapes and lengths
+alone.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from infra.bench.vectors import clustered
 from ray_jobs.encoders.config import KINDS, UserLSTMConfig
 from ray_jobs.encoders.fold import FoldEvent
 from ray_jobs.encoders.user_lstm import UserLSTM
@@ -48,9 +49,7 @@ def user_lstm(seed: int) -> tuple[UserLSTM, NDArray[np.int64]]:
 
 def made_texts(rng: np.random.Generator) -> NDArray[np.float32]:
     """Unit vectors (ITEMS, TEXT_DIM)."""
-    texts_TE = rng.standard_normal((ITEMS, TEXT_DIM), np.float32)
-    texts_TE /= np.linalg.norm(texts_TE, axis=1, keepdims=True)
-    return texts_TE
+    return clustered(rng, ITEMS, TEXT_DIM)
 
 
 def history(

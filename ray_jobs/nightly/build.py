@@ -1,7 +1,8 @@
 """Step 4. Item vectors become shards, a Ray task a shard, with one coarse quantizer for all.
 
 Only BERT vectors are stored as such; the projection (and the residual, where an item has one) is
-applied here, so new weights cost no embedding.
+applied here, so new weights cost no embedding. How many lists a query probes is measured here too,
+with the vectors of sampled users, and goes into the manifest.
 
 Run: python -m ray_jobs.nightly.build --generation ID
 """
@@ -18,18 +19,26 @@ import ray
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import SEEN_KINDS
+from ray_jobs.encoders.fold import fold_many, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
+from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.items import ITEMS_NAME
 from ray_jobs.shards.manifest import COARSE_NAME, shard_name
+from ray_jobs.shards.merge import merge_top_k_batch
 from ray_jobs.shards.placement import Family, choose_family, choose_shard_count, shard_of
+from ray_jobs.shards.reader import Shard
+from ray_jobs.shards.recall import Probing, choose_nprobe
 from ray_jobs.shards.texts import TextVectors
-from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
+from ray_jobs.shards.writer import read_coarse, train_coarse, write_coarse, write_shard
 
 SEED = 0
+QUERIES = 1_000
+"""Users whose vectors nprobe is measured with: the standard error of recall is then some 0.001."""
+MIN_QUERIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +85,14 @@ def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> R
         for number in range(shard_count)
     ]
     sizes = write(tasks)
+    probing = None if coarse is None else _probing(night, ordinals_N, vectors_ND, coarse, tasks)
     return {
         "items": len(ordinals_N),
         "dim": int(vectors_ND.shape[1]),
         "family": choice.family,
         "nlist": choice.nlist,
-        "nprobe": choice.nprobe,
+        "nprobe": 0 if probing is None else probing.nprobe,
+        "recall": 1.0 if probing is None else probing.recall,
         "shards": shard_count,
         "shard_items": sizes,
     }
@@ -99,6 +110,46 @@ def item_vectors(
     if encoder is None:
         encoder = load_weights(workspace.directory / "weights.safetensors")
     return ordinals_N, encoder.item_vectors(np.asarray(texts.vectors[rows_N]), ordinals_N)
+
+
+def _probing(
+    night: Night,
+    ordinals_N: NDArray[np.int64],
+    vectors_ND: NDArray[np.float32],
+    coarse: Path,
+    tasks: list[ShardTask],
+) -> Probing:
+    """The fewest lists that keep the promise of `index_recall` for users like those of tonight."""
+    shards = [Shard.open(task.path, task.family) for task in tasks]
+
+    def search(queries_BD: NDArray[np.float32], k: int, nprobe: int) -> NDArray[np.int64]:
+        parts = [shard.search(queries_BD, k, nprobe) for shard in shards]
+        return merge_top_k_batch(parts, k)[1]
+
+    return choose_nprobe(
+        read_coarse(coarse),
+        _queries(night.workspace, vectors_ND),
+        vectors_ND,
+        ordinals_N,
+        search,
+        night.settings.index_recall,
+    )
+
+
+def _queries(workspace: Workspace, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors (B, D) of users drawn from the export; a log with few of them is helped out with
+    items, which are what a search for the like of an item asks with."""
+    rng = np.random.default_rng(SEED)
+    encoder = load_weights(workspace.directory / "weights.safetensors")
+    histories = open_histories(workspace)
+    users = len(histories.offsets_U1) - 1
+    drawn = np.sort(rng.choice(users, min(QUERIES, users), replace=False)).tolist()
+    sessions = fold_many(encoder, [histories.events_of(user) for user in drawn])
+    asked = [user_vector(encoder, session) for session in sessions]
+    queries = [vector for vector in asked if vector is not None and np.isfinite(vector).all()]
+    missing = min(max(0, MIN_QUERIES - len(queries)), len(vectors_ND))
+    items = vectors_ND[np.sort(rng.choice(len(vectors_ND), missing, replace=False))]
+    return np.array([*queries, *items], np.float32)
 
 
 def build_shard(task: ShardTask) -> int:

@@ -31,6 +31,10 @@ class NightSettings(BaseSettings):
     shards: int | None = Field(None, ge=1, le=4096)
     """Shards of the index; by default chosen from the catalog's size, at least 2."""
 
+    index_recall: float = Field(0.99, gt=0, le=1)
+    """Recall@100 against exact search that users are promised: the night measures how many lists a
+    query must probe for it."""
+
     fold_users: int = Field(2_000, ge=1)
     """Users folded by one Ray task: the unit of work and of retry."""
 

@@ -24,7 +24,8 @@ ITEMS_PER_SHARD = 2_000_000
 # (faiss wiki, "Guidelines to choose an index").
 NLIST_FACTOR = 4
 MAX_NLIST = 65_536
-# Lists probed: one in 62, but at least 32 (1M items: 64 of 4,000, as in ANCHORS.md's prototype).
+# Lists probed where nobody measured (`recall.choose_nprobe` does, by night): one in 62, but at
+# least 32 (1M items: 64 of 4,000, as in ANCHORS.md's prototype).
 NPROBE_SHARE = 62
 MIN_NPROBE = 32
 
