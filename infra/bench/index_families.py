@@ -1,0 +1,228 @@
+"""Other families of faiss and other libraries beside moonlark's index, on one catalog.
+
+Each has a ladder of settings; the first that reaches the promised recall is timed. One query at a
+time, one thread, in turn. Part of `infra.bench.index`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import faiss as faiss_typed
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+from usearch.index import Index as UsearchIndex
+
+from infra.bench.index_catalog import CORES, PROMISED, K
+from infra.bench.rounds import Times, in_turn
+from ray_jobs.shards.placement import NLIST_FACTOR
+from ray_jobs.shards.recall import exact_nearest, recalls_of
+
+faiss: Any = faiss_typed  # its stubs contradict its own wrappers
+
+Floats = NDArray[np.float32]
+Ordinals = NDArray[np.int64]
+
+PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+EFFORTS = (100, 120, 150, 200, 300, 400, 600, 800)
+"""efSearch of the graphs; below K they cannot find K."""
+REFINED = 10
+"""Rows that are scored again in fp16, in multiples of K."""
+LINKS, BUILD_EFFORT = 32, 100
+HNSWLIB_SEED = 0
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """One family at the setting that was timed."""
+
+    name: str
+    is_peer: bool
+    """Another library, not another family of ours."""
+    setting: str
+    recall: float
+    times: Times
+    queries: int
+    build_s: float
+    size: int
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As a row of a table."""
+        us = 1e6 * self.times.wall_s / self.queries
+        return (
+            self.name,
+            self.setting,
+            f"{self.recall:.4f}",
+            f"{us:.0f}",
+            f"{self.build_s:.1f}",
+            f"{self.size / 1e6:.0f}",
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An index that was built: how it searches at a setting."""
+
+    name: str
+    is_peer: bool
+    search: Callable[[Floats], Ordinals]
+    """Ordinals (B, K) of queries (B, D)."""
+    set_to: Callable[[int], None]
+    ladder: Sequence[int]
+    setting: str
+    build_s: float
+    size: int
+
+
+def families(
+    ours: Subject, vectors_ND: Floats, asked_BD: Floats, rounds: int, timed: int
+) -> list[FamilyRow]:
+    """A row each; the first is `ours`. `timed`: queries a round, the first of `asked_BD`."""
+    ordinals_N = np.arange(len(vectors_ND), dtype=np.int64)
+    _, true_BK = exact_nearest(asked_BD, vectors_ND, ordinals_N, K)
+    subjects = [ours]
+    subjects += [build(vectors_ND) for build in tqdm(BUILDERS, desc="families", leave=False)]
+    faiss.omp_set_num_threads(1)
+    try:
+        settings = {subject.name: _climb(subject, asked_BD, true_BK) for subject in subjects}
+        calls = {subject.name: _one_by_one(subject, asked_BD[:timed]) for subject in subjects}
+        times = in_turn(calls, rounds, "families")
+    finally:
+        faiss.omp_set_num_threads(CORES)
+    return [
+        FamilyRow(
+            name=subject.name,
+            is_peer=subject.is_peer,
+            setting=subject.setting.format(settings[subject.name][0]),
+            recall=settings[subject.name][1],
+            times=times[subject.name],
+            queries=timed,
+            build_s=subject.build_s,
+            size=subject.size,
+        )
+        for subject in subjects
+    ]
+
+
+def _climb(subject: Subject, asked_BD: Floats, true_BK: Ordinals) -> tuple[int, float]:
+    """Sets it to the first rung that reaches the promise, or the last: the rung, its recall."""
+    recall = 0.0
+    for value in subject.ladder:
+        subject.set_to(value)
+        recall = float(recalls_of(subject.search(asked_BD), true_BK).mean())
+        if recall >= PROMISED:
+            return value, recall
+    return subject.ladder[-1], recall
+
+
+def _one_by_one(subject: Subject, queries_BD: Floats) -> Callable[[], object]:
+    def each() -> None:
+        for row in range(len(queries_BD)):
+            subject.search(queries_BD[row : row + 1])
+
+    return each
+
+
+def _of_faiss(name: str, factory: str, refines: bool, vectors_ND: Floats) -> Subject:
+    """An IVF or a graph by `faiss.index_factory`, nlist as moonlark chooses it."""
+    began = time.perf_counter()
+    nlist = round(NLIST_FACTOR * len(vectors_ND) ** 0.5)
+    index = faiss.index_factory(
+        vectors_ND.shape[1], factory.format(nlist=nlist), faiss.METRIC_INNER_PRODUCT
+    )
+    index.train(vectors_ND)
+    index.add(vectors_ND)
+    build_s = time.perf_counter() - began
+    inner = faiss.downcast_index(index.base_index) if refines else index
+    if refines:
+        index.k_factor = REFINED
+    is_graph = hasattr(inner, "hnsw")
+
+    def set_to(value: int) -> None:
+        if is_graph:
+            inner.hnsw.efSearch = value
+        elif factory != "Flat":
+            inner.nprobe = value
+
+    return Subject(
+        name=name,
+        is_peer=False,
+        search=lambda queries_BD: np.asarray(index.search(queries_BD, K)[1]),
+        set_to=set_to,
+        ladder=EFFORTS if is_graph else PROBES if factory != "Flat" else (0,),
+        setting="efSearch {}" if is_graph else "nprobe {}" if factory != "Flat" else "exact",
+        build_s=build_s,
+        size=len(faiss.serialize_index(index)),
+    )
+
+
+def _of_hnswlib(vectors_ND: Floats) -> Subject:
+    began = time.perf_counter()
+    index = hnswlib.Index(space="ip", dim=vectors_ND.shape[1])
+    index.init_index(
+        max_elements=len(vectors_ND),
+        ef_construction=BUILD_EFFORT,
+        M=LINKS // 2,
+        random_seed=HNSWLIB_SEED,
+    )
+    index.add_items(vectors_ND)
+    build_s = time.perf_counter() - began
+    index.set_num_threads(1)
+    return Subject(
+        name="hnswlib",
+        is_peer=True,
+        search=lambda queries_BD: index.knn_query(queries_BD, k=K)[0].astype(np.int64),
+        set_to=index.set_ef,
+        ladder=EFFORTS,
+        setting=f"M {LINKS // 2}, ef {{}}",
+        build_s=build_s,
+        size=index.index_file_size(),
+    )
+
+
+def _of_usearch(vectors_ND: Floats) -> Subject:
+    began = time.perf_counter()
+    index = UsearchIndex(
+        ndim=vectors_ND.shape[1],
+        metric="ip",
+        dtype="f16",
+        connectivity=LINKS // 2,
+        expansion_add=BUILD_EFFORT,
+    )
+    index.add(np.arange(len(vectors_ND)), vectors_ND)
+    build_s = time.perf_counter() - began
+
+    def search(queries_BD: Floats) -> Ordinals:
+        if len(queries_BD) == 1:
+            found = index.search(queries_BD[0], K, threads=1)
+            return np.asarray(found.keys, np.int64)[None]
+        return np.asarray(index.search(queries_BD, K).keys, np.int64)
+
+    return Subject(
+        name="usearch",
+        is_peer=True,
+        search=search,
+        set_to=lambda effort: setattr(index, "expansion_search", effort),
+        ladder=EFFORTS,
+        setting=f"f16, connectivity {LINKS // 2}, expansion {{}}",
+        build_s=build_s,
+        size=index.serialized_length,
+    )
+
+
+BUILDERS: tuple[Callable[[Floats], Subject], ...] = (
+    partial(_of_faiss, "Flat", "Flat", False),
+    partial(_of_faiss, "IVF-Flat", "IVF{nlist},Flat", False),
+    partial(_of_faiss, "IVF-SQfp16", "IVF{nlist},SQfp16", False),
+    partial(_of_faiss, "IVF-SQ8", "IVF{nlist},SQ8", False),
+    partial(_of_faiss, "IVF-PQ fast scan, refined", "IVF{nlist},PQ64x4fs,Refine(SQfp16)", True),
+    partial(_of_faiss, "IVF-RaBitQ, refined", "IVF{nlist},RaBitQ,Refine(SQfp16)", True),
+    partial(_of_faiss, "HNSW fp16", f"HNSW{LINKS // 2}_SQfp16", False),
+    _of_hnswlib,
+    _of_usearch,
+)
