@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from infra.bench.vectors import clustered, like_users
-from ray_jobs.shards.delta import Delta, DeltaChange
+from infra.bench.vectors import clustered, like_items, like_users
+from ray_jobs.shards.delta import SEAL_AT, Delta, DeltaChange
 from ray_jobs.shards.manifest import (
     COARSE_NAME,
     REQUIRED_FILES,
@@ -37,6 +37,8 @@ EDITED, ADDED = 0.45, 0.45
 """Of the changes of a delta; the rest are deletions."""
 BATCH = 10_000
 """Changes applied at once, as a replica does that catches up."""
+HEAD = SEAL_AT // 2
+"""The last changes come after the bulk: the exact head of a delta is half full on the average."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,16 @@ def make_delta(catalog: Catalog, base: ShardSet, share: float) -> Changed:
     edited, added = round(EDITED * changes), round(ADDED * changes)
     touched = rng.choice(items, changes - added, replace=False)
     put = np.concatenate([touched[:edited], np.arange(items, items + added)])
-    rows_MD = clustered(rng, items, DIM)[: len(put)] if changes else np.empty((0, DIM), np.float32)
+    rows_MD = like_items(rng, len(put), catalog.vectors_ND)
     log = [DeltaChange(int(o), row_D) for o, row_D in zip(put, rows_MD, strict=True)]
     log += [DeltaChange(int(ordinal), None) for ordinal in touched[edited:]]
     log = [log[place] for place in rng.permutation(len(log))]
     delta = Delta.empty(base)
     began = time.perf_counter()
-    for first in range(0, len(log), BATCH):
-        delta = delta.apply(log[first : first + BATCH])
+    bulk = max(0, len(log) - HEAD)
+    for first in range(0, bulk, BATCH):
+        delta = delta.apply(log[first : min(bulk, first + BATCH)])
+    delta = delta.apply(log[bulk:])
     seconds = time.perf_counter() - began
     kept = np.ones(items, np.bool_)
     kept[touched] = False

@@ -52,6 +52,17 @@ def like_users(
     return queries_BD
 
 
+def like_items(
+    rng: np.random.Generator, count: int, vectors_ND: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Unit vectors (M, D) of new items: each near one that is there, as a new film is near another
+    of its kind."""
+    new_MD: NDArray[np.float32] = vectors_ND[rng.choice(len(vectors_ND), count)]
+    new_MD += SPREAD * _directions(rng, count, vectors_ND.shape[1])
+    new_MD /= np.linalg.norm(new_MD, axis=1, keepdims=True)
+    return new_MD
+
+
 def _directions(rng: np.random.Generator, count: int, dim: int) -> NDArray[np.float32]:
     rows = rng.standard_normal((count, dim), np.float32)
     rows /= (1.0 + np.arange(dim, dtype=np.float32) / SPECTRUM).astype(np.float32)

@@ -27,7 +27,7 @@ def command(
         int, typer.Option(help="Deployments of shards apart; 0: none.", min=0)
     ] = 0,
 ) -> None:
-    """Memory and CPU that a catalog, its users and a rate of lists need.
+    """Memory and CPU for a catalog, its users and a rate.
 
     By the bytes of the formats and floors that were measured on one machine: `python -m
     infra.bench.growth` measures them here.

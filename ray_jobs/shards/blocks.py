@@ -21,7 +21,7 @@ from ray_jobs.shards.faiss_index import (
     score_rows,
     search_ivf,
 )
-from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted
+from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted, unpadded
 
 
 class Block(Protocol):
@@ -125,8 +125,7 @@ class IvfBlock:
     ) -> Ranked:
         assert assignment is not None, "an IVF delta belongs to an IVF base"
         scores_BK, ordinals_BK = search_ivf(self._index, query_D[None, :], k, assignment, allowed)
-        real = ordinals_BK[0] >= 0
-        return scores_BK[0][real], ordinals_BK[0][real]
+        return unpadded(scores_BK[0], ordinals_BK[0])
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         return self._stored.get(ordinals)

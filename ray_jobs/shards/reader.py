@@ -31,7 +31,7 @@ from ray_jobs.shards.faiss_index import (
     search_ivf,
 )
 from ray_jobs.shards.manifest import COARSE_NAME, Manifest, shard_name
-from ray_jobs.shards.merge import Ordinals, Ranked, merge_top_k_batch
+from ray_jobs.shards.merge import Ordinals, Ranked, merge_top_k_batch, unpadded
 from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.writer import read_coarse
@@ -123,8 +123,7 @@ class Shard:
         scores_BK, ordinals_BK = self.search_assigned(
             query_BD, min(fetch, self.count), assignment, allowed
         )
-        real = ordinals_BK[0] >= 0
-        return scores_BK[0][real], ordinals_BK[0][real]
+        return unpadded(scores_BK[0], ordinals_BK[0])
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""

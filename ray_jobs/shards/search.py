@@ -165,7 +165,9 @@ class _View:
         for (scores, ordinals), hidden in self._sources(fetch, assignment, with_selector):
             if len(scores) >= fetch:
                 floor = max(floor, float(scores.min()))
-            admitted = self.admits(ordinals) & ~in_sorted(ordinals, hidden)
+            admitted = self.admits(ordinals)
+            if len(hidden):
+                admitted &= ~in_sorted(ordinals, hidden)
             kept.append((scores[admitted], ordinals[admitted]))
         ranked = merge_top_k(kept, k)
         if floor == -np.inf:
