@@ -30,7 +30,7 @@ from infra.bench.index_catalog import (
     make_delta,
     searched,
 )
-from infra.bench.index_families import FamilyRow, Subject, families
+from infra.bench.index_families import HAS_PEERS, FamilyRow, Subject, families
 from infra.bench.report import PACKAGES, Ratio, Report, Size, Table, run_bench
 from infra.bench.rounds import Times, in_turn, ratio
 from ray_jobs.shards.delta import Delta
@@ -54,7 +54,7 @@ def measure(size: Size) -> Report:
     catalog = make_catalog(ITEMS[size], QUERIES[size])
     with TemporaryDirectory() as folder:
         one = build_shards(catalog, Path(folder) / "one", 1)
-        two = build_shards(catalog, Path(folder) / "two", 2, one.nprobe)
+        two = build_shards(catalog, Path(folder) / "two", 2, one)
         changed = {
             share: make_delta(catalog, one.shards, share)
             for share in tqdm(SHARES, desc="deltas", leave=False)
@@ -86,6 +86,7 @@ def measure(size: Size) -> Report:
             "last.",
             "Memory of a family is that of its serialised form. Refined families keep the vectors "
             "in fp16 beside the codes.",
+            *(() if HAS_PEERS else ("hnswlib and usearch are missing: extra [evaluation].",)),
             "A deleted or edited item costs the base a masked row; deltas share its centroids.",
         ),
     )
@@ -220,7 +221,7 @@ def _build_table(one: Built, two: Built) -> Table:
     rows = tuple(
         (
             name,
-            f"{built.train_s:.1f}",
+            f"{built.train_s:.1f}" if built is one else "",
             f"{built.write_s:.1f}",
             f"{1e3 * built.open_s:.0f}",
             f"{built.choose_s:.1f}" if built is one else "",

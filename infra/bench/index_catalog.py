@@ -58,6 +58,7 @@ class Built:
     """Shards of a catalog: as opened, and what it took."""
 
     shards: ShardSet
+    coarse: bytes
     nprobe: int
     train_s: float
     write_s: float
@@ -89,14 +90,15 @@ def make_catalog(items: int, queries: int) -> Catalog:
     )
 
 
-def build_shards(catalog: Catalog, folder: Path, shards: int, nprobe: int | None = None) -> Built:
-    """A generation by the night's writer; nprobe is chosen where it is None."""
+def build_shards(catalog: Catalog, folder: Path, shards: int, like: Built | None = None) -> Built:
+    """A generation by the night's writer, with the centroids and nprobe of `like` or its own."""
     folder.mkdir()
     items = len(catalog.ordinals_N)
     # As `choose_family`, but IVF also for the small catalog of a trial.
     nlist = choose_family(items).nlist or int(4 * np.sqrt(items))
     began = time.perf_counter()
-    write_coarse(folder / COARSE_NAME, train_coarse(catalog.vectors_ND, nlist, SEED))
+    coarse = train_coarse(catalog.vectors_ND, nlist, SEED) if like is None else like.coarse
+    write_coarse(folder / COARSE_NAME, coarse)
     trained = time.perf_counter()
     shard_N = shard_of(catalog.ordinals_N, shards)
     for number in tqdm(range(shards), desc="shards", leave=False):
@@ -106,9 +108,11 @@ def build_shards(catalog: Catalog, folder: Path, shards: int, nprobe: int | None
         vectors_ND, ordinals_N = catalog.vectors_ND[here], catalog.ordinals_N[here]
         write_shard(path, vectors_ND, ordinals_N, "IVF,SQfp16", folder / COARSE_NAME)
     written = time.perf_counter()
-    opened = _open(folder, items, nlist, nprobe or nlist, shards)
+    opened = _open(folder, items, nlist, shards)
     ready = time.perf_counter()
-    if nprobe is None:
+    if like is not None:
+        nprobe = like.nprobe
+    else:
         nprobe = choose_nprobe(
             read_coarse(folder / COARSE_NAME),
             catalog.chosen_BD,
@@ -119,6 +123,7 @@ def build_shards(catalog: Catalog, folder: Path, shards: int, nprobe: int | None
         ).nprobe
     return Built(
         shards=opened,
+        coarse=coarse,
         nprobe=nprobe,
         train_s=trained - began,
         write_s=written - trained,
@@ -128,7 +133,7 @@ def build_shards(catalog: Catalog, folder: Path, shards: int, nprobe: int | None
     )
 
 
-def _open(folder: Path, items: int, nlist: int, nprobe: int, shards: int) -> ShardSet:
+def _open(folder: Path, items: int, nlist: int, shards: int) -> ShardSet:
     for name in REQUIRED_FILES:  # the generation's other files, which no search reads
         (folder / name).write_bytes(b"")
     write_manifest(
@@ -139,7 +144,7 @@ def _open(folder: Path, items: int, nlist: int, nprobe: int, shards: int) -> Sha
         dim=DIM,
         family="IVF,SQfp16",
         nlist=nlist,
-        nprobe=nprobe,
+        nprobe=nlist,  # every search of this bench names its own
         shard_count=shards,
         item_count=items,
         catalog_seq=0,

@@ -11,16 +11,22 @@ from functools import partial
 from typing import Any
 
 import faiss as faiss_typed
-import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
-from usearch.index import Index as UsearchIndex
 
 from infra.bench.index_catalog import CORES, PROMISED, K
 from infra.bench.rounds import Times, in_turn
 from ray_jobs.shards.placement import NLIST_FACTOR
 from ray_jobs.shards.recall import exact_nearest, recalls_of
+
+try:
+    import hnswlib
+    from usearch.index import Index as UsearchIndex
+except ImportError:  # the extra [evaluation]
+    HAS_PEERS = False
+else:
+    HAS_PEERS = True
 
 faiss: Any = faiss_typed  # its stubs contradict its own wrappers
 
@@ -223,6 +229,5 @@ BUILDERS: tuple[Callable[[Floats], Subject], ...] = (
     partial(_of_faiss, "IVF-PQ fast scan, refined", "IVF{nlist},PQ64x4fs,Refine(SQfp16)", True),
     partial(_of_faiss, "IVF-RaBitQ, refined", "IVF{nlist},RaBitQ,Refine(SQfp16)", True),
     partial(_of_faiss, "HNSW fp16", f"HNSW{LINKS // 2}_SQfp16", False),
-    _of_hnswlib,
-    _of_usearch,
+    *((_of_hnswlib, _of_usearch) if HAS_PEERS else ()),
 )

@@ -1,0 +1,68 @@
+"""The bench of the index runs, and its figures agree with each other."""
+
+import numpy as np
+import pytest
+
+from infra.bench import index
+from infra.bench.index_catalog import ADDED, EDITED
+from infra.bench.report import Report, Table
+from infra.bench.vectors import clustered, like_items, like_users
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return index.measure("small")
+
+
+def column(table: Table, title: str) -> dict[str, float]:
+    """A column as numbers, by the first cell of each row."""
+    place = table.columns.index(title)
+    return {row[0]: float(row[place].replace(",", "")) for row in table.rows}
+
+
+def table(report: Report, title: str) -> Table:
+    return next(t for t in report.tables if t.title.startswith(title))
+
+
+def test_moonlark_finds_what_faiss_alone_finds(report: Report) -> None:
+    recall = column(table(report, "one query"), "recall@100")
+    assert recall["delta 0%"] == pytest.approx(recall["faiss alone"], abs=2e-4)
+    assert recall["two shards"] == pytest.approx(recall["faiss alone"], abs=2e-4)
+    assert all(value > 0.97 for value in recall.values())
+
+
+def test_exact_search_finds_everything_and_no_family_more(report: Report) -> None:
+    recall = column(table(report, "families"), "recall@100")
+    assert recall["Flat"] == 1.0
+    assert all(0.5 < value <= 1.0 for value in recall.values())
+
+
+def test_deltas_hold_the_changes_that_were_made(report: Report) -> None:
+    deltas = table(report, "deltas")
+    changes, rows, masked = (column(deltas, name) for name in ("changes", "rows", "masked"))
+    assert changes == {"0%": 0, "1%": 200, "10%": 2_000}
+    for share, count in changes.items():
+        added = round(ADDED * count)
+        assert masked[share] == count - added  # edited or deleted
+        assert rows[share] == round(EDITED * count) + added
+
+
+def test_the_ratios_are_those_of_the_table(report: Report) -> None:
+    us = column(table(report, "one query"), "µs")
+    by_name = {ratio.name: ratio for ratio in report.ratios}
+    assert by_name["one shard and faiss alone"].at_most == 1.1
+    assert by_name["delta of 10 %"].at_most == 1.25
+    # The table has medians, the ratio the median of ratios: near each other, on a busy machine too.
+    expected = us["delta 10%"] / us["delta 0%"]
+    assert by_name["delta of 10 %"].value == pytest.approx(expected, rel=0.7)
+
+
+def test_made_vectors_are_unit_and_near_their_like() -> None:
+    rng = np.random.default_rng(0)
+    items_ND = clustered(rng, 2_000, 32)
+    for rows in (items_ND, like_users(rng, 50, items_ND), like_items(rng, 50, items_ND)):
+        assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
+    products_NN = items_ND @ items_ND.T
+    np.fill_diagonal(products_NN, -1.0)
+    nearest = products_NN.max(axis=1).mean()
+    assert nearest > 3 * np.abs(products_NN).mean()
