@@ -123,7 +123,7 @@ class FusedLists:
         assert state.session is not None, "a vector has a session"
         now = self._now(state, priors, as_of_ms)
         newest_first = state.session.recent[::-1]
-        near_N, near_ND = priors.neighbours.near(newest_first, state.session.seen)
+        near_N, near_ND = priors.neighbours.near(newest_first)
         delta = state.view.delta
 
         def allowed(ordinals: Ints) -> Mask:
@@ -144,6 +144,7 @@ class FusedLists:
             activity=_activity(priors, now, found, as_of_ms),
             published_ms=state.view.items.published_ms(found),
             neighbours=at_rows(near_N, near_ND, found),
+            history=priors.neighbours.whole.says(state.session.seen, found),
             recent=recent,
         )
         fusion, quiet = priors.fusion, now.is_quiet
@@ -171,8 +172,7 @@ class FusedLists:
         def allowed(ordinals: Ints) -> Mask:
             return mask_at(eligible, ordinals) & ~in_sorted(ordinals, hidden)
 
-        nobody = np.zeros(0, np.int64)
-        nobody_N, nothing_ND = priors.neighbours.near(nobody, nobody)
+        nobody_N, nothing_ND = priors.neighbours.near(np.zeros(0, np.int64))
         found = candidates_beside(now.pools, nobody_N, nothing_ND, as_of_ms, allowed)
         if also is None or len(found) < wanted:
             found = np.flatnonzero(eligible)
@@ -184,6 +184,7 @@ class FusedLists:
             activity=_activity(priors, now, found, as_of_ms),
             published_ms=state.view.items.published_ms(found),
             neighbours=np.zeros((len(found), nothing_ND.shape[1]), np.float32),
+            history=np.zeros((len(found), 2), np.float32),
             recent=zero,
         )
         fusion, quiet = priors.fusion, now.is_quiet

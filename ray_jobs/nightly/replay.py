@@ -137,7 +137,7 @@ def evidence_of(
     `pools`: what `timeline` says of that moment. `allowed`: which ordinals may be shown.
     """
     newest_first = session.recent[::-1]
-    near_N, near_ND = model.neighbours.near(newest_first, session.seen)
+    near_N, near_ND = model.neighbours.near(newest_first)
     found = candidates_beside(pools, near_N, near_ND, at_ms, allowed)
     vector_D = user_vector(model.encoder, session)
     if vector_D is not None:
@@ -158,6 +158,7 @@ def evidence_of(
         activity=timeline.tally.at(found, at_ms),
         published_ms=timeline.published_S[found],
         neighbours=at_rows(near_N, near_ND, found),
+        history=model.neighbours.whole.says(session.seen, found),
         recent=recent,
     )
 

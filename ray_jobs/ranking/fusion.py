@@ -73,19 +73,22 @@ class Evidence:
 
     `cosines` and `recent` (N,): to the user vector, and to the mean of the vectors of the user's
     last few items. `activity` (N, H). `published_ms` (N,): -1 where nobody says. `neighbours`
-    (N, D): of the user's recent items. What a user does not have is 0.
+    (N, D): of the user's recent items. `history` (N, 2): what all that the user has seen says
+    (`whole_history`). What a user does not have is 0.
     """
 
     cosines: Floats
     activity: Floats
     published_ms: Ints
     neighbours: Floats
+    history: Floats
     recent: Floats
 
     def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
         """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
-        near, linear_ND = self.neighbours[:, : COSINE + 1], self.neighbours[:, LINEAR:]
-        logs_ND = np.log1p(10 * np.maximum(linear_ND, 0))
+        near = self.neighbours[:, : COSINE + 1]
+        linear_N3 = np.column_stack([self.neighbours[:, LINEAR], self.history])
+        logs_N3 = np.log1p(10 * np.maximum(linear_N3, 0))
         highest_D = near.max(axis=0, initial=np.float32(1e-9))
         activity = _added(np.log1p(self.activity))
         if quiet:
@@ -96,7 +99,7 @@ class Evidence:
             _added(newness(self.published_ms, as_of_ms)),
             near / highest_D,
             np.log1p(10 * near[:, -1:]),
-            np.stack([linear_ND, logs_ND], axis=2).reshape(len(near), -1),
+            np.stack([linear_N3, logs_N3], axis=2).reshape(len(near), -1),
             self.recent[:, None],
         )
         features: Floats = np.concatenate(columns, axis=1).astype(np.float32, copy=False)

@@ -1,5 +1,4 @@
-"""Items that the same users act on, by two measures of the user's last items, and by what the whole
-history says.
+"""Items that the same users act on, by two measures of the user's last items.
 
     cosine(i, j) = sum over users of both of w(u) / sqrt(sum over those of i * sum over those of j)
     w(u) = 1 / sqrt(items of u)
@@ -13,8 +12,8 @@ sequential kNN of Ludewig and Jannach, UMUAI 2018.) The night keeps the best of 
     neighbours.ordinals.npy   int32   [E]      its neighbours, ascending
     neighbours.weights.npy    float16 [E, 2]   cosine and linear weight; 0 where not among the best
 
-The whole history is that of `whole_history`. S = ordinals, E = entries, R = recent items of a user,
-T = all that the user has seen, N found.
+What the same users' whole histories say is beside it (`whole_history`). S = ordinals, E = entries,
+R = recent items of a user, N found.
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ ROWS_AT_ONCE = 2_048
 DECAYS = (0.8, 0.97)
 """By position in the user's recent items, newest first: what is done now, and what is liked."""
 
-SUMS = (*(f"cosine_{base:g}" for base in DECAYS), "linear", "whole", "lately")
-"""What is summed of each neighbour: over the user's recent items cosines by both decays and linear
-weights by the slower one, and over all seen items both models of `whole_history`."""
-COSINE, LINEAR, WHOLE, LATELY = range(len(DECAYS) - 1, len(SUMS))
-"""Columns of the sums, of cosines the slower one."""
+SUMS = (*(f"cosine_{base:g}" for base in DECAYS), "linear")
+"""What is summed of each neighbour: cosines by both decays, linear weights by the slower one."""
+COSINE, LINEAR = len(DECAYS) - 1, len(DECAYS)
+"""Columns of the two measures, by the slower decay."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -66,25 +64,14 @@ class Neighbours:
         weights = np.zeros((0, 2), np.float16)
         return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), weights, WholeHistory.nobody())
 
-    def near(self, recent_R: Ints, seen_T: Ints) -> tuple[Ints, Floats]:
-        """What is near to a user's recent items, newest first, and to all that the user has seen,
-        ascending: ordinals (N,) ascending, and each of SUMS of them, (N, 5)."""
-        recent_N, sums_N3 = self._near_recent(recent_R)
-        whole_M = self.whole.items_M if len(seen_T) else np.zeros(0, np.int64)
-        ordinals = np.union1d(recent_N, whole_M)
-        sums = np.zeros((len(ordinals), len(SUMS)), np.float32)
-        sums[np.searchsorted(ordinals, recent_N), :WHOLE] = sums_N3
-        if len(whole_M):
-            sums[np.searchsorted(ordinals, whole_M), WHOLE:] = self.whole.says(seen_T)
-        return ordinals, sums
-
-    def _near_recent(self, recent_R: Ints) -> tuple[Ints, Floats]:
-        """By the measures of the recent items: ordinals (N,) ascending, and sums (N, 3)."""
+    def near(self, recent_R: Ints) -> tuple[Ints, Floats]:
+        """What is near to a user's recent items, newest first: ordinals (N,) ascending, and for
+        each of SUMS the sum of decay ** position * weight, (N, 3)."""
         known = np.flatnonzero((recent_R >= 0) & (recent_R < len(self.offsets_S1) - 1))
         starts, ends = self.offsets_S1[recent_R[known]], self.offsets_S1[recent_R[known] + 1]
         lengths = ends - starts
         if not lengths.sum():
-            return np.zeros(0, np.int64), np.zeros((0, WHOLE), np.float32)
+            return np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
         # The entries of all of them in one index: start of each run, and the place in it.
         run = np.repeat(np.arange(len(known)), lengths)
         entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)

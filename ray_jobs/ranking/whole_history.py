@@ -50,7 +50,7 @@ RIDGE = 1_000.0
 
 FACTORS = 128
 MOST_ITEMS = 8_000
-"""Of a larger catalog those that most users took: a list looks at every one of them."""
+"""Of a larger catalog those that most users took."""
 
 LATE_RIDGE = 100.0
 LATE_PAIRS = 10_000
@@ -96,23 +96,32 @@ class WholeHistory:
         scale_M: Floats = 1 / np.maximum(1 - lengths_M, np.float32(1e-3))
         return scale_M
 
-    @cached_property
-    def _late_rows_C(self) -> Ints:
-        return np.searchsorted(self.items_M, self.late_items_C)
+    def says(self, seen_T: Ints, found_N: Ints) -> Floats:
+        """Of each item found: the sums over what was seen of B and of W, (N, 2); 0 of an item that
+        has none. What it says of seen items themselves is not meant to be used."""
+        said_N2 = np.zeros((len(found_N), 2), np.float32)
+        from_T = _rows_in(self.items_M, seen_T)
+        from_T = from_T[from_T >= 0]
+        if not len(from_T):
+            return said_N2
+        to_N = _rows_in(self.items_M, found_N)
+        known = np.flatnonzero(to_N >= 0)
+        to_N = to_N[known]
+        user_K = self.factors_MK[from_T].sum(axis=0)
+        said_N2[known, 0] = self.factors_MK[to_N] @ user_K * self._scale_M[to_N]
+        late_N = _rows_in(self.late_items_C, found_N)
+        known = np.flatnonzero(late_N >= 0)
+        user_J = self.before_MJ[from_T].sum(axis=0)
+        said_N2[known, 1] = self.after_CJ[late_N[known]] @ user_J
+        return said_N2
 
-    def says(self, seen_T: Ints) -> Floats:
-        """Of each of `items_M`: the sums over `seen_T` (ascending) of B and of W, (M, 2). What it
-        says of seen items themselves is not meant to be used."""
-        said_M2 = np.zeros((len(self.items_M), 2), np.float32)
-        rows = np.searchsorted(self.items_M, seen_T)
-        inside = rows < len(self.items_M)
-        rows, seen = rows[inside], seen_T[inside]
-        rows = rows[self.items_M[rows] == seen]
-        if len(rows):
-            said_M2[:, 0] = self.factors_MK @ self.factors_MK[rows].sum(axis=0) * self._scale_M
-            late_J = self.before_MJ[rows].sum(axis=0)
-            said_M2[self._late_rows_C, 1] = self.after_CJ @ late_J
-        return said_M2
+
+def _rows_in(ascending: Ints, wanted: Ints) -> Ints:
+    """Row of each wanted ordinal, -1 where there is none."""
+    if not len(ascending):
+        return np.full(len(wanted), -1)
+    rows = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[rows] == wanted, rows, -1)
 
 
 def learn_whole_history(users_P: Ints, ordinals_P: Ints, span: int) -> WholeHistory:

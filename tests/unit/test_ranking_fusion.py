@@ -38,6 +38,7 @@ def evidence(count: int, rng: np.random.Generator) -> Evidence:
         activity=np.cumsum(rng.exponential(2, (count, len(HORIZONS_DAYS))), 1).astype(np.float32),
         published_ms=NOW - rng.integers(0, 150, count) * DAY_MS,
         neighbours=rng.exponential(1, (count, len(SUMS))).astype(np.float32),
+        history=rng.normal(0, 1, (count, 2)).astype(np.float32),
         recent=rng.uniform(-1, 1, count).astype(np.float32),
     )
 
@@ -147,6 +148,7 @@ def test_in_a_quiet_month_what_was_always_liked_is_listed_first() -> None:
         activity=np.zeros((count, len(HORIZONS_DAYS)), np.float32),
         published_ms=np.full(count, -1),
         neighbours=np.zeros((count, len(SUMS)), np.float32),
+        history=np.zeros((count, 2), np.float32),
         recent=np.zeros(count, np.float32),
     )
     old.activity[:, -1] = np.arange(count)
@@ -195,10 +197,15 @@ def test_priors_survive_their_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         after.activity.at(everything, NOW), before.activity.at(everything, NOW)
     )
+    whole = after.neighbours.whole
+    np.testing.assert_array_equal(
+        whole.says(np.array([0, 3]), everything),
+        before.neighbours.whole.says(np.array([0, 3]), everything),
+    )
     for recent in ([0], [3, 0], [6]):
         for left, right in zip(
-            after.neighbours.near(np.array(recent), np.array(recent)),
-            before.neighbours.near(np.array(recent), np.array(recent)),
+            after.neighbours.near(np.array(recent)),
+            before.neighbours.near(np.array(recent)),
             strict=True,
         ):
             np.testing.assert_array_equal(left, right)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ray_jobs.ranking import linear as linear_module
 from ray_jobs.ranking import neighbours as module
-from ray_jobs.ranking.neighbours import DECAYS, SUMS, WHOLE, Neighbours, count_neighbours
+from ray_jobs.ranking.neighbours import DECAYS, SUMS, Neighbours, count_neighbours
 
 SPAN = 9
 RIDGE = 1.5
@@ -18,8 +18,6 @@ RIDGE = 1.5
 def small_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_module, "RIDGE", RIDGE)
 
-
-NOTHING = np.zeros(0, np.int64)
 
 pairs = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, SPAN - 1)), max_size=60)
 
@@ -83,38 +81,29 @@ def test_what_is_near_to_recent_items_is_summed_by_position(
     log: list[tuple[int, int]], recent: list[int]
 ) -> None:
     near, far = cosines(log), linear(log)
-    expected = np.zeros((SPAN, WHOLE))
+    expected = np.zeros((SPAN, len(SUMS)))
     for position, item in enumerate(recent):
         if 0 <= item < SPAN:
             for d, base in enumerate(DECAYS):
                 expected[:, d] += base**position * near[item]
             expected[:, -1] += DECAYS[-1] ** position * far[item]
-    ordinals, sums = of(log).near(np.array(recent, np.int64), NOTHING)
-    assert (sums[:, WHOLE:] == 0).all()
+    ordinals, sums = of(log).near(np.array(recent, np.int64))
     assert set(ordinals.tolist()) >= set(np.flatnonzero(expected[:, 0]).tolist())
-    np.testing.assert_allclose(sums[:, :WHOLE], expected[ordinals], atol=5e-3)
+    np.testing.assert_allclose(sums, expected[ordinals], atol=5e-3)
 
 
 def test_nobody_has_no_neighbours() -> None:
-    ordinals, sums = Neighbours.nobody().near(np.array([0, 1]), np.array([0, 1]))
+    ordinals, sums = Neighbours.nobody().near(np.array([0, 1]))
     assert ordinals.shape == (0,)
     assert sums.shape == (0, len(SUMS))
-    assert of([]).near(np.array([3]), np.array([3]))[0].tolist() == []
-
-
-def test_the_whole_history_speaks_for_every_item_that_somebody_took() -> None:
-    log = [(user, item) for item in range(5) for user in range(item + 2)] * 3
-    found = of(log)
-    ordinals, sums = found.near(np.array([0]), np.array([0, 3]))
-    assert ordinals.tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(sums[:, WHOLE:], found.whole.says(np.array([0, 3])))
+    assert of([]).near(np.array([3]))[0].tolist() == []
 
 
 def test_a_robot_counts_with_its_newest_items_only(monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_ITEMS_A_USER", 2)
     found = of([(1, 0), (1, 1), (1, 2), (1, 1)])  # 1 and 2 are the newest; 1 came again
-    assert found.near(np.array([0]), NOTHING)[0].tolist() == []
-    assert found.near(np.array([2]), NOTHING)[0].tolist() == [1]
+    assert found.near(np.array([0]))[0].tolist() == []
+    assert found.near(np.array([2]))[0].tolist() == [1]
 
 
 def test_of_a_large_catalog_the_most_taken_items_have_linear_weights(monkeypatch) -> None:

@@ -61,7 +61,7 @@ ON_EACH = settings(
 def test_it_says_what_the_dense_models_say(log: list[tuple[int, int]], seen: set[int]) -> None:
     found = learned(log)
     assert found.items_M.tolist() == sorted({item for _, item in log})
-    said = found.says(np.array(sorted(seen), np.int64))
+    said = found.says(np.array(sorted(seen), np.int64), found.items_M)
     known = sorted(seen & set(found.items_M.tolist()))
     late = lately(log)[known].sum(axis=0)[found.items_M] if log else np.zeros(0)
     np.testing.assert_allclose(said[:, 1], late, atol=1e-4)
@@ -74,12 +74,19 @@ def test_it_says_what_the_dense_models_say(log: list[tuple[int, int]], seen: set
     np.testing.assert_allclose(said[others, 0], right[found.items_M][others], atol=1e-3)
 
 
+def test_of_what_nobody_took_it_says_nothing() -> None:
+    found = learned([(user, item) for user in range(9) for item in (1, 3)])
+    assert found.says(np.array([1, 7]), np.array([0, 2, 8])).tolist() == [[0, 0]] * 3
+    assert found.says(np.array([0, 7]), np.array([1, 3])).tolist() == [[0, 0]] * 2
+    assert WholeHistory.nobody().says(np.array([1]), np.array([1])).tolist() == [[0, 0]]
+
+
 def test_both_models_tell_apart_what_goes_together() -> None:
     """Two circles of users, each with three items of its own, and lately each takes a fourth."""
     circles = [(user, 3 * (user % 2) + item) for user in range(40) for item in range(3)]
     later = [(user, 6 + user % 2) for user in range(12)]
     found = learned([*circles, *later])
-    said = found.says(np.array([0, 1]))
+    said = found.says(np.array([0, 1]), found.items_M)
     of = dict(zip(found.items_M.tolist(), said.tolist(), strict=True))
     assert of[2][0] > 0.3 > abs(of[3][0])
     assert of[6][1] > 0.3 > abs(of[7][1])
@@ -90,7 +97,9 @@ def test_an_item_of_the_last_days_counts_for_users_who_had_something_before() ->
     found = learned(log)
     assert found.late_items_C.tolist() == [1]
     # Only user 0, of all who had item 0, went on to 1; 99, who had nothing, teaches nothing.
-    np.testing.assert_allclose(found.says(np.array([0]))[1, 1], 1 / (1 + LATE_RIDGE), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.says(np.array([0]), np.array([1]))[0, 1], 1 / (1 + LATE_RIDGE), rtol=1e-5
+    )
 
 
 def test_bounds_keep_the_most_taken_items_and_the_last_users(
