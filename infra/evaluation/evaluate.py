@@ -68,6 +68,8 @@ class Request:
     cache: Path = Path(".moonlark/evaluation")
     say: Say = _silent
     bar: Callable[[str, int], Progress] = _no_bar
+    repeat_baselines: bool = True
+    """Whether baselines that have a seed are run with each; else only our own models are."""
     kept: Path | None = None
     """Answers are kept in this folder, and those of a run before are taken from it: a table of
     hours that breaks off goes on where it was."""
@@ -144,7 +146,9 @@ def _table(variant: str, task: Task, request: Request) -> Table:
 def _row(
     name: str, variant: str, task: Task, bert_IT: NDArray[np.float32] | None, request: Request
 ) -> Row:
-    seeds = request.seeds if entry_of(name).seeded else request.seeds[:1]
+    entry = entry_of(name)
+    is_repeated = entry.seeded and (bool(entry.shelves) or request.repeat_baselines)
+    seeds = request.seeds if is_repeated else request.seeds[:1]
     runs, choice = [], ""
     for seed in seeds:
         path = _path(request, task, name, variant, seed)

@@ -9,11 +9,14 @@ import pytest
 
 from infra.bench.accuracy import PLANS, measured
 from infra.bench.accuracy_page import Section, page
+from infra.evaluation import registry
 from infra.evaluation.answers_file import read_answers
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
-from infra.evaluation.registry import MODELS
+from infra.evaluation.rankers.popularity import Popularity
+from infra.evaluation.registry import MODELS, Entry
 from infra.evaluation.shelf_digest import shelf_digest
+from ray_jobs import ranking
 
 
 def made() -> Interactions:
@@ -74,6 +77,18 @@ def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
     assert shelf_digest(shelf) != before
     ours = [name for name, entry in MODELS.items() if entry.shelves]
     assert ours == ["moonlark", "moonlark-cosine"]
+
+
+def test_in_a_replay_only_our_own_models_are_run_with_each_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs = Entry(lambda setting: Popularity(7), seeded=True)
+    ours = Entry(lambda setting: Popularity(), seeded=True, shelves=(ranking,))
+    monkeypatch.setattr(registry, "MODELS", {"theirs": theirs, "ours": ours})
+    for repeated, runs in ((True, [2, 2]), (False, [1, 2])):
+        request = Request(models=("theirs", "ours"), seeds=(0, 1), repeat_baselines=repeated)
+        (table,) = evaluate(made(), request)
+        assert [len(row.runs) for row in table.rows] == runs
 
 
 def test_answers_of_a_run_before_are_not_asked_again(tmp_path: Path) -> None:
