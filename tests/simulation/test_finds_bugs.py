@@ -13,7 +13,7 @@ from greenlet import getcurrent
 from sqlalchemy import text
 
 import infra.simulation.replica as replica
-import ray_jobs.encoders.fold as encoders_fold
+import ray_jobs.encoders.remembered as remembered
 import ray_jobs.nightly.publish as nightly_publish
 import serve.feedback as feedback
 import serve.loaded_generation as loaded_generation
@@ -178,7 +178,7 @@ def behind_is_not_said(patch: pytest.MonkeyPatch) -> None:
 
 
 def hidden_items_are_shown(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(encoders_fold, "EXCLUDING_KINDS", frozenset({"dislike"}))
+    patch.setattr(remembered, "EXCLUDING_KINDS", frozenset({"dislike"}))
 
 
 def digests_are_not_verified(patch: pytest.MonkeyPatch) -> None:
