@@ -8,21 +8,32 @@ every index look bad. N = items, B = queries, D = dimension.
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.shards.recall import exact_nearest
+
 ITEMS_A_CLUSTER = 200
+CLUSTERS_A_TOPIC = 25
+"""Kinds lie in topics: what is near a small kind are the other kinds of its topic."""
 SIZE_EXPONENT = 0.7
 """Cluster r has a size in proportion to (1 + r) ** -SIZE_EXPONENT, as categories of shops do."""
 SPREAD = 0.8
-"""Length of what an item adds to its cluster's centre: a cosine of 0.6 within a cluster."""
+"""Length of what an item adds to its cluster's centre, and a centre to its topic's: a cosine of 0.6
+within each."""
 SPECTRUM = 24.0
 """Direction d has a standard deviation in proportion to 1 / (1 + d / SPECTRUM)."""
-USER_ITEMS = 3
+USER_ITEMS, TASTE = 3, 50
+"""A user took some of the items that are nearest to one of them."""
+OWN = 1.0
+"""Length of what no item has: users lie further from the items than items from each other."""
 CHUNK = 100_000
 
 
 def clustered(rng: np.random.Generator, count: int, dim: int) -> NDArray[np.float32]:
     """Unit vectors (N, D) in some N / ITEMS_A_CLUSTER clusters, in random order."""
     clusters = max(1, count // ITEMS_A_CLUSTER)
-    centres_CD = _directions(rng, clusters, dim)
+    topics_TD = _directions(rng, max(1, clusters // CLUSTERS_A_TOPIC), dim)
+    centres_CD = topics_TD[rng.integers(0, len(topics_TD), clusters)]
+    centres_CD += SPREAD * _directions(rng, clusters, dim)
+    centres_CD /= np.linalg.norm(centres_CD, axis=1, keepdims=True)
     sizes_C = (1.0 + np.arange(clusters)) ** -SIZE_EXPONENT
     cluster_N = rng.choice(clusters, count, p=sizes_C / sizes_C.sum())
     vectors_ND = np.empty((count, dim), np.float32)
@@ -40,14 +51,13 @@ def like_users(
 ) -> NDArray[np.float32]:
     """Unit queries (B, D) that point between USER_ITEMS items of a taste and to none of them, as a
     user vector does: one item, others near it, and something of their own."""
-    seeds_B = vectors_ND[rng.choice(len(vectors_ND), count)]
-    sample_SD = vectors_ND[rng.choice(len(vectors_ND), min(len(vectors_ND), 20_000), replace=False)]
-    queries_BD = np.empty_like(seeds_B)
-    for row, seed_D in enumerate(seeds_B):
-        near = np.argpartition(-(sample_SD @ seed_D), USER_ITEMS)[:USER_ITEMS]
-        queries_BD[row] = seed_D + sample_SD[near].sum(axis=0)
+    seeds_BD = vectors_ND[rng.choice(len(vectors_ND), count)]
+    near_BK = exact_nearest(seeds_BD, vectors_ND, np.arange(len(vectors_ND)), TASTE)[0]
+    picked_BU = rng.integers(0, near_BK.shape[1], (count, USER_ITEMS))
+    taken_BUD = vectors_ND[np.take_along_axis(near_BK, picked_BU, axis=1)]
+    queries_BD: NDArray[np.float32] = seeds_BD + taken_BUD.sum(axis=1)
     queries_BD /= np.linalg.norm(queries_BD, axis=1, keepdims=True)
-    queries_BD += 0.5 * _directions(rng, count, vectors_ND.shape[1])
+    queries_BD += OWN * _directions(rng, count, vectors_ND.shape[1])
     queries_BD /= np.linalg.norm(queries_BD, axis=1, keepdims=True)
     return queries_BD
 

@@ -33,24 +33,26 @@ def merge_top_k(parts: Sequence[Ranked], k: int) -> Ranked:
     real = ordinals >= 0
     if not real.all():
         scores, ordinals = scores[real], ordinals[real]
-    order = _best_first(scores, ordinals)
-    best = order[:k]
-    found = np.sort(ordinals[best])
+    scores, ordinals = _best_first(scores, ordinals)
+    found = np.sort(ordinals[:k])
     if (found[1:] == found[:-1]).any():  # rare: a source may repeat what another has
         # np.unique's index is the first occurrence, which in this order is the best score.
-        first = np.unique(ordinals[order], return_index=True)[1]
-        best = order[np.sort(first)[:k]]
-    return scores[best], ordinals[best]
+        first = np.sort(np.unique(ordinals, return_index=True)[1])[:k]
+        return scores[first], ordinals[first]
+    return scores[:k], ordinals[:k]
 
 
-def _best_first(scores: Scores, ordinals: Ordinals) -> NDArray[np.intp]:
-    """Places by score descending, then ordinal ascending. Sorting by both takes three times as long
-    as by the score alone, and equal scores are rare."""
+def _best_first(scores: Scores, ordinals: Ordinals) -> Ranked:
+    """By score descending, then ordinal ascending. Sorting by both takes three times as long as by
+    the score alone, and equal scores are rare; one source alone is in order already."""
+    if (scores[1:] < scores[:-1]).all():
+        return scores, ordinals
     order = (-scores).argsort(kind="stable")
     ranked = scores[order]
     if (ranked[1:] == ranked[:-1]).any():
-        return np.lexsort((ordinals, -scores))
-    return order
+        order = np.lexsort((ordinals, -scores))
+        ranked = scores[order]
+    return ranked, ordinals[order]
 
 
 def merge_top_k_batch(parts: Sequence[Ranked], k: int) -> Ranked:
