@@ -62,5 +62,4 @@ def test_made_vectors_are_unit_and_near_their_like() -> None:
         assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
     products_NN = items_ND @ items_ND.T
     np.fill_diagonal(products_NN, -1.0)
-    nearest = products_NN.max(axis=1).mean()
-    assert nearest > 3 * np.abs(products_NN).mean()
+    assert products_NN.max(axis=1).mean() > 0.7  # uniform ones: 0.57
