@@ -5,6 +5,7 @@ defaults, so that a test can run the same code without Ray.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import uuid
@@ -21,6 +22,7 @@ from serve.allowances import Allowances
 from serve.clock import wall_clock_ms
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
+from serve.fused import AHEAD_S
 from serve.generation_watch import GenerationWatch
 from serve.interests import InterestsOfUsers
 from serve.keyring import KeyRing
@@ -28,8 +30,8 @@ from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
 from serve.metrics import Metrics, Reading, Tell
 from serve.online_encoder import EmbedTexts, OnlineEncoder
+from serve.periodic import Periodic
 from serve.policies import Policies
-from serve.pools_ahead import PoolsAhead
 from serve.recommend import Recommender
 from serve.session_cache import SessionCache
 from serve.settings import ServeSettings
@@ -72,7 +74,8 @@ class Day:
     metrics: Metrics
     list_pool: ThreadPoolExecutor
     """Where lists are made."""
-    pools_ahead: PoolsAhead
+    pools_ahead: Periodic
+    """Makes what the lists of the next second share, beside the requests."""
 
     @classmethod
     async def start(
@@ -133,7 +136,7 @@ class Day:
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
         )
-        pools_ahead = PoolsAhead(recommender.make_ready)
+        pools_ahead = Periodic("pools-ahead", AHEAD_S, recommender.make_ready, logging.INFO)
         pools_ahead.start()
         return cls(
             engine=engine,

@@ -10,18 +10,16 @@ did since.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Collection
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
+from serve.periodic import Periodic
 from serve.session_cache import SessionCache
 from sql.engine import read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
 from sql.erasure_receipts import erased_since
-from sql.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +36,15 @@ class Forgetting:
         self.ledger = ledger
         self._engine, self._cache, self._now_ms = engine, cache, now_ms
         self._ledger_bytes, self._applied_bytes = ledger.size(), 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="forgetting", daemon=True)
+        self._rounds = Periodic("forgetting", INTERVAL_S, self._finish_and_look)
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the thread."""
-        self._stopping.set()
-        self._thread.join(timeout=10)
+        self._rounds.stop()
 
     def forget(self, hmacs: Collection[str]) -> None:
         """Drop what is kept of those users."""
@@ -72,12 +68,6 @@ class Forgetting:
         self._applied_bytes = size
         return erased
 
-    def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
-            try:
-                self.finish()
-                self.look()
-            except (SQLAlchemyError, StoreError) as error:
-                log.warning("could not look for erasures: %s", error)
-            except Exception:  # a bug of ours; without this thread erased users stay in memory
-                log.exception("a look for erasures failed")
+    def _finish_and_look(self) -> None:
+        self.finish()
+        self.look()

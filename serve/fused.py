@@ -20,20 +20,17 @@ from ray_jobs.encoders.user_encoder import unit_rows
 from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
+from ray_jobs.ranking.lookup import at_rows, unique_sorted
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.sources import (
-    POOL,
-    RECENT_ITEMS,
-    Pools,
-    at_rows,
-    candidates_beside,
-    unique_sorted,
-)
+from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates_beside
 from ray_jobs.shards.faiss_index import mask_at
 from ray_jobs.shards.merge import in_sorted
 from ray_jobs.shards.search import live_vectors_of
 from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
+
+AHEAD_S = 0.1
+"""How often is looked whether the next pools are due (`FusedLists.make_ready`)."""
 
 EARLY_MS = 400
 """So much before they are too old the next pools are made."""
@@ -90,7 +87,8 @@ class FusedLists:
 
     def make_ready(self, nobody: Callable[[], UserState], now_ms: int) -> None:
         """Make what the lists of the next second share, if lists are asked for and what is there
-        is soon too old. `nobody`: reads the state of no user."""
+        is soon too old. A request that had to make it waited 50 to 300 ms, and those behind it,
+        too: one list in twenty. `nobody`: reads the state of no user."""
         ready = self._ready
         if not 0 <= now_ms - self._asked_ms < ASKED_MS:
             return

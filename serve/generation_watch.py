@@ -7,20 +7,18 @@ it reads the live pointer itself, in its own snapshot, so there is no moment in 
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
+from serve.periodic import Periodic
 from sql import generations
 from sql.engine import read_snapshot
-from sql.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -69,25 +67,22 @@ class GenerationWatch(Generic[HeldT]):
         self._engine = engine
         self._artifact_root = artifact_root
         self._replica_id = replica_id
-        self._interval_s = interval_s
         self._lease_now_ms = lease_now_ms
         self._open_generation = open_generation
         self._loaded: dict[str, HeldT] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
         self._looks_behind = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="generation-watch", daemon=True)
+        self._rounds = Periodic("generation-watch", interval_s, self.look)
 
     def start(self) -> None:
         """Load what is wanted now, then keep watching."""
         self.look()
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the thread and give the lease back."""
-        self._stopping.set()
-        self._thread.join(timeout=10)
+        self._rounds.stop()
         generations.drop_replica(self._engine, self._replica_id)
 
     @property
@@ -138,16 +133,6 @@ class GenerationWatch(Generic[HeldT]):
         generations.heartbeat(
             self._engine, self._replica_id, list(self._loaded), self._at_ms(), refused
         )
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._interval_s):
-            try:
-                self.look()
-            except (SQLAlchemyError, StoreError) as error:
-                # The lease runs out by itself; what is loaded goes on answering.
-                log.warning("could not look at the registry: %s", error)
-            except Exception:  # a bug of ours; without this thread no later generation is loaded
-                log.exception("a look at the registry failed")
 
     def _load(self, generation_id: str, sealed_digest: str) -> None:
         try:

@@ -13,18 +13,16 @@ waits for it. Without a live generation nothing is told.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
+from serve.periodic import Periodic
 from sql import generations
 from sql.engine import read_snapshot
-from sql.errors import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +65,15 @@ class Metrics:
         tell: Tell,
     ) -> None:
         self._engine, self._watch, self._now_ms, self._tell = engine, watch, now_ms, tell
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._rounds = Periodic("metrics", INTERVAL_S, self.look)
 
     def start(self) -> None:
         """Begin to tell."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the thread."""
-        self._stopping.set()
-        self._thread.join(timeout=10)
+        self._rounds.stop()
 
     def look(self) -> None:
         """One round."""
@@ -93,15 +89,6 @@ class Metrics:
         if held is not None:
             share = held.view.delta.count / max(1, held.manifest.item_count)
             self._tell(Reading(DELTA_SHARE, share))
-
-    def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
-            try:
-                self.look()
-            except (SQLAlchemyError, StoreError) as error:
-                log.warning("metrics could not be read: %s", error)
-            except Exception:  # a bug of ours; the day goes on without metrics
-                log.exception("metrics could not be read")
 
 
 def _of_live(live: generations.Generation, now_ms: int) -> Iterator[Reading]:

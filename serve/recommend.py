@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 
 from ray_jobs.ranking.candidates import Candidates, candidates_wanted
 from ray_jobs.ranking.diversity import POOL, diverse_order
+from ray_jobs.ranking.lookup import unique_sorted
 from ray_jobs.ranking.rerank import Pin, rerank, weighed
-from ray_jobs.ranking.sources import unique_sorted
 from ray_jobs.shards.search import live_vectors_of
 from serve.anonymous import InlineLog
 from serve.explain import past_of, read_past

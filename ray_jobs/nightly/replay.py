@@ -22,8 +22,9 @@ from ray_jobs.nightly.histories import NONE, Histories
 from ray_jobs.ranking.activity import weight_of
 from ray_jobs.ranking.candidates import MIN_CANDIDATES
 from ray_jobs.ranking.fusion import Evidence, Fusion
+from ray_jobs.ranking.lookup import at_rows, rows_in
 from ray_jobs.ranking.neighbours import Neighbours
-from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, at_rows, candidates_beside
+from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, candidates_beside
 from ray_jobs.ranking.timeline import Timeline
 
 Ints = NDArray[np.int64]
@@ -120,8 +121,7 @@ class Model:
 
     def rows_of(self, ordinals: Ints) -> Ints:
         """Row of each ordinal, -1 where it is not in the catalog."""
-        rows = np.minimum(np.searchsorted(self.ordinals_N, ordinals), len(self.ordinals_N) - 1)
-        return np.where(self.ordinals_N[rows] == ordinals, rows, -1)
+        return rows_in(self.ordinals_N, ordinals)
 
 
 def evidence_of(

@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.sources import at_rows
+from ray_jobs.ranking.lookup import at_rows
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
 DAY_MS = 24 * HOUR_MS

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.ranking.lookup import unique_sorted
 from ray_jobs.ranking.neighbours import COSINE, LINEAR
 
 ACTIVE_EACH = 100
@@ -171,17 +172,6 @@ def _nearest_neighbours(near_N: Ints, near_ND: Floats, allowed: Allowed) -> Ints
     return nearest_neighbours(near_N[near], near_ND[near])
 
 
-def unique_sorted(values: Ints) -> Ints:
-    """As np.unique, which hashes: for some hundred numbers a sort takes a fifth of the time."""
-    ordered = np.sort(values)
-    if len(ordered) < 2:
-        return ordered
-    is_new = np.empty(len(ordered), np.bool_)
-    is_new[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
-    return ordered[is_new]
-
-
 def nearest_neighbours(ordinals_P: Ints, sums_PD: Floats, count: int = NEIGHBOURS) -> Ints:
     """The union of the `count` best of each measure, by the slower decay, ascending."""
     if len(ordinals_P) <= count:
@@ -189,13 +179,3 @@ def nearest_neighbours(ordinals_P: Ints, sums_PD: Floats, count: int = NEIGHBOUR
     measures = sums_PD[:, [COSINE, LINEAR]]
     best = np.argpartition(-measures, count - 1, axis=0)[:count]
     return np.unique(ordinals_P[best.ravel()])
-
-
-def at_rows(ordinals_N: Ints, sums_ND: Floats, wanted_M: Ints) -> Floats:
-    """Rows of `sums_ND` of the `wanted` ordinals (M, D); `ordinals_N` ascending, others 0."""
-    found = np.zeros((len(wanted_M), sums_ND.shape[1]), np.float32)
-    if len(ordinals_N):
-        rows = np.minimum(np.searchsorted(ordinals_N, wanted_M), len(ordinals_N) - 1)
-        known = ordinals_N[rows] == wanted_M
-        found[known] = sums_ND[rows[known]]
-    return found

@@ -45,6 +45,8 @@ from numpy.typing import NDArray
 from scipy.linalg import qr, solve, svd
 from scipy.sparse.linalg import svds
 
+from ray_jobs.ranking.lookup import rows_in
+
 RIDGE = 1_000.0
 """Above the published values: a whole history sums so many weights."""
 
@@ -65,7 +67,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WholeHistory:
-    """Both models. Arrays may be memory-mapped; those of C, A and L are not large."""
+    """Both models. Arrays may be memory-mapped."""
 
     items_M: Ints
     factors_MK: Floats
@@ -100,28 +102,20 @@ class WholeHistory:
         """Of each item found: the sums over what was seen of B and of W, (N, 2); 0 of an item that
         has none. What it says of seen items themselves is not meant to be used."""
         said_N2 = np.zeros((len(found_N), 2), np.float32)
-        from_T = _rows_in(self.items_M, seen_T)
+        from_T = rows_in(self.items_M, seen_T)
         from_T = from_T[from_T >= 0]
         if not len(from_T):
             return said_N2
-        to_N = _rows_in(self.items_M, found_N)
+        to_N = rows_in(self.items_M, found_N)
         known = np.flatnonzero(to_N >= 0)
         to_N = to_N[known]
         user_K = self.factors_MK[from_T].sum(axis=0)
         said_N2[known, 0] = self.factors_MK[to_N] @ user_K * self._scale_M[to_N]
-        late_N = _rows_in(self.late_items_C, found_N)
+        late_N = rows_in(self.late_items_C, found_N)
         known = np.flatnonzero(late_N >= 0)
         user_J = self.before_MJ[from_T].sum(axis=0)
         said_N2[known, 1] = self.after_CJ[late_N[known]] @ user_J
         return said_N2
-
-
-def _rows_in(ascending: Ints, wanted: Ints) -> Ints:
-    """Row of each wanted ordinal, -1 where there is none."""
-    if not len(ascending):
-        return np.full(len(wanted), -1)
-    rows = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return np.where(ascending[rows] == wanted, rows, -1)
 
 
 def learn_whole_history(users_P: Ints, ordinals_P: Ints, span: int) -> WholeHistory:

@@ -10,7 +10,6 @@ from ray_jobs.ranking.sources import (
     NEWEST,
     Pools,
     candidates_beside,
-    unique_sorted,
 )
 
 SPAN, AS_OF_MS = 3_000, 10_000
@@ -62,9 +61,3 @@ def test_the_most_active_who_are_hidden_leave_their_place_to_the_next() -> None:
     nobody, nothing = np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
     found = candidates_beside(pools, nobody, nothing, AS_OF_MS, lambda ordinals: may_S[ordinals])
     assert set(found.tolist()) == brute(pools, nobody, nothing, may_S)
-
-
-def test_a_sort_is_np_unique() -> None:
-    values = np.random.default_rng(1).integers(50, size=200)
-    for part in (values, values[:1], values[:0]):
-        assert unique_sorted(part).tolist() == np.unique(part).tolist()
