@@ -163,8 +163,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="holds ifdb/ and online_retail/")
     parser.add_argument("--fresh", action="store_true", help="forget the answers of earlier runs")
     parser.add_argument("--kept", action="store_true", help="measure nothing: what is kept")
-    parser.add_argument("--models", help="only these, separated by commas (the page as well)")
-    parser.add_argument("--plans", help="only tables whose title holds this text")
+    parser.add_argument("--models", help="only these, separated by commas (the tables too)")
+    parser.add_argument("--plans", help="only tables whose title holds this text; others stay")
     arguments = parser.parse_args()
     state_dir = CliSettings().state_dir
     if arguments.fresh:
@@ -179,7 +179,10 @@ def main() -> None:
     )
     plans = [plan for plan in PLANS if (arguments.plans or "") in plan.title]
     sections = [section for section in map(of, plans) if section is not None]
-    PAGE.write_text(page(sections, datetime.now(UTC), PAGE.parent), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    titles = [plan.title for plan in PLANS]
+    text = page(sections, datetime.now(UTC), PAGE.parent, before, titles)
+    PAGE.write_text(text, encoding="utf-8")
     print(PAGE)
 
 

@@ -1,6 +1,6 @@
 """The text of ACCURACY.md: tables and plots, and by what they were measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +24,13 @@ COLUMNS = {
     "new_users": "new users",
 }
 
+TITLE = "## "
+
 HEAD = """# Accuracy
 
 Regenerate: `python -m infra.bench.accuracy --data FOLDER` (with `ifdb/` and `online_retail/` in
-it; without `--data` MovieLens alone). {date}, {machine}; {versions}.
+it; without `--data` MovieLens alone). `--plans` measures some tables and leaves the others as they
+are: each says when it was measured, and by what.
 
 All items are ranked, never a sample. Ties by the order of the catalog; equal timestamps by the
 order of the file; only the first event of a user-item pair counts. Options (neighbours, ridge,
@@ -60,22 +63,31 @@ class Section:
     http: "OverHttp | None" = None
 
 
-def page(sections: Sequence[Section], at: datetime, folder: Path) -> str:
-    """The whole page; plots are linked relative to `folder`."""
-    head = HEAD.format(
-        date=at.date().isoformat(), machine=machine(), versions=told(versions(PACKAGES))
-    )
-    return "\n".join([head, *(_section(section, folder) for section in sections)])
+def page(
+    sections: Sequence[Section], at: datetime, folder: Path, before: str, titles: Sequence[str]
+) -> str:
+    """The whole page, sections in the order of `titles`; those that were not measured now stay as
+    they are in the page `before`. Plots are linked relative to `folder`."""
+    kept = dict(_sections_of(before))
+    kept |= {section.title: _section(section, at, folder) for section in sections}
+    return "\n".join([HEAD, *(kept[title] for title in titles if title in kept)])
 
 
-def _section(section: Section, folder: Path) -> str:
+def _sections_of(page: str) -> Iterator[tuple[str, str]]:
+    """The sections of a page by title."""
+    for text in page.split(f"\n{TITLE}")[1:]:
+        yield text.partition("\n")[0], f"{TITLE}{text.rstrip()}\n"
+
+
+def _section(section: Section, at: datetime, folder: Path) -> str:
     result = section.result
     seeds = len(result["seeds"])
     lines = [
-        f"## {section.title}",
+        f"{TITLE}{section.title}",
         "",
         f"{result['questions']:,} questions; `{section.command}`; {section.training}"
-        + (f"; mean of {seeds} seeds where a model has one." if seeds > 1 else "; seed 0."),
+        + (f"; mean of {seeds} seeds where a model has one." if seeds > 1 else "; seed 0.")
+        + f" {at.date().isoformat()}, {machine()}; {told(versions(PACKAGES))}.",
         "",
     ]
     variants = result.get("variants", {})
@@ -96,7 +108,7 @@ def _section(section: Section, folder: Path) -> str:
             "",
         ]
     lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in section.plots]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _models(models: dict[str, dict[str, Any]]) -> list[str]:

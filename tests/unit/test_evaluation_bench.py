@@ -56,15 +56,32 @@ def test_the_page_shows_each_model_with_its_interval(tmp_path: Path) -> None:
             Section("Two", "it", "-", variants, (), ("als",)),
         ],
         datetime(2026, 1, 2, tzinfo=UTC),
-        tmp_path,
+        *(tmp_path, "", ("Made", "Two")),
     )
-    assert "2026-01-02" in text
+    assert text.count("2026-01-02") == 2
     row = next(line for line in text.splitlines() if line.startswith("| popularity"))
     assert f"{result['models']['popularity']['ndcg@10']:.4f}" in row
     assert f"{result['models']['popularity']['difference']['low']:+.4f}" in row
     assert "(accuracy/made.png)" in text
     assert "Not measured yet: als." in text
     assert f"{variants['live_feedback']['sequential-knn']['mean']:+.4f}" in text
+
+
+def test_what_is_not_measured_again_stays_as_it_was(tmp_path: Path) -> None:
+    request = Request(models=("ease",), protocol="replay")
+    result = as_json(made(), request, evaluate(made(), request))
+    titles = ("One", "Two", "Three")
+
+    def at(day: int, before: str, *measured: str) -> str:
+        sections = [Section(title, "it", "-", result, ()) for title in measured]
+        return page(sections, datetime(2026, 1, day, tzinfo=UTC), tmp_path, before, titles)
+
+    first = at(2, "", "One", "Three")
+    assert at(3, first) == first
+    second = at(4, first, "Two", "Three")
+    told = [line for line in second.splitlines() if line.startswith("## ") or "questions" in line]
+    assert [line[3:] for line in told[::2]] == list(titles)
+    assert ["2026-01-04" in line for line in told[1::2]] == [False, True, True]
 
 
 def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
