@@ -74,7 +74,6 @@ PLANS = (
         (*EVERY, "newest"),
         train_days=728,
         fuse_days=84,
-        http=300,
     ),
     Plan(
         "IFDB, replay, three seeds",
@@ -84,6 +83,7 @@ PLANS = (
         seeds=3,
         train_days=728,
         fuse_days=84,
+        http=300,
         is_drawn=False,
     ),
     Plan("IFDB, replay, variants", "ifdb", "replay", LIVE, VARIANTS, train_days=728, fuse_days=84),
