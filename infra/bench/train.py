@@ -205,8 +205,8 @@ def report(curves: Curves, plots: Path | None) -> Report:
             *(_epochs(name, curve) for name, curve in {OURS: curves.ours, **peers}.items()),
         ),
         notes=(
-            f"The peer's environment: {told}. Each peer trains until "
-            f"{PATIENCE} epochs bring no better validation figure; its other options are RecTools' defaults.",
+            f"The peer's environment: {told}. Each peer trains until {PATIENCE} epochs bring no "
+            "better validation figure; its other options are RecTools' defaults.",
             "A side reaches the figure with the first epoch whose test NDCG@10 is at least as "
             "high, by the same rule for both; a ratio of 0 means that moonlark does not.",
             "Validation events are trained on by neither. Ours is the user vector alone "

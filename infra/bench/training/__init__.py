@@ -1,1 +1,1 @@
-"""Parts of `infra.bench.train`."""
+"""The parts of the bench `train`: the split, the peer in its own environment, our epochs, the curves."""
