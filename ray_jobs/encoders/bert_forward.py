@@ -6,6 +6,7 @@ Shapes: B texts, L tokens, D hidden size.
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ class Forward(Protocol):
 
     def __call__(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """States (B, L, D), float32, on the device that the runtime has."""
+
+
+MakeForward = Callable[[nn.Module, Precision, str], Forward]
 
 
 def forward_of(bert: nn.Module, precision: Precision, device: str) -> Forward:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ray_jobs.encoders.bert_forward import Forward, forward_of
+from ray_jobs.encoders.bert_forward import Forward, MakeForward, forward_of
 from ray_jobs.encoders.bert_settings import BertSettings, Precision, device_of
 from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable
 from ray_jobs.encoders.item_text import CLEANING_VERSION
@@ -68,6 +68,7 @@ class BertEncoder:
         max_tokens: longer texts are cut there (never above what the model has positions for).
         batch_tokens: tokens, padding counted, of one forward pass: bounds the memory.
         precision: of weights and products, and with which runtime.
+        make_forward: for experiments; what ships is the default.
 
     Raises:
         ModelUnusable: no safetensors, no tokenizer, or no such model.
@@ -81,6 +82,7 @@ class BertEncoder:
         max_tokens: int = 256,
         batch_tokens: int = 4096,
         precision: Precision = "fp32",
+        make_forward: MakeForward = forward_of,
     ) -> None:
         if max_tokens < 2 or batch_tokens < max_tokens:
             raise ValueError(
@@ -94,7 +96,7 @@ class BertEncoder:
         self.dim: int = int(bert.config.hidden_size)
         # Now: `encode` leaves its truncation in the tokenizer, and may run in another thread later.
         self.encoder_id: str = self._identity(bert)
-        self._states: Forward = forward_of(bert, precision, device)
+        self._states: Forward = make_forward(bert, precision, device)
 
     def _identity(self, bert: Any) -> str:
         """32 hex characters that change whenever a text's vector could.
@@ -125,14 +127,19 @@ class BertEncoder:
         vectors_ND = np.zeros((len(texts), self.dim), dtype=np.float32)
         if not texts:
             return vectors_ND
-        ids: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self.max_tokens, padding=False
-        )["input_ids"]
-        for rows in _batches([len(row) for row in ids], self.batch_tokens):
+        ids = self.token_ids(texts)
+        for rows in batches([len(row) for row in ids], self.batch_tokens):
             vectors_ND[rows] = self._forward([ids[row] for row in rows])
             if progress is not None:
                 progress(len(rows))
         return vectors_ND
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """What BERT reads of each text, its frame included, cut at `max_tokens`."""
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self.max_tokens, padding=False
+        )["input_ids"]
+        return ids
 
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> NDArray[np.float32]:
@@ -173,7 +180,7 @@ def _load(model: Path | str) -> tuple[Any, Any]:
     return tokenizer, bert
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Row numbers, longest first, in batches of at most `batch_tokens` tokens with padding.
 
     Longest first, so that a batch too big for the memory fails at the start, not after an hour. A

@@ -14,7 +14,7 @@ from ray_jobs.encoders.item_bert import (
     FEW_TOKENS,
     MAX_PADDING,
     BertEncoder,
-    _batches,
+    batches,
     open_bert,
     resolve_model,
 )
@@ -191,9 +191,9 @@ def test_night_and_day_read_one_setting(monkeypatch: pytest.MonkeyPatch, folder:
 
 @pytest.mark.parametrize("lengths", [[7] * 50, [*range(3, 60)] * 4, [256, 3], []])
 def test_little_of_a_batch_is_padding(lengths: list[int]) -> None:
-    batches = list(_batches(lengths, batch_tokens=2048))
-    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
-    for rows in batches:
+    cut = list(batches(lengths, batch_tokens=2048))
+    assert sorted(row for rows in cut for row in rows) == list(range(len(lengths)))
+    for rows in cut:
         padded = len(rows) * max(lengths[row] for row in rows)
         assert padded <= 2048
         assert padded <= max(FEW_TOKENS, MAX_PADDING * sum(lengths[row] for row in rows))
