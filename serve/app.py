@@ -12,12 +12,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
+import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Gauge
 
+from ray_jobs.encoders.bert_settings import device_of
 from ray_jobs.shards.distant import Reply, ShardQuery
 from serve.clock import wall_clock_ms
 from serve.day import Day
@@ -127,10 +130,32 @@ SHARD_SERVER = ray_serve.deployment(
 )(ShardServer)
 
 
+DAY_GPU = 0.2
+"""Of a GPU, what the day's BERT asks Ray for; the night leaves it that much (`NIGHT_GPU`)."""
+
+
+def _text_encoder(settings: ServeSettings) -> ray_serve.Application:
+    """BERT, on a GPU where the settings and the cluster have it."""
+    device = device_of(settings.bert_device, _gpus(), "that the day could use")
+    told = settings.model_copy(update={"device": device})
+    if device == "cpu":
+        return TEXT_ENCODER.bind(told)
+    actor = {"num_cpus": 0.1, "num_gpus": DAY_GPU}
+    return TEXT_ENCODER.options(ray_actor_options=actor).bind(told)
+
+
+def _gpus() -> float:
+    """Of the Ray cluster, or of this machine where none is joined yet."""
+    if not ray.is_initialized():
+        return torch.cuda.device_count()
+    total: float = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    return total
+
+
 def build(_: Mapping[str, Any] | None = None) -> ray_serve.Application:
     """The application as the environment says (`MOONLARK_...`)."""
     settings = ServeSettings()
-    return assembled(settings, TEXT_ENCODER.bind(settings.bert_model), SHARD_SERVER)
+    return assembled(settings, _text_encoder(settings), SHARD_SERVER)
 
 
 def assembled(

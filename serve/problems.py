@@ -87,7 +87,8 @@ def another_encoder(what: str, encoder_id: str) -> ProblemError:
     return unavailable(
         what,
         f"the online encoder {encoder_id} is not the one of the live generation",
-        "start the day with the night's MOONLARK_BERT_MODEL, or run `moonlark night`",
+        "start the day with the night's MOONLARK_BERT_MODEL and MOONLARK_BERT_PRECISION, or run "
+        "`moonlark night`",
         retry_after_s=30,
     )
 

@@ -3,10 +3,12 @@
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from ray_jobs.encoders.bert_settings import BertSettings
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(BertSettings):
     """Read from the environment (`MOONLARK_...`) once, then passed down."""
 
     model_config = SettingsConfigDict(env_prefix="MOONLARK_", frozen=True)
@@ -49,10 +51,6 @@ class ServeSettings(BaseSettings):
     shard_timeout_s: float = Field(0.5, gt=0, le=30)
     """With `deployments`: what one list waits for shards; those that did not answer are left out,
     and the list is marked `shard_gone`."""
-
-    bert_model: str | None = None
-    """Hugging Face BERT that embeds texts online: a folder, a hub name, or the default MiniLM.
-    Must be the one the night uses, else promise 3 (online equals batch) breaks."""
 
     group_commit_ms: float = Field(3.0, ge=0, le=100)
     """How long concurrent event posts are gathered into one transaction, milliseconds."""

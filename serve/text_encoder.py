@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from ray import serve as ray_serve
 
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.bert_settings import BertSettings
+from ray_jobs.encoders.item_bert import open_bert
 
 MAX_BATCH = 32
 
@@ -19,9 +20,9 @@ SLICE = 8
 class TextEncoder:
     """Embeds cleaned texts with the same weights, precision and pooling as the night does."""
 
-    def __init__(self, bert_model: str | None) -> None:
+    def __init__(self, settings: BertSettings) -> None:
         torch.set_num_threads(1)  # a replica is one of many on its machine
-        self._encoder = BertEncoder(resolve_model(bert_model))
+        self._encoder = open_bert(settings)
         self._one_at_a_time = asyncio.Lock()  # the encoder is not safe for two threads
 
     async def embed(self, text: str) -> tuple[str, NDArray[np.float32]]:

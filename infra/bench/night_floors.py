@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.fold import fold_many
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import item_vectors
 from ray_jobs.nightly.embed import FEW_TEXTS
@@ -67,7 +67,7 @@ def texts_a_second(night: Night) -> float:
     taken = texts.take(rows).to_pylist()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    encoder = BertEncoder(resolve_model(night.settings.bert_model))
+    encoder = open_bert(night.settings)
     encoder.encode(taken[:64])
     seconds = _seconds(lambda: encoder.encode(taken))
     torch.set_num_threads(threads)

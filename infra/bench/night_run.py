@@ -22,7 +22,7 @@ from tqdm import tqdm
 from infra.bench.made_generation import ENCODER_ID, made_vectors
 from infra.bench.night_floors import floors
 from infra.cli.night_steps import STEPS
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly.event_vectors import write_event_vectors
 from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
 from ray_jobs.shards.texts import write_text_vectors
@@ -88,7 +88,7 @@ def main() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     night = open_night(arguments.generation)
     if not arguments.made:
-        BertEncoder(resolve_model(night.settings.bert_model))  # its libraries are no step's
+        open_bert(night.settings)  # its libraries are no step's
     print(json.dumps(run(night, arguments.until, is_made=arguments.made)))
     ray.shutdown()
 

@@ -85,13 +85,19 @@ class Report(_Frozen):
 
 
 def run_bench(
-    name: str, measure: Callable[[Size], Report], packages: Sequence[str] = PACKAGES
+    name: str,
+    measure: Callable[[Size], Report],
+    packages: Sequence[str] = PACKAGES,
+    command_line: Sequence[str] | None = None,
 ) -> None:
-    """The command `python -m infra.bench.NAME`: measure, print, and keep as JSON."""
+    """The command `python -m infra.bench.NAME`: measure, print, and keep as JSON.
+
+    `command_line`: what is left of it where a bench has options of its own.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m infra.bench.{name}")
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="FILE")
     parser.add_argument("--small", action="store_true", help="a minute; its figures say nothing")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(command_line)
     found = measure("small" if arguments.small else "full")
     report = found.model_copy(
         update={"at": datetime.now(UTC), "machine": machine(), "versions": versions(packages)}

@@ -41,7 +41,7 @@ def command(
     the end; a generation that does not pass its gate changes nothing.
     """
     open_store().engine.dispose()  # an absent or outdated database is told before Ray starts
-    load("infra.cli.bert:check_model")()
+    load("infra.cli.bert:check_model")(is_local=address is None)
     new_id = generation_id(f"cli-{uuid.uuid4().hex}", datetime.now(UTC))
     with _cluster(address, cpus) as environment:
         os.environ.update(environment)

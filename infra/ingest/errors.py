@@ -57,6 +57,6 @@ class EncoderMismatch(IngestError):
     def __init__(self, generation_id: str, live: str, ours: str) -> None:
         super().__init__(
             f"generation {generation_id} is of encoder {live}, this BERT is {ours}",
-            hint="set MOONLARK_BERT_MODEL to the model that the night uses",
+            hint="set MOONLARK_BERT_MODEL and MOONLARK_BERT_PRECISION as the night has them",
         )
         self.generation_id, self.live, self.ours = generation_id, live, ours

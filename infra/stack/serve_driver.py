@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with ray.init(namespace=RAY_SERVE_NAMESPACE):
             ray_serve.shutdown()  # type: ignore[no-untyped-call]
         return
-    app = _load_app(options.app, options.args)
     # Replicas take over the runtime environment of the driver that deploys them.
     runtime_env = {"env_vars": options.env} if options.env else None
     with ray.init(namespace=RAY_SERVE_NAMESPACE, runtime_env=runtime_env):
+        app = _load_app(options.app, options.args)  # now: it may ask what the cluster has
         # Without a host, HAProxy mode binds proxies and replicas to all interfaces.
         ray_serve.start(
             http_options={"host": LOOPBACK, "port": options.http_port},

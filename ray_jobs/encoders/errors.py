@@ -3,6 +3,8 @@
 EncoderError
 ├── ModelNotFound     no BERT where the setting points
 ├── ModelUnusable     a BERT that cannot be loaded safely (no safetensors, no tokenizer)
+├── RuntimeMissing    a precision whose runtime or instructions are not on this machine
+├── NoGpu             a GPU is asked for where there is none
 ├── WeightsError      a weights file that is damaged, foreign or of another shape
 └── SessionError      the bytes of a session that are damaged or of another encoder's size
 """
@@ -40,6 +42,28 @@ class ModelUnusable(EncoderError):
             hint="use a BertModel-family encoder with model.safetensors and a tokenizer",
         )
         self.model = model
+
+
+class RuntimeMissing(EncoderError):
+    """MOONLARK_BERT_PRECISION names what this machine cannot run."""
+
+    def __init__(self, reason: str, instead: str) -> None:
+        super().__init__(
+            f"MOONLARK_BERT_PRECISION=openvino-bf16: {reason}",
+            hint=f"`{sys.executable} -m pip install 'moonlark[openvino]'` on each node, or "
+            f"MOONLARK_BERT_PRECISION={instead} for night and day alike",
+        )
+
+
+class NoGpu(EncoderError):
+    """MOONLARK_DEVICE asks for a GPU; `where` says where there is none."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"MOONLARK_DEVICE=cuda, but there is no GPU {where}",
+            hint="set MOONLARK_DEVICE=cpu or auto; with a GPU there, install torch for CUDA "
+            "(`nvidia-smi` and `torch.cuda.is_available()` must both see it)",
+        )
 
 
 class WeightsError(EncoderError):

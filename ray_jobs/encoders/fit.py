@@ -92,6 +92,7 @@ def fit(
     wrap: Wrap = lambda module: module,
     rank: int = 0,
     world_size: int = 1,
+    device: str = "cpu",
     make_model: MakeModel = shipped_model,
     make_loss: MakeLoss = CatalogSoftmax,
 ) -> FitResult:
@@ -106,6 +107,7 @@ def fit(
         wrap: makes the loss module average gradients over ranks; it is called once.
         rank, world_size: this worker's place. Every rank must get the same data: batches are
             formed alike on each and shared out window by window.
+        device: where the model trains, a torch device; the result is on the CPU.
         make_model, make_loss: for experiments; what ships is the default, and alone can be saved.
 
     Raises:
@@ -116,8 +118,9 @@ def fit(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
-            run = _Run(config, data, wrap, rank, world_size, make_model, make_loss)
+        with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
+            place = _Place(rank, world_size, device)
+            run = _Run(config, data, wrap, place, make_model, make_loss)
             return run.train(progress, on_epoch)
     finally:
         torch.set_num_threads(threads)
@@ -146,6 +149,13 @@ def model_config_of(config: TrainConfig, data: TrainData) -> tuple[UserLSTMConfi
     return model_config, rows_I
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    rank: int
+    world_size: int
+    device: str
+
+
 class _Run:
     """One training run: what lives from its first batch to its last."""
 
@@ -154,13 +164,12 @@ class _Run:
         config: TrainConfig,
         data: TrainData,
         wrap: Wrap,
-        rank: int,
-        world_size: int,
+        place: _Place,
         make_model: MakeModel,
         make_loss: MakeLoss,
     ) -> None:
         self._config, self._data = config, data
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._device = place.rank, place.world_size, place.device
         torch.manual_seed(config.seed)
         model_config, self._residual_rows_I = model_config_of(config, data)
         trained = self._residual_rows_I[data.items_E[~data.held_out_E & (data.items_E >= 0)]]
@@ -168,13 +177,14 @@ class _Run:
             model_config, np.bincount(trained, minlength=model_config.residual_count + 1)
         )
         whiten_projection(self._model, data.bert_NT[data.item_texts_I])
+        self._model.to(self._device)  # before the loss and the optimizer, which hold its tensors
         self._columns: Columns = columns_of(data, model_config, self._residual_rows_I)
         self._valid = Validation(data, self._columns, self._residual_rows_I, config.seed)
         self._loss = wrap(make_loss(self._model, config, data, self._residual_rows_I))
         self._optimizer = _optimizer(config, self._model)
         # Same batches on every rank, other dropout on each.
         self._rng = np.random.default_rng(config.seed)
-        torch.manual_seed(config.seed + 1_000_003 * (rank + 1))
+        torch.manual_seed(config.seed + 1_000_003 * (self._rank + 1))
 
     def train(self, progress: Progress | None, on_epoch: OnEpoch | None) -> FitResult:
         config = self._config
@@ -196,6 +206,7 @@ class _Run:
             elif epoch - best_epoch >= config.patience:
                 break
         self._model.load_state_dict(best_state)
+        self._model.cpu()
         borrow_untrained_rows(self._model, self._columns, self._data)
         self._model.eval()
         ordinals = self._data.item_ordinals_I[self._residual_rows_I > 0]
@@ -231,10 +242,10 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         columns = self._columns
         loss = self._loss(
-            columns.batch(windows),
-            columns.next_targets(windows),
-            columns.asked_at(windows),
-            columns.barred(windows),
+            columns.batch(windows).to(self._device),
+            columns.next_targets(windows).to(self._device),
+            columns.asked_at(windows).to(self._device),
+            columns.barred(windows).to(self._device),
         )
         loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
@@ -245,7 +256,7 @@ class _Run:
         """Rank 0's score on all ranks: a rank that stopped alone would leave the others waiting."""
         if self._world_size == 1:
             return score
-        shared = torch.tensor([score], dtype=torch.float64)
+        shared = torch.tensor([score], dtype=torch.float64, device=self._device)
         torch.distributed.broadcast(shared, src=0)
         return float(shared)
 

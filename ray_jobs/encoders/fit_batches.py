@@ -87,6 +87,12 @@ class Barred:
     within_BL: Tensor
     """Catalog position barred from this step on, or NO_TARGET."""
 
+    def to(self, device: torch.device | str) -> "Barred":
+        """The same there."""
+        return Barred(
+            self.before_rows_S.to(device), self.before_items_S.to(device), self.within_BL.to(device)
+        )
+
 
 def columns_of(data: TrainData, config: UserLSTMConfig, residual_rows_I: Ints) -> Columns:
     """Columns for a model; `residual_rows_I` gives each item's residual row plus one, or 0."""

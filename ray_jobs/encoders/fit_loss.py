@@ -29,12 +29,14 @@ class CatalogSoftmax(nn.Module):
         super().__init__()
         self.model = model
         self._config = config
-        self._bert_NT = torch.from_numpy(data.bert_NT)
-        self._item_texts_I = torch.from_numpy(data.item_texts_I)
-        self._residual_rows_I = torch.from_numpy(residual_rows_I)
+        # Not buffers: DistributedDataParallel would send them to all workers at each step.
+        device = model.unknown.device
+        self._bert_NT = torch.from_numpy(data.bert_NT).to(device)
+        self._item_texts_I = torch.from_numpy(data.item_texts_I).to(device)
+        self._residual_rows_I = torch.from_numpy(residual_rows_I).to(device)
         trained = data.items_E[~data.held_out_E & data.targets_E()]
         counts_I = torch.bincount(torch.from_numpy(trained), minlength=len(data.item_ordinals_I))
-        self._frequency_I = counts_I / max(1, len(trained))
+        self._frequency_I = (counts_I / max(1, len(trained))).to(device)
 
     def forward(
         self, batch: EventBatch, targets_BL: Tensor, asked_at_BL: Tensor, barred: Barred
@@ -76,22 +78,26 @@ class CatalogSoftmax(nn.Module):
         """Whole residuals dropped, as event and as item at once: the text must speak for itself."""
         if not self.training or self._config.residual_dropout == 0.0:
             return residual_RD
-        kept_R1 = torch.rand(len(residual_RD), 1) >= self._config.residual_dropout
+        kept_R1 = (
+            torch.rand(len(residual_RD), 1, device=residual_RD.device)
+            >= self._config.residual_dropout
+        )
         return residual_RD * kept_R1
 
     def _events_dropped(self, inputs_BLD: Tensor) -> Tensor:
         """Whole events replaced by the unknown vector, which learns its place by that."""
         if not self.training or self._config.event_dropout == 0.0:
             return inputs_BLD
-        dropped_BL = torch.rand(inputs_BLD.shape[:2]) < self._config.event_dropout
+        drawn_BL = torch.rand(inputs_BLD.shape[:2], device=inputs_BLD.device)
+        dropped_BL = drawn_BL < self._config.event_dropout
         return torch.where(dropped_BL.unsqueeze(-1), self.model.unknown, inputs_BLD)
 
     def _candidates(self, targets_P: Tensor) -> tuple[Tensor, Tensor | None]:
         """Ascending catalog positions of the softmax, and log of their chance to be among them."""
         count, limit = len(self._item_texts_I), self._config.softmax_items
         if count <= limit:
-            return torch.arange(count), None
-        drawn = torch.randint(count, (limit,))
+            return torch.arange(count, device=targets_P.device), None
+        drawn = torch.randint(count, (limit,), device=targets_P.device)
         items_C = torch.unique(torch.cat([targets_P, drawn]))
         missed_as_target = (1.0 - self._frequency_I[items_C]) ** len(targets_P)
         missed_as_draw = (1.0 - 1.0 / count) ** limit
@@ -101,14 +107,14 @@ class CatalogSoftmax(nn.Module):
 def _barred(barred: Barred, asked_BL: Tensor, items_C: Tensor) -> Tensor:
     """(P, C) whether a candidate was seen by the user at or before the step of each position."""
     windows, length = asked_BL.shape
-    before_BC = torch.zeros((windows, len(items_C)), dtype=torch.bool)
+    before_BC = torch.zeros((windows, len(items_C)), dtype=torch.bool, device=items_C.device)
     columns_S, present_S = _columns(items_C, barred.before_items_S)
     before_BC[barred.before_rows_S[present_S], columns_S[present_S]] = True
     position_BL = asked_BL.flatten().cumsum(0).reshape(asked_BL.shape) - 1
     window_P, _ = asked_BL.nonzero(as_tuple=True)
     barred_PC = before_BC[window_P]
     columns_BL, present_BL = _columns(items_C, barred.within_BL)
-    earlier_LL = torch.ones((length, length), dtype=torch.bool).tril()
+    earlier_LL = torch.ones((length, length), dtype=torch.bool, device=items_C.device).tril()
     pairs_BLL = present_BL[:, None, :] & asked_BL[:, :, None] & earlier_LL
     window, asked, seen = pairs_BLL.nonzero(as_tuple=True)
     barred_PC[position_BL[window, asked], columns_BL[window, seen]] = True

@@ -53,19 +53,23 @@ class Validation:
     def ndcg(self, model: UserLSTM) -> float:
         """Mean NDCG@10 over the questions, items seen before each excluded; NaN without any."""
         model.eval()
-        items_ID = model.items(self._bert_NT[self._item_texts_I], self._residual_rows_I)
+        device = model.unknown.device
+        bert_NT = self._bert_NT.to(device)
+        items_ID = model.items(
+            bert_NT[self._item_texts_I.to(device)], self._residual_rows_I.to(device)
+        )
         spans_of = {user: self._span(user) for user in self._questions}
         by_length = sorted(spans_of, key=lambda user: spans_of[user][1] - spans_of[user][0])
         gains: list[float] = []
         for start in range(0, len(by_length), BATCH_USERS):
             users = by_length[start : start + BATCH_USERS]
             spans = [spans_of[user] for user in users]
-            users_BLD = model(self._bert_NT, self._columns.batch(spans))
+            users_BLD = model(bert_NT, self._columns.batch(spans).to(device))
             for row, user in enumerate(users):
                 for event in self._questions[user]:
                     before = int(self._data.moments_E[event]) - 1
                     user_D = users_BLD[row, before - spans[row][0]]
-                    gains.append(self._gain((items_ID @ user_D).numpy(), user, event))
+                    gains.append(self._gain((items_ID @ user_D).cpu().numpy(), user, event))
         return float(np.mean(gains)) if gains else float("nan")
 
     def _span(self, user: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Text becomes a BERT vector, the same by night and by day.
 
 Mean pooling over the mask, unit length (the recipe of sentence-transformers/all-MiniLM-L6-v2).
-Batches are sorted by length: 3.3 times faster than padding to 128 (ANCHORS.md). Precision is fp32:
-in bf16 a text alone and the same text in a batch differ by 1.6e-3, in fp32 by 1.5e-7.
+Batches are of like lengths: 3.3 times faster than padding to 128 (ANCHORS.md). `bert_forward`
+multiplies, in the precision that MOONLARK_BERT_PRECISION says.
 """
 
 import hashlib
@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from ray_jobs.encoders.bert_forward import Forward, MakeForward, forward_of
+from ray_jobs.encoders.bert_settings import BertSettings, Precision, device_of
 from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable
 from ray_jobs.encoders.item_text import CLEANING_VERSION
 
 DEFAULT_MODEL = Path(".moonlark/models/all-MiniLM-L6-v2")
-PRECISION = "fp32"
 POOLING = "mean"
+MAX_PADDING = 1.08
+"""Tokens computed for each real one, in any batch of more than FEW_TOKENS."""
+FEW_TOKENS = 128
+"""A batch of so many is not cut for its padding: below, products of matrices lose more."""
 
 
 def resolve_model(setting: str | None) -> Path | str:
@@ -42,6 +47,18 @@ def resolve_model(setting: str | None) -> Path | str:
     raise ModelNotFound(folder)
 
 
+def open_bert(settings: BertSettings) -> "BertEncoder":
+    """As the settings say; the GPU is this machine's.
+
+    Raises:
+        EncoderError: the model, its runtime or the GPU is not there.
+    """
+    device = device_of(settings.bert_device, torch.cuda.device_count(), "on this machine")
+    return BertEncoder(
+        resolve_model(settings.bert_model), device=device, precision=settings.bert_precision
+    )
+
+
 class BertEncoder:
     """A frozen BERT: texts in, unit rows out. Not safe for two threads at once.
 
@@ -50,9 +67,12 @@ class BertEncoder:
         device: a torch device.
         max_tokens: longer texts are cut there (never above what the model has positions for).
         batch_tokens: tokens, padding counted, of one forward pass: bounds the memory.
+        precision: of weights and products, and with which runtime.
+        make_forward: for experiments; what ships is the default.
 
     Raises:
         ModelUnusable: no safetensors, no tokenizer, or no such model.
+        RuntimeMissing: this machine cannot run that precision.
     """
 
     def __init__(
@@ -61,33 +81,36 @@ class BertEncoder:
         device: str = "cpu",
         max_tokens: int = 256,
         batch_tokens: int = 4096,
+        precision: Precision = "fp32",
+        make_forward: MakeForward = forward_of,
     ) -> None:
         if max_tokens < 2 or batch_tokens < max_tokens:
             raise ValueError(
                 f"need 2 <= max_tokens <= batch_tokens, got {max_tokens}, {batch_tokens}"
             )
-        self._tokenizer, self._bert = _load(model)
-        self._bert.to(device).eval()
-        self._device = device
-        positions = int(getattr(self._bert.config, "max_position_embeddings", max_tokens))
+        self._tokenizer, bert = _load(model)
+        positions = int(getattr(bert.config, "max_position_embeddings", max_tokens))
         self.max_tokens = min(max_tokens, positions)
         self.batch_tokens = batch_tokens
-        self.dim: int = int(self._bert.config.hidden_size)
+        self.precision: Precision = precision
+        self.dim: int = int(bert.config.hidden_size)
         # Now: `encode` leaves its truncation in the tokenizer, and may run in another thread later.
-        self.encoder_id: str = self._identity()
+        self.encoder_id: str = self._identity(bert)
+        self._states: Forward = make_forward(bert, precision, device)
 
-    def _identity(self) -> str:
+    def _identity(self, bert: Any) -> str:
         """32 hex characters that change whenever a text's vector could.
 
-        Covers weights, tokenizer, cleaning, precision, pooling and the cut; not the device. The
-        pooler head is left out: we do not use it, and transformers invents it where it is missing.
+        Covers weights, tokenizer, cleaning, precision and its runtime, pooling and the cut; not the
+        device. The pooler head is left out: we do not use it, and transformers invents it where it
+        is missing.
         """
         digest = hashlib.blake2b(digest_size=16)
-        meaning = (CLEANING_VERSION, PRECISION, POOLING, self.max_tokens)
+        meaning = (CLEANING_VERSION, self.precision, POOLING, self.max_tokens)
         digest.update(repr(meaning).encode())
         digest.update(self._tokenizer.backend_tokenizer.to_str().encode())
-        digest.update(self._bert.config.model_type.encode())
-        for name, tensor in sorted(self._bert.state_dict().items()):
+        digest.update(bert.config.model_type.encode())
+        for name, tensor in sorted(bert.state_dict().items()):
             if not name.startswith("pooler."):
                 digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().data)
@@ -104,14 +127,19 @@ class BertEncoder:
         vectors_ND = np.zeros((len(texts), self.dim), dtype=np.float32)
         if not texts:
             return vectors_ND
-        ids: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self.max_tokens, padding=False
-        )["input_ids"]
-        for rows in _batches([len(row) for row in ids], self.batch_tokens):
+        ids = self.token_ids(texts)
+        for rows in batches([len(row) for row in ids], self.batch_tokens):
             vectors_ND[rows] = self._forward([ids[row] for row in rows])
             if progress is not None:
                 progress(len(rows))
         return vectors_ND
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """What BERT reads of each text, its frame included, cut at `max_tokens`."""
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self.max_tokens, padding=False
+        )["input_ids"]
+        return ids
 
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> NDArray[np.float32]:
@@ -121,11 +149,8 @@ class BertEncoder:
         for index, row in enumerate(ids):
             tokens_BL[index, : len(row)] = torch.tensor(row)
             mask_BL[index, : len(row)] = 1
-        mask_BL = mask_BL.to(self._device)
-        states_BLD = self._bert(
-            input_ids=tokens_BL.to(self._device), attention_mask=mask_BL
-        ).last_hidden_state
-        weights_BL1 = mask_BL.unsqueeze(-1).to(states_BLD.dtype)
+        states_BLD = self._states(tokens_BL, mask_BL)
+        weights_BL1 = mask_BL.unsqueeze(-1).to(states_BLD)
         means_BD = (states_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
         unit_BD: NDArray[np.float32] = (
             torch.nn.functional.normalize(means_BD, dim=-1).float().cpu().numpy()
@@ -155,14 +180,21 @@ def _load(model: Path | str) -> tuple[Any, Any]:
     return tokenizer, bert
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Row numbers, longest first, in batches of at most `batch_tokens` tokens with padding.
 
-    Longest first, so that a batch too big for the memory fails at the start, not after an hour.
+    Longest first, so that a batch too big for the memory fails at the start, not after an hour. A
+    batch ends, too, where one row more would make more than MAX_PADDING of it.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0
     while start < len(order):
-        count = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
+        width = max(1, lengths[order[start]])
+        stop, real = start + 1, lengths[order[start]]
+        for row in order[stop : start + max(1, batch_tokens // width)]:
+            padded = width * (stop + 1 - start)
+            if padded > max(FEW_TOKENS, MAX_PADDING * (real + lengths[row])):
+                break
+            stop, real = stop + 1, real + lengths[row]
+        yield order[start:stop]
+        start = stop

@@ -45,6 +45,15 @@ class EventBatch:
     ratings_BL: Tensor
     """`config.rating_bucket`."""
 
+    def to(self, device: torch.device | str) -> "EventBatch":
+        """The same there."""
+        return EventBatch(
+            self.texts_BL.to(device),
+            self.residuals_BL.to(device),
+            self.kinds_BL.to(device),
+            self.ratings_BL.to(device),
+        )
+
 
 class UserLSTM(nn.Module):
     """The model of one generation. See the module's docstring for the formulas."""

@@ -23,7 +23,7 @@ from ray_jobs.encoders.fold import fold_many, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
-from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.step import NIGHT_GPU, Night, Report, device_of_cluster, main
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.items import ITEMS_NAME
@@ -39,6 +39,7 @@ SEED = 0
 QUERIES = 1_000
 """Users whose vectors nprobe is measured with: the standard error of recall is then some 0.001."""
 MIN_QUERIES = 200
+SHARDS_ON_A_GPU = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class ShardTask:
     ordinals_N: NDArray[np.int64]
     family: Family
     coarse: Path | None
+    use_gpu: bool = False
 
 
 def build(night: Night) -> Report:
@@ -67,11 +69,12 @@ def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> R
         raise NothingToDo("no item has a vector", hint="moonlark ingest --items FILE")
     _write_items(workspace)
     choice = choose_family(len(ordinals_N))
+    use_gpu = choice.family != "Flat" and device_of_cluster(night.settings.device) == "cuda"
     shard_count = night.settings.shards or choose_shard_count(len(ordinals_N))
     coarse: Path | None = None
     if choice.family != "Flat":
         coarse = directory / COARSE_NAME
-        write_coarse(coarse, train_coarse(vectors_ND, choice.nlist, seed=SEED))
+        write_coarse(coarse, train_coarse(vectors_ND, choice.nlist, SEED, use_gpu))
     (directory / "shards").mkdir(exist_ok=True)
     shard_N = shard_of(ordinals_N, shard_count)
     tasks = [
@@ -81,6 +84,7 @@ def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> R
             ordinals_N[shard_N == number],
             choice.family,
             coarse,
+            use_gpu,
         )
         for number in range(shard_count)
     ]
@@ -154,13 +158,14 @@ def _queries(workspace: Workspace, vectors_ND: NDArray[np.float32]) -> NDArray[n
 
 def build_shard(task: ShardTask) -> int:
     """Write one shard; returns its number of items."""
-    write_shard(task.path, task.vectors_ND, task.ordinals_N, task.family, task.coarse)
+    write_shard(task.path, task.vectors_ND, task.ordinals_N, task.family, task.coarse, task.use_gpu)
     return len(task.ordinals_N)
 
 
 def _on_the_cluster(tasks: list[ShardTask]) -> list[int]:
     """A Ray task a shard."""
-    remote = ray.remote(num_cpus=1, max_retries=3)(build_shard)
+    gpu = NIGHT_GPU / SHARDS_ON_A_GPU if any(task.use_gpu for task in tasks) else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=3)(build_shard)
     sizes: list[int] = ray.get([remote.remote(task) for task in tasks])
     return sizes
 

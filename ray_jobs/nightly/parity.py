@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
 from ray_jobs.encoders.fold import FoldEvent, fold, fold_many, user_vector
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.item_bert import BertEncoder, open_bert
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.encoders.logged import fold_events
 from ray_jobs.encoders.reference import Reference
@@ -70,7 +70,7 @@ def parity(night: Night) -> Report:
     """The night's step: measure, store, and fail where a promise is broken."""
     seed = zlib.crc32(night.generation_id.encode())
     measure = Parity(night.engine, night.workspace.root, night.generation_id)
-    report = measure.report(BertEncoder(resolve_model(night.settings.bert_model)), USERS, seed)
+    report = measure.report(open_bert(night.settings), USERS, seed)
     store(night.engine, night.generation_id, report, night.now_ms())
     check(report)
     return report
@@ -205,7 +205,8 @@ class Parity:
         if bert.encoder_id != self._generation.encoder_id:
             raise ValueError(
                 f"BERT here is {bert.encoder_id}, generation {self._generation.generation_id} was "
-                f"made with {self._generation.encoder_id}: set MOONLARK_BERT_MODEL as the night has"
+                f"made with {self._generation.encoder_id}: set MOONLARK_BERT_MODEL and "
+                "MOONLARK_BERT_PRECISION as the night has"
             )
         with read_snapshot(self._engine) as conn:
             chosen = self._texts.digests_at(canary.choose(len(self._texts), seed))

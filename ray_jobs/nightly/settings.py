@@ -3,27 +3,25 @@
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from ray_jobs.encoders.bert_settings import BertSettings
 from sql.live import LEASE_MS
 
 
-class NightSettings(BaseSettings):
+class NightSettings(BertSettings):
     """Read from the environment (`MOONLARK_...`) once per job, then passed down."""
 
     model_config = SettingsConfigDict(env_prefix="MOONLARK_", frozen=True)
 
-    bert_model: str | None = None
-    """Hugging Face BERT: a folder, a hub name, or the default MiniLM. The day must use the same."""
-
     embed_workers: int = Field(1, ge=1, le=1024)
-    """Actors that embed, each with a copy of BERT and one CPU."""
+    """Actors that embed, each with a copy of BERT and one CPU; on GPUs they share these."""
 
     embed_batch: int = Field(256, ge=1, le=8192)
     """Texts handed to an actor at a time."""
 
     train_workers: int = Field(1, ge=1, le=256)
-    """Ray Train workers; gradients are averaged over them."""
+    """Ray Train workers; gradients are averaged over them. On GPUs, one each."""
 
     train_recipe: Literal["nightly", "tiny"] = "nightly"
     """Named training configuration (`ray_jobs.encoders.fit`); `tiny` is for tests."""

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from sqlalchemy import Engine
 
+from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
@@ -149,6 +150,30 @@ def cluster_cpus() -> tuple[float, float]:
     total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     return total, free
+
+
+NIGHT_GPU = 0.75
+"""Of a GPU, what a training worker asks Ray for, or the actors that embed on it together. More than
+half: two workers on one GPU is what NCCL refuses. Less than all: the day's BERT has a part."""
+
+
+def device_of_cluster(setting: Literal["cpu", "cuda", "auto"], needed: int = 1) -> Device:
+    """Where a step's workers run: `cuda` where the cluster has `needed` GPUs or more.
+
+    Raises:
+        NoGpu: `cuda` is asked for, and it has fewer: Ray would wait for ever and say nothing.
+    """
+    if setting == "cpu":
+        return "cpu"
+    gpus = cluster_gpus()
+    where = f"for each of {needed} workers: the Ray cluster has {gpus:g}"
+    return device_of(setting, gpus if gpus >= needed else 0, where)
+
+
+def cluster_gpus() -> float:
+    """GPUs of the Ray cluster."""
+    total: float = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    return total
 
 
 def main(

@@ -22,12 +22,21 @@ import torch.distributed
 from torch import nn
 
 from ray_jobs.encoders import fit as fitting
+from ray_jobs.encoders.bert_settings import Device
 from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.holdout import held_out, validation
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import Night, Report, cluster_cpus, main, require_cpus
+from ray_jobs.nightly.step import (
+    NIGHT_GPU,
+    Night,
+    Report,
+    cluster_cpus,
+    device_of_cluster,
+    main,
+    require_cpus,
+)
 from ray_jobs.nightly.workspace import Workspace
 
 log = logging.getLogger("moonlark.night")
@@ -40,10 +49,14 @@ def train(night: Night) -> Report:
     night.workspace.require_report("embed")
     settings = night.settings
     require_cpus(settings.train_workers, cluster_cpus)  # all at once: Ray Train waits for ever
+    device = device_of_cluster(settings.device, settings.train_workers)
     trainer = ray.train.torch.TorchTrainer(
         cast(Any, _train_loop),  # typed as returning None; its value is the result's
-        train_loop_config={"workspace": night.workspace, "settings": settings},
-        scaling_config=ray.train.ScalingConfig(num_workers=settings.train_workers),
+        train_loop_config={
+            "workspace": night.workspace,
+            "settings": settings.model_copy(update={"device": device}),
+        },
+        scaling_config=scaling(settings.train_workers, device),
         run_config=ray.train.RunConfig(
             name="train",
             storage_path=str(night.workspace.work / "ray_train"),
@@ -53,6 +66,15 @@ def train(night: Night) -> Report:
     # Not `result.metrics`: Ray keeps those of checkpoints only, and the weights are no checkpoint.
     report: Report = cast(Any, trainer.fit()).return_value
     return report
+
+
+def scaling(workers: int, device: Device) -> ray.train.ScalingConfig:
+    """A CPU a worker, and on GPUs most of one (`NIGHT_GPU`)."""
+    if device == "cpu":
+        return ray.train.ScalingConfig(num_workers=workers)
+    return ray.train.ScalingConfig(
+        num_workers=workers, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": NIGHT_GPU}
+    )
 
 
 def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
@@ -89,6 +111,7 @@ def _train_loop(config: dict[str, Any]) -> Report:
         wrap=_distributed if world_size > 1 else _alone,
         rank=rank,
         world_size=world_size,
+        device=str(ray.train.torch.get_device()) if settings.device == "cuda" else "cpu",
     )
     last = dataclasses.asdict(fitted.history[-1])
     metrics: Report = {
@@ -97,7 +120,12 @@ def _train_loop(config: dict[str, Any]) -> Report:
     metrics["windows"] = _windows_of_all(fitted.model, last["windows"], world_size)
     if rank == 0:
         save_weights(workspace.directory / WEIGHTS, fitted)
-    return {**metrics, "workers": world_size, "recipe": settings.train_recipe}
+    return {
+        **metrics,
+        "workers": world_size,
+        "device": settings.device,
+        "recipe": settings.train_recipe,
+    }
 
 
 def _windows_of_all(model: nn.Module, windows: int, world_size: int) -> list[int]:

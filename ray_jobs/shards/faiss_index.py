@@ -187,6 +187,28 @@ def new_ivf(coarse: Any) -> Any:
     return index
 
 
+def gpus() -> int:
+    """That faiss sees: none with faiss-cpu, whatever the machine has."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def add_to_ivf(
+    index: Any, vectors_ND: NDArray[np.float32], ordinals_N: Ordinals, on_gpu: bool
+) -> None:
+    """Append vectors: which list each belongs to is found on the GPU or here, and what is written
+    is the same."""
+    quantizer = index.quantizer
+    if on_gpu:
+        quantizer = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, quantizer)
+    lists_N = np.ascontiguousarray(quantizer.search(vectors_ND, 1)[1][:, 0])
+    index.add_core(  # the C call: it takes pointers, and each array has a name here
+        len(vectors_ND),
+        faiss.swig_ptr(vectors_ND),
+        faiss.swig_ptr(ordinals_N),
+        faiss.swig_ptr(lists_N),
+    )
+
+
 def new_flat(dim: int) -> Any:
     """An empty exact index that keeps our own ids."""
     return faiss.IndexIDMap(faiss.IndexFlatIP(dim))

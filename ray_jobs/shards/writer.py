@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.errors import CorruptArtifact, MissingArtifact, ShardMismatch
 from ray_jobs.shards.faiss_guard import refuse_two_faiss
-from ray_jobs.shards.faiss_index import new_flat, new_ivf
+from ray_jobs.shards.faiss_index import add_to_ivf, gpus, new_flat, new_ivf
 from ray_jobs.shards.merge import Ordinals
 from ray_jobs.shards.placement import MAX_NLIST, Family
 
@@ -28,11 +28,14 @@ ADD_ROWS = 65_536
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
-def train_coarse(vectors_ND: NDArray[np.float32], nlist: int, seed: int) -> bytes:
+def train_coarse(
+    vectors_ND: NDArray[np.float32], nlist: int, seed: int, use_gpu: bool = False
+) -> bytes:
     """The coarse quantizer of a generation, serialised: spherical k-means with `nlist` centroids.
 
     `vectors_ND`: the item vectors or a sample of them; at most POINTS_PER_CENTROID * nlist are
-    used, drawn with `seed`. Raises ValueError when there are fewer vectors than centroids.
+    used, drawn with `seed`. `use_gpu`: where faiss has one; centroids then differ in the last bits.
+    Raises ValueError when there are fewer vectors than centroids.
     """
     refuse_two_faiss()
     _check_vectors(vectors_ND)
@@ -49,6 +52,7 @@ def train_coarse(vectors_ND: NDArray[np.float32], nlist: int, seed: int) -> byte
         verbose=False,
         min_points_per_centroid=1,
         max_points_per_centroid=POINTS_PER_CENTROID,
+        gpu=use_gpu and gpus() > 0,
     )
     kmeans.train(np.ascontiguousarray(vectors_ND))
     coarse = faiss.IndexFlatIP(vectors_ND.shape[1])
@@ -84,10 +88,12 @@ def write_shard(
     ordinals_N: Ordinals,
     family: Family,
     coarse_path: Path | None = None,
+    use_gpu: bool = False,
 ) -> None:
     """Writes one shard atomically; its faiss ids are the ordinals. N may be 0.
 
-    `coarse_path`: the generation's coarse.faiss, needed for IVF and refused for Flat.
+    `coarse_path`: the generation's coarse.faiss, needed for IVF and refused for Flat. `use_gpu`:
+    where faiss has one, it finds the lists; the file is that of the CPU.
     Raises ValueError (shape, type, repeated or negative ordinals, values that are not finite or do
     not fit fp16) and ShardMismatch (another dimension than the coarse quantizer's).
     """
@@ -109,7 +115,11 @@ def write_shard(
     order = np.argsort(ordinals_N, kind="stable")
     for start in range(0, len(order), ADD_ROWS):
         rows = order[start : start + ADD_ROWS]
-        index.add_with_ids(np.ascontiguousarray(vectors_ND[rows]), ordinals_N[rows])
+        part_ND, ordinals = np.ascontiguousarray(vectors_ND[rows]), ordinals_N[rows]
+        if coarse_path is None:
+            index.add_with_ids(part_ND, ordinals)
+        else:
+            add_to_ivf(index, part_ND, ordinals, use_gpu and gpus() > 0)
     with whole_file(path) as temporary:
         faiss.write_index(index, str(temporary))
 

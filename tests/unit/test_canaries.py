@@ -60,8 +60,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
     pq.write_table(EVENTS_SCHEMA.empty_table(), workspace.events)
     exported = {"catalog_seq": len(TEXTS), "events": 1, "users": 1, "created_at_ms": 1}
     workspace.write_report("export", exported)
-    monkeypatch.setattr(embed, "BertEncoder", Letters)
-    monkeypatch.setattr(embed, "resolve_model", lambda _: "letters")
+    monkeypatch.setattr(embed, "open_bert", Letters)
     return Night(engine, StoreSettings(), NightSettings(), workspace, lambda: 1)
 
 

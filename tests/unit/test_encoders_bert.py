@@ -1,5 +1,7 @@
 """A text has one vector: alone or in a batch, whatever stands beside it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,18 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable, RuntimeMissing
+from ray_jobs.encoders.item_bert import (
+    FEW_TOKENS,
+    MAX_PADDING,
+    BertEncoder,
+    batches,
+    open_bert,
+    resolve_model,
+)
 from ray_jobs.encoders.item_text import compose
+from ray_jobs.nightly.settings import NightSettings
+from serve.settings import ServeSettings
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "film", "of", "war"]
 WORDS += ["三", "体", "黑", "暗", "森", "林"]
@@ -125,3 +136,64 @@ def test_chinese_titles_are_read_character_by_character_after_cleaning(
     np.testing.assert_allclose(encoder.encode(["三 体"])[0], vectors[1], atol=1e-5)
     np.testing.assert_allclose(encoder.encode(["森林"]), encoder.encode(["森 林"]), atol=1e-5)
     assert float(vectors[1] @ encoder.encode(["体三"])[0]) < 0.9999  # and their order counts
+
+
+def test_a_precision_is_another_encoder_and_keeps_the_vectors(
+    folder: Path, encoder: BertEncoder
+) -> None:
+    half = BertEncoder(folder, precision="bf16")
+    assert half.encoder_id != encoder.encoder_id
+    vectors = half.encode(TEXTS)
+    assert np.sum(vectors * encoder.encode(TEXTS), axis=1).min() > 0.999
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+def test_openvino_is_another_encoder_again_and_tells_nobody(
+    folder: Path, encoder: BertEncoder
+) -> None:
+    pytest.importorskip("openvino", reason="pip install 'moonlark[openvino]'")
+    try:
+        by_openvino = BertEncoder(folder, precision="openvino-bf16")
+    except RuntimeMissing as error:
+        pytest.skip(str(error))
+    half = BertEncoder(folder, precision="bf16")
+    assert len({by_openvino.encoder_id, half.encoder_id, encoder.encoder_id}) == 3
+    together = by_openvino.encode(TEXTS)
+    assert np.sum(together * encoder.encode(TEXTS), axis=1).min() > 0.999
+    alone = np.concatenate([by_openvino.encode([text]) for text in TEXTS])
+    assert np.sum(together * alone, axis=1).min() > 0.999
+
+
+def test_openvino_loads_without_its_telemetry(folder: Path) -> None:
+    pytest.importorskip("openvino", reason="pip install 'moonlark[openvino]'")
+    code = (
+        "import sys; from ray_jobs.encoders.bert_forward import _openvino; _openvino(); "
+        "assert not any(name.startswith('openvino_telemetry.') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_openvino_that_is_not_installed_is_told_with_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RuntimeMissing, match=r"not installed.*pip install 'moonlark\[openvino\]'"):
+        BertEncoder(folder, precision="openvino-bf16")
+
+
+def test_night_and_day_read_one_setting(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("MOONLARK_BERT_MODEL", str(folder))
+    monkeypatch.setenv("MOONLARK_BERT_PRECISION", "bf16")
+    night, day = NightSettings(), ServeSettings()
+    assert (night.bert_precision, day.bert_precision) == ("bf16", "bf16")
+    assert open_bert(night).encoder_id == open_bert(day).encoder_id
+
+
+@pytest.mark.parametrize("lengths", [[7] * 50, [*range(3, 60)] * 4, [256, 3], []])
+def test_little_of_a_batch_is_padding(lengths: list[int]) -> None:
+    cut = list(batches(lengths, batch_tokens=2048))
+    assert sorted(row for rows in cut for row in rows) == list(range(len(lengths)))
+    for rows in cut:
+        padded = len(rows) * max(lengths[row] for row in rows)
+        assert padded <= 2048
+        assert padded <= max(FEW_TOKENS, MAX_PADDING * sum(lengths[row] for row in rows))

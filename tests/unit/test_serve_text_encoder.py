@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serve import text_encoder
+from serve.settings import ServeSettings
 from serve.text_encoder import SLICE, TextEncoder
 
 
@@ -26,14 +27,13 @@ class _Bert:
 @pytest.fixture
 def bert(monkeypatch: pytest.MonkeyPatch) -> _Bert:
     fake = _Bert()
-    monkeypatch.setattr(text_encoder, "resolve_model", lambda model: model)
-    monkeypatch.setattr(text_encoder, "BertEncoder", lambda _: fake)
+    monkeypatch.setattr(text_encoder, "open_bert", lambda _: fake)
     return fake
 
 
 def test_a_long_list_keeps_its_order(bert: _Bert) -> None:
     texts = [f"{n} {'word ' * (n % 7)}" for n in range(3 * SLICE + 1)]
-    encoder_id, vectors = asyncio.run(TextEncoder(None).embed_many(texts))
+    encoder_id, vectors = asyncio.run(TextEncoder(ServeSettings()).embed_many(texts))
     assert encoder_id == "bert"
     assert vectors[:, 0].tolist() == [float(n) for n in range(3 * SLICE + 1)]
     assert max(map(len, bert.asked)) == SLICE
@@ -41,7 +41,7 @@ def test_a_long_list_keeps_its_order(bert: _Bert) -> None:
 
 def test_a_single_text_waits_for_a_slice_not_for_the_list(bert: _Bert) -> None:
     async def both() -> None:
-        encoder = TextEncoder(None)
+        encoder = TextEncoder(ServeSettings())
         many = asyncio.create_task(encoder.embed_many([str(n) for n in range(20 * SLICE)]))
         while not bert.asked:
             await asyncio.sleep(0)
