@@ -9,10 +9,11 @@ Postgres: VACUUM of the tables of users; nobody waits. What that leaves is said 
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Engine, text
 
-from sql.errors import StoreBusy
+from sql.errors import StoreBusy, StoreUnavailable
 from sql.tables import events, exposures, sessions, text_vectors, users
 from sql.transactions import shown
 
@@ -26,13 +27,31 @@ def purge_bytes(engine: Engine, *, sleep: Callable[[float], None] = time.sleep) 
 
     Raises:
         StoreBusy: SQLite was read or written without a pause; nothing is harmed, try again.
+        StoreUnavailable: Postgres left out a table, which it tells by a warning alone.
     """
     if engine.dialect.name == "sqlite":
         _purge_sqlite(engine, sleep)
         return "VACUUM, wal_checkpoint(TRUNCATE)"
     names = ", ".join(table.name for table in (users, events, text_vectors, sessions, exposures))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        conn.execute(text(f"VACUUM {names}"))
+        driver: Any = conn.connection.driver_connection
+        warnings: list[str] = []
+
+        def heard(notice: Any) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                warnings.append(notice.message_primary)
+
+        driver.add_notice_handler(heard)
+        try:
+            conn.execute(text(f"VACUUM {names}"))
+        finally:
+            driver.remove_notice_handler(heard)
+    if warnings:
+        raise StoreUnavailable(
+            shown(engine),
+            f"VACUUM: {'; '.join(warnings)}",
+            hint="`moonlark erase --finish` as the owner of the tables (infra/postgres/roles.sql).",
+        )
     return f"VACUUM {names}"
 
 

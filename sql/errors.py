@@ -2,7 +2,7 @@
 
     StoreError
     |-- UnsafeDatabase        an acknowledged write might not survive a power cut
-    |-- SchemaBehind          the schema is not the one this code was written for
+    |-- SchemaBehind          the schema is older than this code
     |-- StoreUnavailable      the database did not answer; the caller may try again
     |   `-- StoreBusy         it answered, but a lock or a connection took too long
     |-- UnknownGeneration     no generation of that name is registered

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -133,6 +133,36 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         """A SQLAlchemy URL of one of its databases."""
         return f"postgresql+psycopg://moonlark@/{database}?host={self._folder}"
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, where its socket is, too; gone after `stop`."""
+        return self._folder
+
+    @property
+    def binaries(self) -> Path:
+        """The folder of psql, pg_basebackup and the others."""
+        return self._binaries
+
+    def shell(
+        self, script: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell script as the user that the server runs as, with its programs in PATH."""
+        return subprocess.run(
+            ["sh", "-eu", "-c", script],
+            user=self._owner,
+            cwd=self._folder,
+            env={
+                "PATH": f"{self._binaries}:{os.defpath}",
+                "PGHOST": str(self._folder),
+                "PGUSER": "moonlark",
+                **(env or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def _answers(self) -> bool:
         try:

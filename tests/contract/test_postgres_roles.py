@@ -1,0 +1,210 @@
+"""Each role of infra/postgres/roles.sql can do what it is for on a real Postgres, and no more."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, text
+
+from infra.stack.postgres import PostgresServer, connect, create_database
+from sql.engine import check_schema, migrate, open_engine, read_snapshot, write
+from sql.erasure import erase_user
+from sql.erasure_bytes import purge_bytes
+from sql.erasure_ledger import Ledger
+from sql.errors import StoreUnavailable
+from sql.events import find_user
+from sql.retention import retain
+from sql.settings import RetentionSettings
+from sql.tables import metadata
+from tests.contract.store_builder import NOW_MS, generation, post, put, view
+
+SCRIPTS = Path(__file__).parents[2] / "infra" / "postgres"
+RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+READER_TABLES = {
+    *("generations", "artifacts", "live", "replicas"),
+    *("items", "catalog_head", "item_activity", "policies"),
+}
+PASSWORD = 'it\'s a "secret"'
+
+
+def psql(server: PostgresServer, name: str, *variables: str) -> None:
+    script = server.folder / name
+    shutil.copyfile(SCRIPTS / name, script)
+    script.chmod(0o644)
+    done = server.shell(
+        f"psql --dbname=moonlark -v ON_ERROR_STOP=1 {' '.join(variables)} -f {script}"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    made = PostgresServer()
+    made.start()
+    try:
+        create_database(made.url(), "moonlark")
+        psql(made, "roles.sql")
+        for name in ("owner", "writer", "reader", "airflow"):
+            secret = made.folder / f"pg_{name}"
+            secret.write_text(PASSWORD)
+            secret.chmod(0o644)
+        psql(made, "passwords.sql", f"-v secrets={made.folder}")
+        engine = as_role(made, "moonlark_owner")
+        migrate(engine)
+        engine.dispose()
+        psql(made, "roles.sql")
+        yield made
+    finally:
+        made.stop()
+
+
+def as_role(server: PostgresServer, role: str, database: str = "moonlark") -> Engine:
+    return open_engine(server.url(database).replace("//moonlark@", f"//{role}@"))
+
+
+def test_the_writer_does_what_replicas_the_night_and_the_command_line_do(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    engine = as_role(server, "moonlark_writer")
+    check_schema(engine)
+    put(engine, "i1")
+    post(engine, [view("e1")])
+    generation(engine, "g1")
+    retain(engine, RetentionSettings(), now_ms=NOW_MS + 1)
+    erase_user(engine, Ledger.open(tmp_path / "root"), "u1", at_ms=NOW_MS + 1)
+    with read_snapshot(engine) as conn:
+        assert find_user(conn, "u1") is None
+    engine.dispose()
+
+
+def test_rights_are_these_and_no_others_on_every_table(server: PostgresServer) -> None:
+    with connect(server.url("moonlark")) as conn:
+
+        def rights(role: str, table: str) -> set[str]:
+            asked = [
+                (r, conn.execute("SELECT has_table_privilege(%s, %s, %s)", (role, table, r)))
+                for r in RIGHTS
+            ]
+            return {right for right, answer in asked if answer.fetchone() == (True,)}
+
+        for table in metadata.tables:
+            assert rights("moonlark_writer", table) == {"SELECT", "INSERT", "UPDATE", "DELETE"}
+            expected = {"SELECT"} if table in READER_TABLES else set()
+            assert rights("moonlark_reader", table) == expected, table
+            assert rights("airflow", table) == set()
+        assert rights("moonlark_writer", "alembic_version") == {"SELECT"}
+
+
+@pytest.mark.parametrize("role", ["moonlark_writer", "moonlark_reader"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE x (n int)",
+        "DROP TABLE events",
+        "ALTER TABLE events ADD COLUMN n int",
+        "TRUNCATE events CASCADE",
+        "UPDATE alembic_version SET version_num = '0000'",
+        "CREATE ROLE x",
+        "CREATE DATABASE x",
+        "SET ROLE moonlark_owner",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY events TO PROGRAM 'cat'",
+    ],
+)
+def test_who_serves_or_looks_cannot_change_the_schema_or_the_server(
+    server: PostgresServer, role: str, statement: str
+) -> None:
+    url = server.url("moonlark").replace("//moonlark@", f"//{role}@")
+    with connect(url) as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        conn.execute(statement.encode())
+
+
+def test_the_reader_sees_no_user_and_no_key(server: PostgresServer) -> None:
+    engine = as_role(server, "moonlark_reader")
+    with engine.connect() as conn:
+        conn.execute(text("SELECT count(*) FROM generations"))
+        conn.rollback()
+        for table in (
+            "users",
+            "events",
+            "text_vectors",
+            "exposures",
+            "sessions",
+            "api_keys",
+            "erasures",
+        ):
+            with pytest.raises(Exception, match="permission denied"):
+                conn.execute(text(f"SELECT count(*) FROM {table}"))
+            conn.rollback()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("role", "database"), [("airflow", "moonlark"), ("moonlark_writer", "airflow")]
+)
+def test_airflow_and_moonlark_do_not_enter_each_other_s_database(
+    server: PostgresServer, role: str, database: str
+) -> None:
+    with pytest.raises(StoreUnavailable, match="permission denied for database"):
+        as_role(server, role, database)
+
+
+def test_a_table_of_a_later_migration_is_the_writer_s_and_not_the_reader_s(
+    server: PostgresServer,
+) -> None:
+    owner, writer = as_role(server, "moonlark_owner"), as_role(server, "moonlark_writer")
+    with write(owner) as conn:
+        conn.execute(text("CREATE TABLE later (n int)"))
+    with write(writer) as conn:
+        conn.execute(text("INSERT INTO later VALUES (1)"))
+    with connect(server.url("moonlark")) as admin:
+        seen = admin.execute("SELECT has_table_privilege('moonlark_reader', 'later', 'SELECT')")
+        assert seen.fetchone() == (False,)
+        admin.execute("DROP TABLE later")
+    owner.dispose()
+    writer.dispose()
+
+
+def test_a_purge_that_postgres_left_out_is_an_error_and_the_owner_s_is_not(
+    server: PostgresServer,
+) -> None:
+    writer, owner = as_role(server, "moonlark_writer"), as_role(server, "moonlark_owner")
+    with pytest.raises(StoreUnavailable, match=r"permission denied to vacuum.*owner of the tables"):
+        purge_bytes(writer)
+    assert purge_bytes(owner).startswith("VACUUM users")
+    writer.dispose()
+    owner.dispose()
+
+
+def test_a_service_file_is_enough_to_connect(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = tmp_path / "pg_service"
+    service.write_text(
+        f"[moonlark]\nhost={server.folder}\ndbname=moonlark\nuser=moonlark_writer\npassword=x\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(service))
+    engine = open_engine("postgresql+psycopg:///?service=moonlark")
+    check_schema(engine)
+    with read_snapshot(engine) as conn:
+        assert conn.execute(text("SELECT current_user")).scalar() == "moonlark_writer"
+    engine.dispose()
+
+
+def test_passwords_are_the_files_to_the_letter(server: PostgresServer) -> None:
+    hba = server.folder / "data" / "pg_hba.conf"
+    was = hba.read_text()
+    with connect(server.url()) as admin:
+        try:
+            hba.write_text("local all moonlark trust\nlocal all all scram-sha-256\n")
+            admin.execute("SELECT pg_reload_conf()")
+            url = f"dbname=moonlark host={server.folder} user=moonlark_writer"
+            with pytest.raises(psycopg.OperationalError, match=r"password"):
+                for _ in range(50):  # a reload is not waited for
+                    psycopg.connect(url).close()
+            psycopg.connect(url, password=PASSWORD).close()
+        finally:
+            hba.write_text(was)
+            admin.execute("SELECT pg_reload_conf()")
