@@ -9,12 +9,14 @@ is acknowledged only after its transaction committed.
 import asyncio
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
+from serve.counts import Counts
 from serve.problems import FieldError, ProblemError, unavailable
 from serve.rates import Rates
 from serve.settings import ServeSettings
@@ -35,6 +37,7 @@ class _Waiting:
     events: Sequence[NewEvent]
     keep_unknown_items: bool
     done: asyncio.Future[Outcome]
+    came_s: float = field(default_factory=time.perf_counter)
 
 
 class Feedback:
@@ -46,8 +49,10 @@ class Feedback:
         settings: ServeSettings,
         now_ms: Callable[[], int],
         erasures: ErasureKey | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._engine = engine
+        self._counts = counts or Counts()
         self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
@@ -144,6 +149,7 @@ class Feedback:
             append_posts, self._engine, posts, self._now_ms, self._erasures
         )
         for waiting, outcome in zip(group, outcomes, strict=True):
+            self._tell(waiting, outcome)
             if waiting.done.done():  # the client may have gone away
                 continue
             if isinstance(outcome, Exception):
@@ -151,6 +157,18 @@ class Feedback:
                 waiting.done.set_exception(_not_stored(why))
             else:
                 waiting.done.set_result(outcome)
+
+    def _tell(self, waiting: _Waiting, outcome: Outcome | Exception) -> None:
+        counts, events = self._counts, len(waiting.events)
+        if isinstance(outcome, Exception):
+            counts.post("failed", events)
+        elif isinstance(outcome, Rejected):
+            counts.post("refused", events)
+        else:
+            known = sum(event.duplicate for event in outcome)
+            counts.post("stored", events - known)
+            counts.post("duplicate", known)
+            counts.visible(time.perf_counter() - waiting.came_s, self._now_ms())
 
 
 def append_posts(

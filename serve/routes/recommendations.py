@@ -155,6 +155,7 @@ async def similar(
         k=k, category=category, attributes=parse_attributes(attribute), exclude=tuple(exclude)
     )
     answer = await asyncio.to_thread(day.recommender.similar, item_id, query)
+    day.counts.mark(answer.state.degraded)
     return _json(
         {
             "item_id": item_id,
@@ -220,6 +221,7 @@ async def _for_events(
     made = await asyncio.to_thread(make)
     if isinstance(made, Rejected):
         raise refusal(made, received_ms, single=False)
+    day.counts.mark(made.state.degraded)
     return made
 
 
@@ -229,6 +231,7 @@ async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     answer = await loop.run_in_executor(day.list_pool, make)
     if answer.state.unembedded and await day.late_texts.embed(answer.state.unembedded):
         answer = await loop.run_in_executor(day.list_pool, make)
+    day.counts.mark(answer.state.degraded)
     return answer
 
 
