@@ -1,6 +1,6 @@
 # make demo   a night and a day on MovieLens 100K, then leaves nothing behind
 # make up     the same, and keeps answering; make down stops it
-# make test   the tests; make check   ruff, mypy, import-linter
+# make test   the tests; make check   ruff, mypy, import-linter, promtool (where it is installed)
 # make bench  speed: every bench, with its floors and peers, then infra/bench/RESULTS.md
 # make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
@@ -48,6 +48,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m infra.prometheus.check
 
 # What needs no Ray cluster runs two at a time. Then one cluster after the other, in a process each:
 # Ray keeps the authentication mode of its first import, and the tests differ in it.
