@@ -4,12 +4,13 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from time import perf_counter
 
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import docs, openapi, problems
+from serve import docs, openapi, problems, request_log
 from serve.counts import CLIENT_LEFT, OTHER_ROUTE
 from serve.day import Day
 from serve.guard import Guard
@@ -116,3 +117,8 @@ def _count(scope: Scope, status: int, seconds: float) -> None:
         route = scope["state"].get("route")
         method = scope["method"] if route is not None else OTHER_ROUTE
         day.counts.answer(route or OTHER_ROUTE, method, status, seconds)
+        if day.settings.log == "json":
+            at, told = datetime.now(UTC), scope["state"]
+            request_log.write(
+                request_log.line(told, route or OTHER_ROUTE, method, status, seconds, at)
+            )

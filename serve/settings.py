@@ -131,6 +131,9 @@ class ServeSettings(BaseSettings):
     tracked_users: int = Field(100_000, ge=1_000)
     """Users whose rates a replica remembers (about 200 bytes each and rate)."""
 
+    log: Literal["text", "json"] = "text"
+    """`json`: a line of JSON for each request, without anything personal (`serve.request_log`)."""
+
     @model_validator(mode="after")
     def _from_few_to_many(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:

@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from infra import runbooks
 from infra.cli.console import console
@@ -13,7 +12,7 @@ from infra.cli.store import now_ms
 from infra.cli.times import ago, as_utc
 from infra.doctor.artefacts import look_at_artefacts
 from infra.doctor.day import look_at_day
-from infra.doctor.findings import Finding, Look, NotSeen
+from infra.doctor.findings import Look, NotSeen
 from infra.doctor.store import look_at_store, open_store
 from sql.settings import StoreSettings
 
@@ -77,21 +76,17 @@ def _document(look: Look) -> dict[str, Any]:
 
 
 def _tell(look: Look) -> None:
-    if look.findings:
-        console.print(_table(look.findings))
-    for each in look.not_seen:
-        typer.echo(f"not looked at: {each.what} ({each.why})")
-    if look.seen:
-        typer.echo("well: " + "; ".join(look.seen))
-
-
-def _table(findings: tuple[Finding, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, show_lines=False)
-    for name in ("wrong", "since", "what", "users see", "runbook"):
-        table.add_column(name, overflow="fold")
     at_ms = now_ms()
-    for each in findings:
-        since = "not known" if each.since_ms is None else ago(each.since_ms, at_ms)
-        path = runbooks.read(each.runbook).path
-        table.add_row(each.runbook, since, each.what, each.users, path)
-    return table
+    for each in look.findings:
+        since = "nobody knows since when" if each.since_ms is None else ago(each.since_ms, at_ms)
+        console.print(each.runbook, f"({since})", style="bold red")
+        for name, said in (
+            ("what", each.what),
+            ("users", each.users),
+            ("runbook", runbooks.read(each.runbook).path),
+        ):
+            console.print(f"  {name:<8} {said}", soft_wrap=True)
+    for unseen in look.not_seen:
+        console.print(f"not looked at: {unseen.what} ({unseen.why})", soft_wrap=True)
+    if look.seen:
+        console.print(f"well: {'; '.join(look.seen)}", soft_wrap=True)

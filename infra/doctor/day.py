@@ -21,11 +21,15 @@ MARKS = {
 HEADER = "moonlark-request-id"
 
 
-def look_at_day(url: str, api_key: str | None) -> Look:
+def look_at_day(
+    url: str, api_key: str | None, transport: httpx.BaseTransport | None = None
+) -> Look:
     """/readyz, then what an admin key may see, then a search and its list."""
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
+        with httpx.Client(
+            base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport
+        ) as http:
             ready = http.get("/readyz")
             if HEADER not in ready.headers:
                 what = f"{url} answers {ready.status_code}, but no replica of ours"

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from sqlalchemy import Engine
 
+from ray_jobs.nightly import step_log
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_report
 from ray_jobs.nightly.work_files import in_use
@@ -89,6 +90,7 @@ def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report
             return _run_step(night, name, step)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, name, error)
+        _log(night, name, {"outcome": "failed", "error": type(error).__name__})
         raise
 
 
@@ -104,8 +106,14 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Repor
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
     _keep_figures(night, name, report)
+    _log(night, name, {"outcome": "done", **of_report(name, report)})
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
+
+
+def _log(night: Night, name: str, told: Report) -> None:
+    if night.settings.log == "json":
+        step_log.write(step_log.line(night.generation_id, name, night.now_ms(), told))
 
 
 def _keep_figures(night: Night, name: str, report: Report) -> None:

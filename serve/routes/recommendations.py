@@ -15,6 +15,7 @@ from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import another_encoder, unavailable
+from serve.request_log import note
 from serve.routes.context import (
     day_of,
     from_ms,
@@ -77,7 +78,9 @@ async def recommend(
         explain=explain,
         diversity=diversity,
     )
-    return _json(await list_of(day, key_of(request), user_id, query, request_id_of(request)))
+    answer = await list_of(day, key_of(request), user_id, query, request_id_of(request))
+    note(request.scope["state"], answer)
+    return _json(answer)
 
 
 async def list_of(
