@@ -134,7 +134,8 @@ class Day:
         feedback = Feedback(engine, settings, now_ms, ledger.key, counts)
         feedback.start()
         encoder = OnlineEncoder(embed, settings.embed_timeout_s)
-        metrics = Metrics(Told(engine, root, watch, counts, write_behind, now_ms), tell)
+        told = Told(engine, root, watch, counts, write_behind, now_ms, settings.metrics_interval_s)
+        metrics = Metrics(told, tell)
         metrics.start()
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)

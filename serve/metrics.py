@@ -1,7 +1,7 @@
 """Tells Prometheus of a replica, of the live generation and of the nights (`serve.metric_names`).
 
 Two threads, so that no request waits: one hands on what was counted (`serve.counts`) each second,
-also while the database is away; the other reads the registry each `INTERVAL_S`. Beside these Ray
+also while the database is away; the other reads the registry every few. Beside these Ray
 and Serve tell of themselves. Without a live generation nothing is told of one.
 """
 
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
-INTERVAL_S = 5.0
 COUNTS_INTERVAL_S = 1.0
 """Of what was counted: each round hands on all that came meanwhile, some 3 us a request."""
 
@@ -47,6 +46,7 @@ class Told(NamedTuple):
     counts: Counts
     write_behind: WriteBehind
     now_ms: Callable[[], int]
+    interval_s: float
 
 
 class Metrics:
@@ -55,7 +55,7 @@ class Metrics:
     def __init__(self, told: Told, tell: Tell) -> None:
         self._told, self._tell = told, tell
         self._before: dict[Hashable, int] = {}
-        self._rounds = Periodic("metrics", INTERVAL_S, self.look)
+        self._rounds = Periodic("metrics", told.interval_s, self.look)
         self._counts = Periodic("counts", COUNTS_INTERVAL_S, self.hand_on)
 
     def start(self) -> None:

@@ -28,11 +28,11 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
-    """Say what is wrong, since when, what users see, and which runbook mends it.
+    """Say what is wrong, and which runbook mends it.
 
-    Looks at the database, the live pointer, leases, nights, digests, disk and the API, in seconds;
-    changes nothing. Exit status: 0 all is well, 1 something is wrong, 2 nothing wrong was found but
-    not everything could be looked at.
+    Of each fault: since when, what users see. Looks at the database, the live pointer, leases,
+    nights, digests, disk and the API, in seconds; changes nothing. Exit status: 0 all is well,
+    1 something is wrong, 2 nothing wrong was found but not everything could be looked at.
     """
     look = _look(url, deep=deep)
     if as_json:

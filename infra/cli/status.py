@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, Engine, func, select
 
+from infra.cli.console import console
 from infra.cli.store import open_store
 from infra.cli.times import ago, as_utc
 from sql import catalog, generations
@@ -48,7 +49,7 @@ def command(
         return
     try:
         while True:
-            typer.clear()  # does nothing where the output is no terminal
+            console.clear()  # does nothing where the output is no terminal
             _show(engine, as_json=as_json)
             time.sleep(WATCH_S)
     except KeyboardInterrupt:

@@ -50,7 +50,7 @@ def _try(here: Ward, name: str, fault: Fault, figures: Figures) -> None:
         wait_for(f"{name} ends before it begins", lambda: _is_over(here, name), ENDS_S)
     take_away = fault.inject(here)
     try:
-        fires_s = wait_for(f"{name} fires", lambda: name in here.prometheus.firing(), FIRES_S)
+        fires_s = wait_for(f"{name} fires", lambda: _fires(here, name), FIRES_S)
         figures.more[f"{name}_fires_s"] = round(fires_s, 1)
         if fault.is_named:
             _name(here, name, figures)
@@ -64,7 +64,14 @@ def _try(here: Ward, name: str, fault: Fault, figures: Figures) -> None:
 
 
 def _is_over(here: Ward, name: str) -> bool:
-    return name not in here.prometheus.firing()
+    """A scrape that failed says nothing."""
+    is_seen = here.prometheus.values("min_over_time(up[5s])") == [1.0]
+    return is_seen and name not in here.prometheus.firing()
+
+
+def _fires(here: Ward, name: str) -> bool:
+    is_seen = here.prometheus.values("min_over_time(up[5s])") == [1.0]
+    return is_seen and name in here.prometheus.firing()
 
 
 def _name(here: Ward, name: str, figures: Figures) -> None:

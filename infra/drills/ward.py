@@ -34,7 +34,8 @@ PAUSE_S = 0.25
 COMMAND_TIMEOUT_S = 300.0
 DATABASE = "moonlark"
 SETTINGS = {
-    "RAY_metrics_report_interval_ms": "1000",
+    "RAY_metrics_report_interval_ms": "2000",
+    "MOONLARK_METRICS_INTERVAL_S": "0.5",
     "MOONLARK_STATEMENT_TIMEOUT_S": "2",
     "MOONLARK_WATCH_INTERVAL_S": "0.2",
 }

@@ -17,8 +17,8 @@ STOP_TIMEOUT_S = 20.0
 POLL_S = 0.2
 CONFIG = """\
 global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
+  scrape_interval: 3s
+  scrape_timeout: 3s
   evaluation_interval: 1s
 rule_files: [{rules}]
 scrape_configs:
@@ -34,7 +34,8 @@ def binary() -> str | None:
 
 
 class LocalPrometheus:
-    """Scrapes one port of this machine each second, and evaluates `rules` as often."""
+    """Scrapes one port of this machine every three seconds (on a busy one Ray needs more than one
+    for its answer), and evaluates `rules` each second."""
 
     def __init__(self, folder: Path, scraped_port: int, rules: str) -> None:
         self._folder = folder

@@ -18,10 +18,18 @@ def day_of(stack: Stack) -> Day:
     return day
 
 
-def metrics_of(stack: Stack, told: list[Reading]) -> Metrics:
+def metrics_of(stack: Stack, told: list[Reading], interval_s: float = 5.0) -> Metrics:
     day = day_of(stack)
     day.metrics.stop()  # what was counted is handed on once
-    parts = Told(day.engine, stack.root, day.watch, day.counts, day.write_behind, day.now_ms)
+    parts = Told(
+        day.engine,
+        stack.root,
+        day.watch,
+        day.counts,
+        day.write_behind,
+        day.now_ms,
+        interval_s,
+    )
     return Metrics(parts, told.append)
 
 
@@ -154,8 +162,6 @@ def test_what_was_not_measured_is_not_told(stack: Stack) -> None:
 def test_without_a_database_nothing_is_told_and_the_thread_goes_on(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve import metrics as module
-
     went_on = threading.Event()
     looks = []
 
@@ -165,9 +171,8 @@ def test_without_a_database_nothing_is_told_and_the_thread_goes_on(
             raise StoreUnavailable("sqlite", "away")
         went_on.set()
 
-    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
     monkeypatch.setattr(Metrics, "look", fails_once)
-    metrics = metrics_of(stack, [])
+    metrics = metrics_of(stack, [], interval_s=0.01)
     metrics.start()
     assert went_on.wait(30)
     metrics.stop()
