@@ -86,6 +86,7 @@ class Feedback:
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
         if self._waiting_events + len(events) > self._settings.feedback_queue:
+            self._counts.post("failed", len(events))
             raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
         self._count(events)
         waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
@@ -98,6 +99,7 @@ class Feedback:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._waiting_events -= len(events)
+                self._counts.post("failed", len(events))  # what is being committed counts there
             waited = f"no transaction ended within {self._settings.commit_timeout_s:g} s"
             raise _not_stored(f"{waited}; whether it was stored is not known") from None
 
