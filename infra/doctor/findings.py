@@ -16,9 +16,9 @@ class Finding:
 
     @property
     def users(self) -> str:
-        """What users see: how the runbook's impact begins."""
+        """What users see: the first sentence of the runbook's impact."""
         impact = " ".join(runbooks.read(self.runbook).sections["Impact"].split())
-        return re.split(r"(?<=[.:;]) ", impact)[0]
+        return re.split(r"(?<=\.) ", impact)[0]
 
 
 @dataclass(frozen=True, slots=True)
