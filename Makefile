@@ -1,6 +1,7 @@
 # make demo   a night and a day on MovieLens 100K, then leaves nothing behind
 # make up     the same, and keeps answering; make down stops it
-# make test   the tests; make check   ruff, mypy, import-linter, and what deploys moonlark against its schemas
+# make test   the tests
+# make check  ruff, mypy, import-linter, what deploys moonlark against its schemas, promtool where it is installed
 # make bench  speed: every bench, with its floors and peers, then infra/bench/RESULTS.md
 # make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
@@ -52,6 +53,7 @@ check: setup
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
 	$(BIN)/hadolint infra/docker/*.Dockerfile
 	$(BIN)/python -m infra.manifests.check
+	$(BIN)/python -m infra.prometheus.check
 
 # What needs no Ray cluster runs two at a time. Then one cluster after the other, in a process each:
 # Ray keeps the authentication mode of its first import, and the tests differ in it.

@@ -18,15 +18,14 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Gauge
 
 from ray_jobs.encoders.bert_settings import device_of
 from ray_jobs.shards.distant import Reply, ShardQuery
 from serve.clock import wall_clock_ms
 from serve.day import Day
+from serve.exporter import ray_metrics
 from serve.gateway import build_api
 from serve.keyring import NoKeys
-from serve.metrics import DAY_NDCG, DESCRIPTIONS, Reading, Tell
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
 from serve.shard_search import AskDeployment
@@ -57,7 +56,7 @@ class Gateway:
 
         async def start() -> Day:
             asked = [_asking(handle) for handle in shards]
-            day = await Day.start(store, settings, embed, asked, now_ms=now_ms, tell=_gauges())
+            day = await Day.start(store, settings, embed, asked, now_ms=now_ms, tell=ray_metrics())
             try:
                 day.keys.check_exposure()
             except NoKeys:
@@ -75,19 +74,6 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
-
-
-def _gauges() -> Tell:
-    """Sets the gauges that Ray exports."""
-    gauges = {
-        name: Gauge(name, description=told, tag_keys=("of",) if name == DAY_NDCG else None)
-        for name, told in DESCRIPTIONS.items()
-    }
-
-    def tell(reading: Reading) -> None:
-        gauges[reading.name].set(reading.value, tags={"of": reading.of} if reading.of else {})
-
-    return tell
 
 
 def _asking(handle: DeploymentHandle[Any]) -> AskDeployment:

@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 
 from serve.allowances import Allowances
 from serve.clock import wall_clock_ms
+from serve.counts import Counts
 from serve.feedback import Feedback
 from serve.forgetting import Forgetting
 from serve.fused import AHEAD_S
@@ -28,7 +29,7 @@ from serve.interests import InterestsOfUsers
 from serve.keyring import KeyRing
 from serve.late_texts import LateTexts
 from serve.loaded_generation import LoadedGeneration
-from serve.metrics import Metrics, Reading, Tell
+from serve.metrics import Metrics, Reading, Tell, Told
 from serve.online_encoder import EmbedTexts, OnlineEncoder
 from serve.periodic import Periodic
 from serve.policies import Policies
@@ -71,6 +72,7 @@ class Day:
     pulse: Pulse
     interests: InterestsOfUsers
     allowances: Allowances
+    counts: Counts
     metrics: Metrics
     list_pool: ThreadPoolExecutor
     """Where lists are made."""
@@ -128,10 +130,12 @@ class Day:
             write_back_after=settings.write_back_after,
             now_ms=now_ms,
         )
-        feedback = Feedback(engine, settings, now_ms, ledger.key)
+        counts = Counts()
+        feedback = Feedback(engine, settings, now_ms, ledger.key, counts)
         feedback.start()
         encoder = OnlineEncoder(embed, settings.embed_timeout_s)
-        metrics = Metrics(engine, watch, now_ms, tell)
+        told = Told(engine, root, watch, counts, write_behind, now_ms, settings.metrics_interval_s)
+        metrics = Metrics(told, tell)
         metrics.start()
         recommender = Recommender(
             engine, states, Trending(engine, now_ms), write_behind, now_ms, Policies(engine)
@@ -155,6 +159,7 @@ class Day:
             pulse=pulse,
             interests=InterestsOfUsers(),
             allowances=Allowances(settings),
+            counts=counts,
             metrics=metrics,
             pools_ahead=pools_ahead,
             list_pool=ThreadPoolExecutor(

@@ -9,12 +9,14 @@ is acknowledged only after its transaction committed.
 import asyncio
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
+from serve.counts import Counts
 from serve.problems import FieldError, ProblemError, unavailable
 from serve.rates import Rates
 from serve.settings import ServeSettings
@@ -35,6 +37,7 @@ class _Waiting:
     events: Sequence[NewEvent]
     keep_unknown_items: bool
     done: asyncio.Future[Outcome]
+    came_s: float = field(default_factory=time.perf_counter)
 
 
 class Feedback:
@@ -46,8 +49,10 @@ class Feedback:
         settings: ServeSettings,
         now_ms: Callable[[], int],
         erasures: ErasureKey | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._engine = engine
+        self._counts = counts or Counts()
         self._erasures = erasures
         self._settings = settings
         self._now_ms = now_ms
@@ -81,6 +86,7 @@ class Feedback:
         if self._task is None or self._task.done():
             raise _not_stored("the replica is stopping")
         if self._waiting_events + len(events) > self._settings.feedback_queue:
+            self._counts.post("failed", len(events))
             raise _not_stored(f"{self._waiting_events} events already wait for a transaction")
         self._count(events)
         waiting = _Waiting(events, keep_unknown_items, asyncio.get_running_loop().create_future())
@@ -93,6 +99,7 @@ class Feedback:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._waiting_events -= len(events)
+                self._counts.post("failed", len(events))  # what is being committed counts there
             waited = f"no transaction ended within {self._settings.commit_timeout_s:g} s"
             raise _not_stored(f"{waited}; whether it was stored is not known") from None
 
@@ -144,6 +151,7 @@ class Feedback:
             append_posts, self._engine, posts, self._now_ms, self._erasures
         )
         for waiting, outcome in zip(group, outcomes, strict=True):
+            self._tell(waiting, outcome)
             if waiting.done.done():  # the client may have gone away
                 continue
             if isinstance(outcome, Exception):
@@ -151,6 +159,18 @@ class Feedback:
                 waiting.done.set_exception(_not_stored(why))
             else:
                 waiting.done.set_result(outcome)
+
+    def _tell(self, waiting: _Waiting, outcome: Outcome | Exception) -> None:
+        counts, events = self._counts, len(waiting.events)
+        if isinstance(outcome, Exception):
+            counts.post("failed", events)
+        elif isinstance(outcome, Rejected):
+            counts.post("refused", events)
+        else:
+            known = sum(event.duplicate for event in outcome)
+            counts.post("stored", events - known)
+            counts.post("duplicate", known)
+            counts.visible(time.perf_counter() - waiting.came_s, self._now_ms())
 
 
 def append_posts(

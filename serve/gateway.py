@@ -1,13 +1,17 @@
-"""The HTTP API of a replica: its routes behind the guard, a request id on every answer."""
+"""The HTTP API of a replica: its routes behind the guard; every answer has an id and is counted."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from time import perf_counter
 
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import docs, openapi, problems
+from serve import docs, openapi, problems, request_log
+from serve.counts import CLIENT_LEFT, OTHER_ROUTE
 from serve.day import Day
 from serve.guard import Guard
 from serve.path_ids import WholeSegments
@@ -70,7 +74,8 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
 
 
 class RequestId:
-    """Gives each request an id: in the scope for the routes, in a header for the client."""
+    """Gives each request an id, in the scope for the routes and in a header for the client; and
+    counts it when it has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -80,15 +85,40 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_s = perf_counter()
         request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 500  # what Starlette answers outside of all middleware where nothing was
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [
                     *message["headers"],
                     (REQUEST_ID.encode(), request_id.encode()),
                 ]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
+        finally:
+            _count(scope, status, perf_counter() - began_s)
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    """A method is whatever a client calls it, so only those of our routes are told apart."""
+    day: Day | None = getattr(scope["app"].state, "day", None)  # None while it starts
+    if day is not None:
+        route = scope["state"].get("route")
+        method = scope["method"] if route is not None else OTHER_ROUTE
+        day.counts.answer(route or OTHER_ROUTE, method, status, seconds)
+        if day.settings.log == "json":
+            at, told = datetime.now(UTC), scope["state"]
+            request_log.write(
+                request_log.line(told, route or OTHER_ROUTE, method, status, seconds, at)
+            )

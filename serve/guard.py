@@ -30,7 +30,7 @@ class Guard:
         needed = scope_needed(route)
         has_body = isinstance(route, APIRoute) and route.body_field is not None
         if needed is not None:
-            route.app = _Guarded(self, route.app, needed, has_body)
+            route.app = _Guarded(self, route.app, route.path, needed, has_body)
 
     async def admit(self, scope: Scope, needed: str) -> None:
         """Raises `ProblemError`: 401, 403, 429 or 503. Notes for the route whose key it is."""
@@ -65,13 +65,15 @@ class Guard:
 class _Guarded:
     """A route behind the guard."""
 
-    def __init__(self, guard: Guard, app: ASGIApp, needed: str, has_body: bool) -> None:
+    def __init__(self, guard: Guard, app: ASGIApp, path: str, needed: str, has_body: bool) -> None:
         self._guard = guard
         self._app = app
+        self._path = path
         self._needed = needed
         self._has_body = has_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["route"] = self._path  # as it is counted
         try:
             await self._guard.admit(scope, self._needed)
             await self._guard.run(self._app, self._has_body, scope, receive, send)

@@ -1,108 +1,136 @@
-"""What a replica tells Prometheus of the live generation, beside what Ray and Serve tell of
-themselves.
+"""Tells Prometheus of a replica, of the live generation and of the nights (`serve.metric_names`).
 
-    moonlark_live_generation_age_seconds
-    moonlark_live_generation_ndcg     on the hours kept from training (the gate's)
-    moonlark_day_ndcg{of="live"}      the log of the last day that a night has looked back on, with
-    moonlark_day_ndcg{of="frozen"}    live feedback and without, by the generation of that day
-    moonlark_live_generation_parity_max_abs_diff    day against night, of a coordinate
-    moonlark_delta_share              items of the delta, of those of the generation
-
-Ray's exporter puts `ray_` before each name. Read from the registry by a thread, so that no request
-waits for it. Without a live generation nothing is told.
+Two threads, so that no request waits: one hands on what was counted (`serve.counts`) each second,
+also while the database is away; the other reads the registry every few. Beside these Ray
+and Serve tell of themselves. Without a live generation nothing is told of one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import shutil
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from serve import metric_names as names
+from serve import readings
+from serve.counts import Counts
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
 from serve.periodic import Periodic
-from sql import generations
+from serve.write_behind import WriteBehind
+from sql import catalog, generations
 from sql.engine import read_snapshot
+from sql.errors import StoreError
+from sql.size import database_size_bytes
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 5.0
+K = TypeVar("K", bound=Hashable)
 
-AGE = "moonlark_live_generation_age_seconds"
-NDCG = "moonlark_live_generation_ndcg"
-DAY_NDCG = "moonlark_day_ndcg"
-PARITY = "moonlark_live_generation_parity_max_abs_diff"
-DELTA_SHARE = "moonlark_delta_share"
+COUNTS_INTERVAL_S = 1.0
+"""Of what was counted: each round hands on all that came meanwhile, some 3 us a request."""
 
-DESCRIPTIONS = {
-    AGE: "Since the live generation was made.",
-    NDCG: "NDCG@10 of the live generation on the hours kept from its training.",
-    DAY_NDCG: "NDCG@10 of the last day looked back on, with live feedback and without.",
-    PARITY: "Largest difference of a user vector's coordinate, day against night.",
-    DELTA_SHARE: "Items that changed since the night, of those of the live generation.",
-}
-
-
-class Reading(NamedTuple):
-    """A gauge's value. `of`: its only tag, "" for none."""
-
-    name: str
-    value: float
-    of: str = ""
-
-
+Reading = readings.Reading
 Tell = Callable[[Reading], None]
 
 
-class Metrics:
-    """A thread that reads, and hands each reading to `tell`."""
+class Told(NamedTuple):
+    """What the metrics are about: parts of a replica."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        watch: GenerationWatch[LoadedGeneration],
-        now_ms: Callable[[], int],
-        tell: Tell,
-    ) -> None:
-        self._engine, self._watch, self._now_ms, self._tell = engine, watch, now_ms, tell
-        self._rounds = Periodic("metrics", INTERVAL_S, self.look)
+    engine: Engine
+    artifact_root: Path
+    watch: GenerationWatch[LoadedGeneration]
+    counts: Counts
+    write_behind: WriteBehind
+    now_ms: Callable[[], int]
+    interval_s: float
+
+
+class Metrics:
+    """Two threads that read, and hand each reading to `tell`."""
+
+    def __init__(self, told: Told, tell: Tell) -> None:
+        self._told, self._tell = told, tell
+        self._before: dict[Hashable, int] = {}
+        self._rounds = Periodic("metrics", told.interval_s, self.look)
+        self._counts = Periodic("counts", COUNTS_INTERVAL_S, self.hand_on)
 
     def start(self) -> None:
         """Begin to tell."""
         self._rounds.start()
+        self._counts.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads; what was counted last is told."""
         self._rounds.stop()
+        self._counts.stop()
+        self.hand_on()
+
+    def hand_on(self) -> None:
+        """One round of what was counted."""
+        counts = self._told.counts
+        for (route, method, status), n in self._new(names.REQUESTS, counts.answered):
+            labels = {"route": route, "method": method, "status": str(status)}
+            self._tell(Reading(names.REQUESTS, n, labels))
+        for reason, n in self._new(names.DEGRADED, counts.degraded):
+            self._tell(Reading(names.DEGRADED, n, {"reason": reason}))
+        for outcome, n in self._new(names.EVENTS, counts.events):
+            self._tell(Reading(names.EVENTS, n, {"outcome": outcome}))
+        for _, n in self._new(names.DROPPED, {"": self._told.write_behind.dropped}):
+            self._tell(Reading(names.DROPPED, n))
+        for route, seconds in counts.take_durations():
+            self._tell(Reading(names.DURATION, seconds, {"route": route}))
+        for seconds in counts.take_visible():
+            self._tell(Reading(names.EVENT_TO_VISIBLE, seconds))
+
+    def _new(self, name: str, totals: Mapping[K, int]) -> Iterator[tuple[K, int]]:
+        """What came since the last round. A copy first: the loop goes on counting."""
+        for key, total in dict(totals).items():
+            came = total - self._before.get((name, key), 0)
+            if came:
+                self._before[name, key] = total
+                yield key, came
 
     def look(self) -> None:
-        """One round."""
-        with read_snapshot(self._engine) as conn:
-            pointer = generations.read_live(conn)
-            live = pointer and generations.get_generation(conn, pointer.generation_id)
-            known = generations.list_generations(conn)
-        if live is None:
-            return
-        for reading in (*_of_live(live, self._now_ms()), *_of_days(known)):
+        """One round of what is read."""
+        told = self._told
+        for reading in self._of_the_replica():
             self._tell(reading)
-        held = self._watch.loaded.get(live.generation_id)
+        try:
+            self._look_at_the_registry()
+        except (SQLAlchemyError, StoreError):
+            self._tell(Reading(names.DATABASE_UP, 0))
+            raise
+        self._tell(Reading(names.DATABASE_UP, 1))
+        self._tell(Reading(names.DATABASE_SIZE, database_size_bytes(told.engine)))
+
+    def _of_the_replica(self) -> Iterator[Reading]:
+        told = self._told
+        if told.counts.last_event_ms is not None:
+            yield Reading(names.LAST_EVENT, told.counts.last_event_ms / 1000)
+        disk = shutil.disk_usage(told.artifact_root)
+        yield Reading(names.DISK_FREE, disk.free)
+        yield Reading(names.DISK_SIZE, disk.total)
+
+    def _look_at_the_registry(self) -> None:
+        told = self._told
+        with read_snapshot(told.engine) as conn:
+            pointer = generations.read_live(conn)
+            known = generations.list_generations(conn)
+            leases = generations.fresh_replicas(conn)
+            head = catalog.catalog_seq(conn)
+        for reading in readings.of_the_registry(pointer, known, leases, told.now_ms()):
+            self._tell(reading)
+        if pointer is None:
+            return
+        for reading in readings.of_refusals(pointer, known, told.watch.refused):
+            self._tell(reading)
+        held = told.watch.loaded.get(pointer.generation_id)
         if held is not None:
-            share = held.view.delta.count / max(1, held.manifest.item_count)
-            self._tell(Reading(DELTA_SHARE, share))
-
-
-def _of_live(live: generations.Generation, now_ms: int) -> Iterator[Reading]:
-    yield Reading(AGE, (now_ms - live.created_at_ms) / 1000)
-    told = {NDCG: live.metrics.get("ndcg@10"), PARITY: live.metrics.get("parity_max_abs_diff")}
-    for name, value in told.items():
-        if isinstance(value, int | float):
-            yield Reading(name, float(value))
-
-
-def _of_days(known: Sequence[generations.Generation]) -> Iterator[Reading]:
-    """A night looks back on the day of the generation that it replaces."""
-    days = [generation for generation in known if "day" in generation.metrics]
-    if days:
-        day = max(days, key=lambda generation: generation.created_at_ms).metrics["day"]
-        yield Reading(DAY_NDCG, float(day["ndcg@10"]), "live")
-        yield Reading(DAY_NDCG, float(day["frozen_ndcg@10"]), "frozen")
+            view = held.view
+            share = view.delta.count / max(1, held.manifest.item_count)
+            self._tell(Reading(names.DELTA_SHARE, share))
+            self._tell(Reading(names.CATALOG_LAG, max(0, head - view.catalog_seq)))

@@ -129,6 +129,13 @@ class ServeSettings(BertSettings):
     tracked_users: int = Field(100_000, ge=1_000)
     """Users whose rates a replica remembers (about 200 bytes each and rate)."""
 
+    metrics_interval_s: float = Field(5.0, gt=0, le=10)
+    """How often a replica reads what it tells Prometheus of the registry and the live generation.
+    Ray forgets a gauge that was not set for twice its `metrics_report_interval_ms` (10 s)."""
+
+    log: Literal["text", "json"] = "text"
+    """`json`: a line of JSON for each request, without anything personal (`serve.request_log`)."""
+
     @model_validator(mode="after")
     def _from_few_to_many(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:

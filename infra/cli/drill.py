@@ -29,6 +29,7 @@ SCENARIOS = {
     "encoder-gone": "infra.drills.encoder_gone:run",
     "overload": "infra.drills.overload:run",
     "retry-storm": "infra.drills.retry_storm:run",
+    "runbook": "infra.drills.runbooks:run",
 }
 ALL = "all"
 MAX_ROUNDS = 10_000
@@ -37,6 +38,9 @@ MAX_OPS = 10_000_000
 
 def command(
     scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}; or {ALL}.")],
+    name: Annotated[
+        str | None, typer.Argument(help="Of one runbook (runbook); default all.")
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="How often; default the scenario's.", min=1, max=MAX_ROUNDS)
     ] = None,
@@ -56,7 +60,9 @@ def command(
     """
     if scenario not in (ALL, *SCENARIOS):
         raise ValueError(f"scenario: {scenario!r}, accepted: {', '.join(SCENARIOS)}, {ALL}")
-    options = Options(rounds, ops, seed)
+    if name is not None and scenario != "runbook":
+        raise ValueError(f"{name!r}: only the scenario runbook takes a name")
+    options = Options(rounds, ops, seed, name=None if name == ALL else name)
     if scenario == ALL:
         _run_all(options, json_file)
         return

@@ -20,6 +20,7 @@ COMMANDS = {
     "recommend": Entry("infra.cli.recommend", "Show a user's list."),
     "explain": Entry("infra.cli.explain", "Rebuild a past answer and show why it was so."),
     "status": Entry("infra.cli.status", "Show what is stored, live and ready."),
+    "doctor": Entry("infra.cli.doctor", "Say what is wrong, and which runbook mends it."),
     "generations": Entry("infra.cli.generations", "List what the nights made."),
     "policies": Entry("infra.cli.policies", "List the pins, boosts and seen settings."),
     "pin": Entry("infra.cli.pin", "Pin an item to a place of every list."),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+from infra.cli.dry_run import tell
 from infra.cli.store import now_ms, open_store
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
@@ -27,6 +28,9 @@ def command(
     why: Annotated[
         str, typer.Option(help="Kept in the live pointer's history.")
     ] = "moonlark publish",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
 ) -> None:
     """Make a generation live, or clear a hold.
 
@@ -35,7 +39,13 @@ def command(
     """
     if generation is None and not clear_hold:
         raise ValueError("which generation? `moonlark generations` lists them")
-    engine = open_store().engine
+    store = open_store()
+    if dry_run:
+        if generation is None:
+            raise ValueError("--dry-run: of which generation? `moonlark generations` lists them")
+        tell(store, generation, is_rollback=False, clears_hold=clear_hold)
+        return
+    engine = store.engine
     who = getpass.getuser()
     if clear_hold:
         _clear_hold(engine, who, why)

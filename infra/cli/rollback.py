@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.dry_run import tell
 from infra.cli.store import open_store
-from ray_jobs.nightly.rollback import rollback
+from ray_jobs.nightly.rollback import rollback, target_of
+from sql.engine import read_snapshot
+from sql.generations import read_live
 
 
 def command(
@@ -14,12 +17,21 @@ def command(
     to: Annotated[
         str | None, typer.Option(help="The generation's id; default the one before the live one.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
 ) -> None:
     """Make an earlier generation live again.
 
     Takes seconds for the one before, minutes for older ones. Events and items of today stay in
     force. A hold is set: no night publishes until `moonlark publish --clear-hold`.
     """
-    pointer = rollback(open_store().engine, to, who=getpass.getuser(), why=why)
+    store = open_store()
+    if dry_run:
+        with read_snapshot(store.engine) as conn:
+            target = target_of(read_live(conn), to, why)
+        tell(store, target, is_rollback=True, clears_hold=False)
+        return
+    pointer = rollback(store.engine, to, who=getpass.getuser(), why=why)
     typer.echo(f"live: {pointer.generation_id} (flip {pointer.flip}), hold set")
     typer.echo("next: moonlark publish --clear-hold, when the reason is gone")

@@ -1,18 +1,22 @@
 """`moonlark status`: read from the database, so that it answers when nothing else does."""
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Engine, func, select
 
+from infra.cli.console import console
 from infra.cli.store import open_store
 from infra.cli.times import ago, as_utc
 from sql import catalog, generations
 from sql.engine import read_snapshot, shown
 from sql.generations import LivePointer, Replica
 from sql.tables import items, users
+
+WATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,28 @@ class Status:
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show what is stored, live and ready.
 
     Reads the database itself; GET /v1/status asks a replica.
     """
     engine = open_store().engine
+    if not watch:
+        _show(engine, as_json=as_json)
+        return
+    try:
+        while True:
+            console.clear()  # does nothing where the output is no terminal
+            _show(engine, as_json=as_json)
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _show(engine: Engine, *, as_json: bool) -> None:
     with read_snapshot(engine) as conn:
         at_ms = generations.database_now_ms(conn)
         status = _read(conn, shown(engine))

@@ -26,6 +26,9 @@
     corrupt      scenario: damage in every file of a generation, in the ledger and its key
     bad_generation  scenario: what a night may spoil, and what must pass
     full_disk, io_error  scenarios: writes of the database and of a night fail
+    ward         a stack on Postgres with a Prometheus that scrapes it
+    faults       one for each alert whose runbook is tried
+    runbooks     scenario: the fault, the alert, the runbook's commands, no alert
     erase        scenario: replay, rollback, a night and a restore bring nobody back
 
 A scenario is a module with a function `run(Options) -> Figures`, named in `infra.cli.drill`.

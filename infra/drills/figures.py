@@ -28,6 +28,8 @@ class Options:
     ops: int | None = None
     seed: int = 0
     progress: bool = True
+    name: str | None = None
+    """Of the one thing that a scenario with several is to do (`runbook`)."""
 
 
 @dataclass

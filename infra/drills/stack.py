@@ -27,8 +27,8 @@ from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import migrate, open_engine
 from sql.events import EventKind, NewEvent, append
 
-APP = "infra.drills.app:build"
 PROJECT = Path(__file__).parents[2]
+APP = "infra.drills.app:build"
 APPEND_AT_ONCE = 2_000
 DEPLOY_TIMEOUT_S = 300.0
 """A drill may be one of many things that a machine does."""

@@ -57,16 +57,9 @@ def rollback(
     """
     with read_snapshot(engine) as conn:
         live = generations.read_live(conn)
-    if to is None and live is not None and live.hold:
-        if live.why == why:
-            return live
-        raise NothingToDo(
-            f"{live.who} rolled back to {live.generation_id} already: {live.why}",
-            hint="moonlark rollback --to ID goes elsewhere, moonlark generations lists them",
-        )
-    target = to or (live.previous if live else None)
-    if target is None:
-        raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
+    target = target_of(live, to, why)
+    if to is None and live is not None and target == live.generation_id:
+        return live
     pointer, _, _ = stage_and_flip(
         engine,
         target,
@@ -81,6 +74,25 @@ def rollback(
         expected_flip=live.flip if live else None,
     )
     return pointer
+
+
+def target_of(live: LivePointer | None, to: str | None, why: str) -> str:
+    """Where `rollback` goes; the live generation, where it went before for the same reason.
+
+    Raises:
+        NothingToDo: as `rollback` does.
+    """
+    if to is None and live is not None and live.hold:
+        if live.why == why:
+            return live.generation_id
+        raise NothingToDo(
+            f"{live.who} rolled back to {live.generation_id} already: {live.why}",
+            hint="moonlark rollback --to ID goes elsewhere, moonlark generations lists them",
+        )
+    target = to or (live.previous if live else None)
+    if target is None:
+        raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
+    return target
 
 
 if __name__ == "__main__":

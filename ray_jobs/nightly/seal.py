@@ -1,6 +1,7 @@
 """A generation is sealed: the digest of every file, in the manifest and in the registry."""
 
 from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.step_figures import STEPS, of_night
 from ray_jobs.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -60,7 +61,12 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
         night.engine,
         night.generation_id,
         manifest_digest=manifest_digest(night.workspace.directory),
-        metrics={**evaluated, **canaries, "index_recall": index_recall},
+        metrics={
+            **evaluated,
+            **canaries,
+            "index_recall": index_recall,
+            STEPS: of_night(night.workspace),
+        },
         event_count=exported["events"],
         user_count=exported["users"],
     )

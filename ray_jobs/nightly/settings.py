@@ -67,6 +67,9 @@ class NightSettings(BertSettings):
     lease_s: float = Field(LEASE_MS / 1000, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""
 
+    log: Literal["text", "json"] = "text"
+    """`json`: a line of JSON for each step, without anything personal (`step_log`)."""
+
     keep_generations: int = Field(3, ge=2)
     """Generations kept on disk besides the live one and the one before it."""
 

@@ -20,11 +20,13 @@ import ray
 from sqlalchemy import Engine
 
 from ray_jobs.encoders.bert_settings import Device, device_of
+from ray_jobs.nightly import step_log
 from ray_jobs.nightly.settings import NightSettings
+from ray_jobs.nightly.step_figures import STEPS, of_report
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
 from sql import generations
-from sql.engine import open_engine
+from sql.engine import open_engine, read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
 from sql.errors import StoreError
@@ -88,7 +90,8 @@ def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report
         with in_use(night.workspace.work):
             return _run_step(night, name, step)
     except Exception as error:  # edge of the job: the registry must say why the night ended
-        _record_failure(night, f"{name}: {error}")
+        _record_failure(night, name, error)
+        _log(night, name, {"outcome": "failed", "error": type(error).__name__})
         raise
 
 
@@ -103,14 +106,36 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Repor
     report["seconds"] = round(time.perf_counter() - started, 3)
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
+    _keep_figures(night, name, report)
+    _log(night, name, {"outcome": "done", **of_report(name, report)})
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
 
 
-def _record_failure(night: Night, reason: str) -> None:
-    """Into the registry; what stands in the way there must not hide the reason itself."""
+def _log(night: Night, name: str, told: Report) -> None:
+    if night.settings.log == "json":
+        step_log.write(step_log.line(night.generation_id, name, night.now_ms(), told))
+
+
+def _keep_figures(night: Night, name: str, report: Report) -> None:
+    """Of a step after the seal, beside those of the steps before it."""
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, night.generation_id)
+    if found is not None and STEPS in found.metrics:
+        steps = {**found.metrics[STEPS], name: of_report(name, report)}
+        generations.add_metrics(night.engine, night.generation_id, {STEPS: steps})
+
+
+def _record_failure(night: Night, name: str, failed: Exception) -> None:
+    """Into the registry; what stands in the way there must not hide the reason itself.
+
+    By its class the on-call is told whether the gate refused it or a step broke.
+    """
+    reason = f"{name}: {failed}"
     try:
         generations.fail(night.engine, night.generation_id, reason)
+        told = {"failed_as": type(failed).__name__, "failed_at_ms": night.now_ms()}
+        generations.add_metrics(night.engine, night.generation_id, told)
     except StoreError as error:
         log.error("%s; the registry did not take it: %s", reason, error)
 

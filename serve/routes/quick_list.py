@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.day import Day
 from serve.lists import ListQuery
+from serve.request_log import note
 from serve.routes.recommendations import DEFAULT_K, list_of, recommend
 from serve.schemas.fields import MAX_K
 
@@ -40,6 +41,7 @@ class QuickList:
         day: Day = scope["app"].state.day
         state = scope["state"]
         answer = await list_of(day, state["key"], user_id, ListQuery(k=k), state["request_id"])
+        note(state, answer)
         body = orjson.dumps(answer)
         headers = [
             (b"content-length", str(len(body)).encode()),

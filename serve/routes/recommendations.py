@@ -15,6 +15,7 @@ from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import another_encoder, unavailable
+from serve.request_log import note
 from serve.routes.context import (
     day_of,
     from_ms,
@@ -77,7 +78,9 @@ async def recommend(
         explain=explain,
         diversity=diversity,
     )
-    return _json(await list_of(day, key_of(request), user_id, query, request_id_of(request)))
+    answer = await list_of(day, key_of(request), user_id, query, request_id_of(request))
+    note(request.scope["state"], answer)
+    return _json(answer)
 
 
 async def list_of(
@@ -155,6 +158,7 @@ async def similar(
         k=k, category=category, attributes=parse_attributes(attribute), exclude=tuple(exclude)
     )
     answer = await asyncio.to_thread(day.recommender.similar, item_id, query)
+    day.counts.mark(answer.state.degraded)
     return _json(
         {
             "item_id": item_id,
@@ -220,6 +224,7 @@ async def _for_events(
     made = await asyncio.to_thread(make)
     if isinstance(made, Rejected):
         raise refusal(made, received_ms, single=False)
+    day.counts.mark(made.state.degraded)
     return made
 
 
@@ -229,6 +234,7 @@ async def _made(day: Day, make: Callable[[], ItemList]) -> ItemList:
     answer = await loop.run_in_executor(day.list_pool, make)
     if answer.state.unembedded and await day.late_texts.embed(answer.state.unembedded):
         answer = await loop.run_in_executor(day.list_pool, make)
+    day.counts.mark(answer.state.degraded)
     return answer
 
 

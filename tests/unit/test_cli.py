@@ -25,6 +25,7 @@ NAMES = (
     "recommend",
     "explain",
     "status",
+    "doctor",
     "generations",
     "policies",
     "pin",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve import feedback as feedback_module
+from serve.counts import Counts
 from serve.feedback import Feedback
 from serve.problems import ProblemError, field_path
 from serve.session_cache import CachedSession, SessionCache
@@ -89,9 +90,11 @@ def test_a_transaction_that_hangs_is_answered_in_time_and_what_waits_behind_it_i
 
     monkeypatch.setattr(feedback_module, "append", append)
 
+    counts = Counts()
+
     async def scenario() -> list[Any]:
         settings = ServeSettings(commit_timeout_s=0.05, feedback_queue=1)
-        feedback = Feedback(None, settings, lambda: 1)  # type: ignore[arg-type]
+        feedback = Feedback(None, settings, lambda: 1, counts=counts)  # type: ignore[arg-type]
         feedback.start()
         answers = [
             await asyncio.gather(
@@ -110,6 +113,7 @@ def test_a_transaction_that_hangs_is_answered_in_time_and_what_waits_behind_it_i
         assert "not known" in refused.detail
     assert third[0].event_id == "e2"
     assert asked == [["e0"], ["e2"]]  # e1 was refused before its transaction began
+    assert counts.events == {"stored": 2, "failed": 1}
 
 
 def test_a_full_queue_is_refused_at_once_with_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:

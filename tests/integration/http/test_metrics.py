@@ -1,11 +1,13 @@
-"""What a replica tells of the live generation."""
+"""What a replica tells: of its requests, of itself, of the live generation, of the nights."""
 
 import threading
+from collections import Counter
 
 import pytest
 
+from serve import metric_names as names
 from serve.day import Day
-from serve.metrics import AGE, DAY_NDCG, DELTA_SHARE, DESCRIPTIONS, NDCG, PARITY, Metrics, Reading
+from serve.metrics import Metrics, Reading, Told
 from sql import generations
 from sql.errors import StoreUnavailable
 from tests.integration.http.conftest import ITEMS, Stack
@@ -16,9 +18,24 @@ def day_of(stack: Stack) -> Day:
     return day
 
 
-def metrics_of(stack: Stack, told: list[Reading]) -> Metrics:
+def metrics_of(stack: Stack, told: list[Reading], interval_s: float = 5.0) -> Metrics:
     day = day_of(stack)
-    return Metrics(day.engine, day.watch, day.now_ms, told.append)
+    day.metrics.stop()  # what was counted is handed on once
+    parts = Told(
+        day.engine,
+        stack.root,
+        day.watch,
+        day.counts,
+        day.write_behind,
+        day.now_ms,
+        interval_s,
+    )
+    return Metrics(parts, told.append)
+
+
+def last(told: list[Reading]) -> dict[tuple[str, ...], float]:
+    """(name, values of the labels ...) -> the last value."""
+    return {(reading.name, *reading.labels.values()): reading.value for reading in told}
 
 
 def test_figures_of_the_live_generation_are_told(stack: Stack) -> None:
@@ -28,37 +45,123 @@ def test_figures_of_the_live_generation_are_told(stack: Stack) -> None:
     generations.add_metrics(stack.engine, "g1", {"ndcg@10": 0.5, "day": day})
     stack.publish("g2", seed=2)
     stack.flip("g2")
-    figures = {"ndcg@10": 0.25, "parity_max_abs_diff": 1e-7}
+    figures = {
+        "ndcg@10": 0.25,
+        "parity_max_abs_diff": 1e-7,
+        "index_recall": 0.99,
+        "canary_min_cosine": 1.0,
+        "steps": {"export": {"seconds": 2.0, "rows": 7}, "fuse": {"seconds": 3.0, "rows": None}},
+    }
     generations.add_metrics(stack.engine, "g2", figures)
     put = stack.replicas[0].put("/v1/items/fresh", json={"title": "a new rook"})
     assert put.status_code == 200
     day_of(stack).watch.look()
     metrics.look()
-    values = {(reading.name, reading.of): reading.value for reading in told}
-    assert values.pop((AGE, "")) >= 0
-    assert values == {
-        (NDCG, ""): 0.25,
-        (DAY_NDCG, "live"): 0.3,
-        (DAY_NDCG, "frozen"): 0.2,
-        (PARITY, ""): 1e-7,
-        (DELTA_SHARE, ""): pytest.approx(1 / ITEMS),
+    values = last(told)
+    assert values[names.AGE,] >= 0
+    assert values[names.NDCG,] == 0.25
+    assert values[names.DAY_NDCG, "live"] == 0.3
+    assert values[names.DAY_NDCG, "frozen"] == 0.2
+    assert values[names.PARITY,] == 1e-7
+    assert values[names.RECALL,] == 0.99
+    assert values[names.CANARY,] == 1.0
+    assert values[names.DELTA_SHARE,] == pytest.approx(1 / ITEMS)
+    assert values[names.CATALOG_LAG,] == 0
+    assert values[names.STEP_DURATION, "export"] == 2.0
+    assert values[names.STEP_ROWS, "export"] == 7
+    assert (names.STEP_ROWS, "fuse") not in values
+    assert values[names.DATABASE_UP,] == 1
+    assert values[names.DATABASE_SIZE,] > 0
+    assert 0 < values[names.DISK_FREE,] < values[names.DISK_SIZE,]
+    assert {reading.name for reading in told} <= names.METRICS.keys()
+
+
+def test_who_holds_what_which_nights_failed_and_a_hold_are_told(stack: Stack) -> None:
+    told: list[Reading] = []
+    generations.heartbeat(stack.engine, "slow", [])
+    for night, failed_as in (("n1", "GateRefused"), ("n2", "ValueError")):
+        generations.register(
+            stack.engine, night, encoder_id="e", catalog_seq=1, created_at_ms=2**41
+        )
+        generations.fail(stack.engine, night, "why")
+        generations.add_metrics(stack.engine, night, {"failed_as": failed_as})
+    metrics_of(stack, told).look()
+    values = last(told)
+    assert values[names.REPLICAS, "live"] == 2
+    assert values[names.REPLICAS, "nothing"] == 1
+    assert values[names.REPLICAS, "older"] == 0
+    assert values[names.NIGHTS_FAILED, "gate"] == 1
+    assert values[names.NIGHTS_FAILED, "step"] == 1
+    assert values[names.NIGHTS_FAILED, "data"] == 0
+    assert values[names.HOLD,] == 0
+    stack.publish("g2", seed=2, damaged="weights.safetensors")
+    stack.flip("g2", hold=True)
+    day_of(stack).watch.look()
+    metrics_of(stack, told).look()
+    values = last(told)
+    assert values[names.HOLD,] == 1
+    assert values[names.REFUSED, "live"] == 1
+    assert values[names.REFUSED, "previous"] == 0
+    assert values[names.NIGHTS_FAILED, "gate"] == 1  # g2 is of 1970 here
+
+
+def test_requests_are_counted_by_route_and_status_and_name_nobody(stack: Stack) -> None:
+    told: list[Reading] = []
+    metrics = metrics_of(stack, told)
+    metrics.hand_on()
+    told.clear()
+    http = stack.replicas[0]
+    for user in ("anna", "bert"):
+        assert http.get(f"/v1/users/{user}/recommendations").status_code == 200
+    assert http.get("/v1/users/anna/recommendations?k=0").status_code == 422
+    assert http.request("BREW", "/v1/nothing/anna").status_code == 404
+    event = {"kind": "click", "user_id": "anna", "item_id": "i1", "event_id": "e1"}
+    assert http.post("/v1/events", json=event).status_code == 200
+    assert http.post("/v1/events", json=event).status_code == 200
+    metrics.hand_on()
+    counted = {tuple(r.labels.values()): r.value for r in told if r.name == names.REQUESTS}
+    route = "/v1/users/{user_id}/recommendations"
+    assert counted == {
+        (route, "GET", "200"): 2,
+        (route, "GET", "422"): 1,
+        ("other", "other", "404"): 1,
+        ("/v1/events", "POST", "200"): 2,
     }
-    assert {reading.name for reading in told} == DESCRIPTIONS.keys()
+    observed = Counter(r.labels["route"] for r in told if r.name == names.DURATION)
+    assert observed == {route: 3, "other": 1, "/v1/events": 2}
+    events = {r.labels["outcome"]: r.value for r in told if r.name == names.EVENTS}
+    assert events == {"stored": 1, "duplicate": 1}
+    visible = [r.value for r in told if r.name == names.EVENT_TO_VISIBLE]
+    assert len(visible) == 2
+    assert all(0 < seconds < 10 for seconds in visible)
+    assert "anna" not in repr(told)
+    told.clear()
+    metrics.hand_on()
+    assert told == []  # once
+
+
+def test_a_marked_list_is_counted_by_its_reason(stack: Stack) -> None:
+    told: list[Reading] = []
+    metrics = metrics_of(stack, told)
+    metrics.hand_on()
+    stack.publish("g2", seed=2, damaged="weights.safetensors")
+    stack.flip("g2")
+    answer = stack.replicas[0].get("/v1/users/anna/recommendations").json()
+    assert answer["degraded"] == ["generation_behind"]
+    metrics.hand_on()
+    assert last(told)[names.DEGRADED, "generation_behind"] == 1
 
 
 def test_what_was_not_measured_is_not_told(stack: Stack) -> None:
     told: list[Reading] = []
     metrics_of(stack, told).look()
-    assert {reading.name for reading in told} == {AGE, DELTA_SHARE}
+    absent = {names.NDCG, names.RECALL, names.PARITY, names.CANARY, names.DAY_NDCG}
+    assert not absent & {reading.name for reading in told}
 
 
 def test_without_a_database_nothing_is_told_and_the_thread_goes_on(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve import metrics as module
-
-    told: list[Reading] = []
-    metrics = metrics_of(stack, told)
     went_on = threading.Event()
     looks = []
 
@@ -68,8 +171,19 @@ def test_without_a_database_nothing_is_told_and_the_thread_goes_on(
             raise StoreUnavailable("sqlite", "away")
         went_on.set()
 
-    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
     monkeypatch.setattr(Metrics, "look", fails_once)
+    metrics = metrics_of(stack, [], interval_s=0.01)
     metrics.start()
     assert went_on.wait(30)
     metrics.stop()
+
+
+def test_a_database_that_is_away_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: Metrics) -> None:
+        raise StoreUnavailable("sqlite", "away")
+
+    told: list[Reading] = []
+    monkeypatch.setattr(Metrics, "_look_at_the_registry", away)
+    with pytest.raises(StoreUnavailable):
+        metrics_of(stack, told).look()
+    assert last(told)[names.DATABASE_UP,] == 0

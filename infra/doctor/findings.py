@@ -1,0 +1,48 @@
+"""What a look comes to: something is wrong, or it could not be looked at."""
+
+import re
+from dataclasses import dataclass
+
+from infra import runbooks
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`runbook`: by its name. `since_ms`: None where nobody knows."""
+
+    runbook: str
+    what: str
+    since_ms: int | None = None
+
+    @property
+    def users(self) -> str:
+        """What users see: the first sentence of the runbook's impact."""
+        impact = " ".join(runbooks.read(self.runbook).sections["Impact"].split())
+        return re.split(r"(?<=\.) ", impact)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class NotSeen:
+    """Something that could not be looked at, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found. `seen`: what was looked at and is well."""
+
+    findings: tuple[Finding, ...] = ()
+    not_seen: tuple[NotSeen, ...] = ()
+    seen: tuple[str, ...] = ()
+
+    def __add__(self, other: "Look") -> "Look":
+        findings = self.findings + other.findings
+        return Look(findings, self.not_seen + other.not_seen, self.seen + other.seen)
+
+
+def looked(what: str, *found: Finding | None) -> Look:
+    """`what` is well, but for what was found."""
+    findings = tuple(finding for finding in found if finding is not None)
+    return Look(findings, (), () if findings else (what,))

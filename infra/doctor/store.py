@@ -1,0 +1,134 @@
+"""The database: does it answer, safely; what is live, who can answer from it, how nights ended."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Engine, text
+
+from infra.doctor.findings import Finding, Look, NotSeen, looked
+from serve.readings import why_failed
+from sql import generations
+from sql.engine import open_engine, read_snapshot
+from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
+from sql.generations import Generation, LivePointer
+from sql.schema import check_schema
+
+STATEMENT_TIMEOUT_S = 5.0
+MAX_AGE_MS = 36 * 3_600_000
+MIN_RECALL = 0.95
+MIN_COSINE = 0.9999
+MAX_DIFF = 1e-5
+"""As the alerts have them (infra/prometheus/rules.yaml)."""
+
+RUNBOOKS = {"gate": "GateRefused", "data": "NightDataRefused"}
+WORDS = 300
+"""Characters of a reason: one page is to hold all."""
+
+_BLOCKERS = text(
+    "SELECT pid, CAST(EXTRACT(EPOCH FROM xact_start) * 1000 AS BIGINT) FROM pg_stat_activity"
+    " WHERE pid IN (SELECT unnest(pg_blocking_pids(waiting.pid)) FROM pg_stat_activity AS waiting"
+    "  WHERE waiting.wait_event_type = 'Lock' AND waiting.datname = current_database())"
+    " ORDER BY xact_start"
+)
+
+
+def open_store(database_url: str) -> tuple[Engine | None, Look]:
+    """The database, None where it does not answer or may not be used."""
+    try:
+        engine = open_engine(database_url, statement_timeout_s=STATEMENT_TIMEOUT_S)
+        check_schema(engine)
+    except UnsafeDatabase as error:
+        what = f"a committed write may be lost: {error}"
+        return None, looked("", Finding("DatabaseGone", what))
+    except SchemaBehind as error:
+        return None, looked("", Finding("NothingAnswers", str(error)))
+    except StoreUnavailable as error:
+        return None, looked("", Finding("DatabaseGone", f"the database does not answer: {error}"))
+    return engine, looked("database answers, each commit is synced")
+
+
+def look_at_store(engine: Engine) -> Look:
+    """The registry, the pointer, the leases."""
+    try:
+        with read_snapshot(engine) as conn:
+            now_ms = generations.database_now_ms(conn)
+            pointer = generations.read_live(conn)
+            known = generations.list_generations(conn)
+            leases = generations.fresh_replicas(conn)
+            blockers = list(_blockers(conn))
+    except StoreError as error:
+        found = Finding("DatabaseGone", f"the database stopped answering: {error}")
+        return looked("", found)
+    live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
+    look = looked("no lock holds up the writers", *blockers)
+    look += looked("the last nights", *_nights(live, known))
+    if pointer is None or live is None:
+        return look + looked("", Finding("GenerationOld", "no generation was ever published"))
+    look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
+    look += looked("parity and recall", *_figures(live))
+    if not leases:
+        return look + Look(not_seen=(NotSeen("replicas", "none holds a lease here"),))
+    return look + looked("every replica answers from it", *_replicas(pointer, leases))
+
+
+def _blockers(conn: Connection) -> Iterator[Finding]:
+    if conn.dialect.name != "postgresql":
+        return
+    for pid, since_ms in conn.execute(_BLOCKERS):
+        yield Finding(
+            "EventsNotStored", f"session {pid} holds a lock that others wait for", since_ms
+        )
+
+
+def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Finding]:
+    """The last one of each kind, of those that nothing published has mended."""
+    told = set()
+    for generation in sorted(known, key=lambda each: each.created_at_ms, reverse=True):
+        if live is not None and generation.created_at_ms <= live.created_at_ms:
+            return
+        runbook = RUNBOOKS.get(why_failed(generation), "NightFailed")
+        if generation.state == "failed" and runbook not in told:
+            told.add(runbook)
+            reason = (generation.failed_reason or "")[:WORDS]
+            at_ms = generation.metrics.get("failed_at_ms", generation.created_at_ms)
+            yield Finding(runbook, f"{generation.generation_id}: {reason}", at_ms)
+
+
+def _hold(pointer: LivePointer) -> Finding | None:
+    if not pointer.hold:
+        return None
+    what = f"no night publishes: {pointer.who} set a hold: {pointer.why}"[:WORDS]
+    return Finding("HoldSet", what, pointer.at_ms)
+
+
+def _age(live: Generation, now_ms: int) -> Finding | None:
+    hours = (now_ms - live.created_at_ms) / 3_600_000
+    if now_ms - live.created_at_ms <= MAX_AGE_MS:
+        return None
+    what = f"{live.generation_id} is {hours:.0f} hours old"
+    return Finding("GenerationOld", what, live.created_at_ms + MAX_AGE_MS)
+
+
+def _figures(live: Generation) -> Iterator[Finding]:
+    metrics = live.metrics
+    difference, cosine = metrics.get("parity_max_abs_diff"), metrics.get("canary_min_cosine")
+    at_ms = metrics.get("parity_at_ms")
+    if difference is not None and not difference <= MAX_DIFF:
+        yield Finding("ParityBroken", f"user vectors are {difference:.1e} apart", at_ms)
+    if cosine is not None and not cosine >= MIN_COSINE:
+        yield Finding("ParityBroken", f"a text embedded again has cosine {cosine:.6f}", at_ms)
+    recall = metrics.get("index_recall")
+    if recall is not None and not recall >= MIN_RECALL:
+        yield Finding("IndexRecallLow", f"recall@100 is {recall:.3f}", live.created_at_ms)
+
+
+def _replicas(pointer: LivePointer, leases: list[generations.Replica]) -> Iterator[Finding]:
+    live = pointer.generation_id
+    refusing = [lease for lease in leases if live in lease.refused]
+    behind = [lease for lease in leases if live not in lease.ready and live not in lease.refused]
+    if refusing:
+        reason = refusing[0].refused[live][:WORDS]
+        what = f"{len(refusing)} of {len(leases)} replicas refuse {live}: {reason}"
+        yield Finding("LiveGenerationRefused", what, pointer.at_ms)
+    if behind:
+        what = f"{len(behind)} of {len(leases)} replicas have not loaded {live}"
+        yield Finding("ReplicasBehind", what, pointer.at_ms)

@@ -1,0 +1,189 @@
+"""One fault for each alert whose runbook is tried (`infra.drills.runbooks`).
+
+A fault makes the cause where it can be made on one machine; where it cannot (a night that trains
+badly), it makes the trace that the cause leaves, by the shipped code that records it.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import psycopg
+from sqlalchemy import update
+
+from infra.drills.catalog import made_title
+from infra.drills.local import LocalStore
+from infra.drills.small_night import open_small_night
+from infra.drills.victims import wait_for
+from infra.drills.ward import ITEMS, Ward
+from infra.stack.postgres import connect
+from ray_jobs.nightly.rollback import rollback
+from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.workspace import GateRefused, NightError
+from sql import generations
+from sql.engine import write
+from sql.tables import generations as generations_table
+
+HOUR_MS = 3_600_000
+SEEN_S = 60.0
+DELETE_APP = (
+    "import ray; from ray import serve; ray.init(namespace='serve'); serve.delete('moonlark')"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`inject`: returns what takes away what the runbook does not mend, such as a connection.
+
+    `stand_ins`: commands that are done, not run, for want of the thing (a service manager, BERT).
+    `is_named`: whether the doctor can see it, too.
+    """
+
+    inject: Callable[[Ward], Callable[[], None] | None]
+    stand_ins: Mapping[str, Callable[[Ward], None]]
+    is_named: bool = True
+
+
+class DataRefused(NightError):
+    """Stands for the error of the night's data checks: by its name the registry knows it."""
+
+
+def _published(ward: Ward, **figures: float) -> None:
+    name = ward.make()
+    ward.publish(name)
+    generations.add_metrics(ward.stack.engine, name, figures)
+
+
+def _parity(ward: Ward) -> None:
+    _published(ward, parity_max_abs_diff=1e-2, canary_min_cosine=1.0)
+
+
+def _recall(ward: Ward) -> None:
+    _published(ward, index_recall=0.8)
+
+
+def _accuracy(ward: Ward) -> None:
+    generations.add_metrics(ward.stack.engine, ward.live, {"ndcg@10": 0.2})
+    query = "ray_moonlark_live_generation_ndcg == 0.2"
+    wait_for("the figure before", lambda: bool(ward.prometheus.values(query)), SEEN_S)
+    _published(ward, **{"ndcg@10": 0.05})
+
+
+def _hold(ward: Ward) -> None:
+    ward.publish(ward.make())
+    rollback(ward.stack.engine, None, who="drill", why="to try the runbook")
+
+
+def _refused(ward: Ward) -> None:
+    """A byte of the weights flips before any replica has them, and the pointer names them."""
+    ward.clear_hold()
+    name, engine = ward.make(), ward.stack.engine
+    weights = ward.stack.root / "generations" / name / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    generations.stage(engine, name)
+    with engine.connect() as conn:
+        live = generations.read_live(conn)
+    assert live is not None, "a stack begins with one"
+    generations.flip(
+        engine, name, expected_flip=live.flip, who="drill", why="damaged", hold=False, at_ms=1
+    )
+
+
+def _old(ward: Ward) -> None:
+    with write(ward.stack.engine) as conn:
+        at_ms = generations.database_now_ms(conn) - 40 * HOUR_MS
+        row = generations_table.c.generation_id == ward.live
+        conn.execute(update(generations_table).where(row).values(created_at_ms=at_ms))
+
+
+def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
+    def inject(ward: Ward) -> None:
+        ward.clear_hold()
+        ward.failed, engine = f"n{next(ward.numbers)}", ward.stack.engine
+        store = LocalStore(ward.stack.folder, ward.stack.database_url, engine)
+        night = open_small_night(store, ward.failed)
+        generations.register(
+            engine, ward.failed, encoder_id="words", catalog_seq=0, created_at_ms=night.now_ms()
+        )
+
+        def step(_: Night) -> Report:
+            raise error
+
+        with suppress(NightError):
+            run_step(night, "publish", step)
+
+    return inject
+
+
+def _delta(ward: Ward) -> None:
+    rng = np.random.default_rng(0)
+    items = [{"item_id": f"new{n}", "title": made_title(rng)} for n in range(ITEMS // 2)]
+    answer = httpx.put(f"{ward.stack.url}/v1/items", json={"items": items}, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+def _locked(table: str, mode: str) -> Callable[[Ward], Callable[[], None]]:
+    """A session that began a change and was forgotten."""
+
+    def inject(ward: Ward) -> Callable[[], None]:
+        url = ward.stack.database_url.replace("+psycopg", "", 1)
+        forgotten = psycopg.connect(url)
+        forgotten.execute(f"LOCK TABLE {table} IN {mode} MODE")
+        return forgotten.close
+
+    return inject
+
+
+def _server_gone(ward: Ward) -> None:
+    ward.server.kill()
+
+
+def _app_gone(ward: Ward) -> None:
+    environment = {**_shell(ward)}
+    subprocess.run(
+        [sys.executable, "-c", DELETE_APP], env=environment, check=True, capture_output=True
+    )
+
+
+def _shell(ward: Ward) -> dict[str, str]:
+    done = ward.run(f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def _serve_again(ward: Ward) -> None:
+    ward.server.serve()
+    connect(ward.stack.database_url).close()
+
+
+def _made_night(ward: Ward) -> None:
+    """`moonlark night` needs BERT and minutes; what it ends with is a published generation."""
+    name = ward.make(ward.failed if ward.failed != "none" else None)
+    ward.publish(name)
+    ward.failed = "none"
+
+
+NIGHT = {"moonlark night": _made_night}
+FAULTS: Mapping[str, Fault] = {
+    "HoldSet": Fault(_hold, {}),
+    "ParityBroken": Fault(_parity, {}),
+    "LiveGenerationRefused": Fault(_refused, {}),
+    "IndexRecallLow": Fault(_recall, {}),
+    "AccuracyDropped": Fault(_accuracy, {}, is_named=False),
+    "GenerationOld": Fault(_old, NIGHT),
+    "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
+    "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
+    "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint="")), NIGHT),
+    "DeltaLarge": Fault(_delta, NIGHT),
+    "EventsNotStored": Fault(_locked("users", "EXCLUSIVE"), {}),
+    "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE"), {}),
+    "DatabaseGone": Fault(_server_gone, {"systemctl restart postgresql": _serve_again}),
+    "NothingAnswers": Fault(_app_gone, {}),
+}
+"""In an order in which what one leaves behind does not stand in another's way."""

@@ -1,0 +1,185 @@
+"""Where runbooks are tried: a stack on Postgres, a Prometheus that scrapes it, and some traffic.
+
+Rules are those of infra/prometheus, but an alert fires after a second instead of its `for:`, and
+rates are over seconds instead of minutes: nobody wants to wait.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from infra.drills.night_worker import make
+from infra.drills.stack import APP, PROJECT, DrillStack, drill_stack, now_ms
+from infra.prometheus.check import RULES
+from infra.stack.postgres import PostgresServer, create_database
+from infra.stack.prometheus import LocalPrometheus
+from ray_jobs.nightly.publish import stage_and_flip
+from ray_jobs.nightly.settings import NightSettings
+from sql import generations
+from sql.engine import read_snapshot
+
+ITEMS = 200
+USERS = 100
+PAUSE_S = 0.25
+COMMAND_TIMEOUT_S = 300.0
+DATABASE = "moonlark"
+SETTINGS = {
+    "RAY_metrics_report_interval_ms": "2000",
+    "MOONLARK_METRICS_INTERVAL_S": "0.5",
+    "MOONLARK_STATEMENT_TIMEOUT_S": "2",
+    "MOONLARK_WATCH_INTERVAL_S": "0.2",
+}
+STAGE = NightSettings(stage_deadline_s=120)
+
+
+def hurried(rules: str) -> str:
+    """The rules, for who has no time."""
+    rules = re.sub(r"^( +for:) .*$", r"\1 1s", rules, flags=re.M)
+    return re.sub(r"\[\d+m\]", "[15s]", rules)
+
+
+class Murmur(threading.Thread):
+    """Some users who click and ask, whatever they are answered."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name="murmur", daemon=True)
+        self._url = url
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        """Until `end`."""
+        with httpx.Client(base_url=self._url, timeout=15) as http:
+            for n in itertools.count():
+                if self._ending.wait(PAUSE_S):
+                    return
+                user = f"idle{n % 10}"
+                event = {"kind": "click", "user_id": user, "item_id": f"i{n % ITEMS}"}
+                with contextlib.suppress(httpx.HTTPError):
+                    http.post("/v1/events", json=event)
+                    http.get(f"/v1/users/{user}/recommendations")
+
+    def end(self) -> None:
+        """And wait for it."""
+        self._ending.set()
+        self.join(30)
+
+
+@dataclass
+class Ward:
+    """What a fault may touch, and how a runbook's commands are run."""
+
+    stack: DrillStack
+    server: PostgresServer
+    prometheus: LocalPrometheus
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    failed: str = "none"
+    """The generation that GENERATION stands for in commands."""
+
+    @property
+    def live(self) -> str:
+        """The live generation."""
+        with read_snapshot(self.stack.engine) as conn:
+            pointer = generations.read_live(conn)
+        assert pointer is not None, "a stack begins with one"
+        return pointer.generation_id
+
+    def make(self, generation_id: str | None = None) -> str:
+        """A sealed generation of the present catalog."""
+        name = generation_id or f"g{next(self.numbers)}"
+        stack, seed = self.stack, next(self.numbers)
+        stack.night.submit(make, stack.database_url, stack.root, name, seed).result()
+        return name
+
+    def publish(self, generation_id: str) -> None:
+        """Staged and flipped to, whatever is held."""
+        self.clear_hold()
+        stage_and_flip(
+            self.stack.engine,
+            generation_id,
+            settings=STAGE,
+            who="drill",
+            why="drill",
+            hold=False,
+            now_ms=now_ms,
+        )
+
+    def clear_hold(self) -> None:
+        """So that the next fault begins without."""
+        with read_snapshot(self.stack.engine) as conn:
+            pointer = generations.read_live(conn)
+        if pointer is not None and pointer.hold:
+            generations.clear_hold(
+                self.stack.engine,
+                expected_flip=pointer.flip,
+                who="drill",
+                why="drill",
+                at_ms=now_ms(),
+            )
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """A line of a runbook, as the on-call types it. Two names are those of the stack."""
+        line = command.replace("serve.app:build", APP).replace("GENERATION", self.failed)
+        return subprocess.run(
+            ["bash", "-c", line],
+            env={**os.environ, **self.environment()},
+            cwd=self.stack.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+
+    def environment(self) -> Mapping[str, str]:
+        """What the on-call's shell has set."""
+        stack = self.stack
+        folders = (Path(sys.executable).parent, self.server.binaries)
+        path = os.pathsep.join([*(str(folder) for folder in folders), os.environ["PATH"]])
+        return {
+            **stack.cluster.env,
+            **SETTINGS,
+            "PATH": path,
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "MOONLARK_DATABASE_URL": stack.database_url,
+            "MOONLARK_ARTIFACT_ROOT": str(stack.root),
+            "MOONLARK_URL": stack.url,
+            "MOONLARK_STAGE_DEADLINE_S": "120",
+            "PGURL": stack.database_url.replace("+psycopg", ""),
+        }
+
+
+@contextmanager
+def ward(seed: int) -> Iterator[Ward]:
+    """One for all faults, in about a minute."""
+    with ExitStack() as ends:
+        server = PostgresServer()
+        ends.callback(server.stop)
+        server.start()
+        create_database(server.url(), DATABASE)
+        stack = ends.enter_context(
+            drill_stack(
+                items=ITEMS,
+                users=USERS,
+                seed=seed,
+                env=SETTINGS,
+                app=APP,
+                database_url=server.url(DATABASE),
+            )
+        )
+        rules = hurried(RULES.read_text(encoding="utf-8"))
+        port = stack.cluster.state.ports.metrics_export
+        prometheus = ends.enter_context(LocalPrometheus(stack.folder / "prometheus", port, rules))
+        murmur = Murmur(stack.url)
+        murmur.start()
+        ends.callback(murmur.end)
+        yield Ward(stack, server, prometheus)

@@ -1,0 +1,112 @@
+"""What the registry says, as readings of metrics: pure functions of its rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from serve import metric_names as names
+from sql.generations import Generation, LivePointer, Replica
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+FIGURES = {
+    names.NDCG: "ndcg@10",
+    names.RECALL: "index_recall",
+    names.PARITY: "parity_max_abs_diff",
+    names.CANARY: "canary_min_cosine",
+}
+"""Gauges that are metrics of the live generation as the night wrote them."""
+
+WHY_FAILED = {"GateRefused": "gate", "DataRefused": "data", "StageFailed": "stage"}
+"""Errors that end a night, by their class, as the label `why`; any other is "step"."""
+
+HOLDS = ("live", "older", "nothing")
+ROLES = ("live", "previous", "staged")
+
+
+class Reading(NamedTuple):
+    """A gauge's value, what a counter counted since the last one, or one observation."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = NO_LABELS
+
+
+def of_the_registry(
+    pointer: LivePointer | None,
+    known: Sequence[Generation],
+    leases: Sequence[Replica],
+    now_ms: int,
+) -> Iterator[Reading]:
+    """What is live and how good, which nights failed since, who can answer."""
+    live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
+    yield from _of_leases(live, leases)
+    yield from _of_nights(live, known)
+    yield from _of_days(known)
+    if pointer is None or live is None:
+        return
+    yield Reading(names.HOLD, pointer.hold)
+    yield Reading(names.AGE, (now_ms - live.created_at_ms) / 1000)
+    for name, figure in FIGURES.items():
+        value = live.metrics.get(figure)
+        if isinstance(value, int | float):
+            yield Reading(name, float(value))
+    for step, told in live.metrics.get("steps", {}).items():
+        yield from _of_step(step, told)
+
+
+def of_refusals(
+    pointer: LivePointer, known: Sequence[Generation], refused: Mapping[str, str]
+) -> Iterator[Reading]:
+    """How many generations a replica could not load, by what they are to it."""
+    staged = {g.generation_id for g in known if g.state == "staged"}
+    of_role = {
+        "live": refused.keys() & {pointer.generation_id},
+        "previous": refused.keys() & {pointer.previous},
+        "staged": refused.keys() & staged,
+    }
+    for role in ROLES:
+        yield Reading(names.REFUSED, len(of_role[role]), {"role": role})
+
+
+def _of_leases(live: Generation | None, leases: Sequence[Replica]) -> Iterator[Reading]:
+    holding = dict.fromkeys(HOLDS, 0)
+    for lease in leases:
+        if live is not None and live.generation_id in lease.ready:
+            holding["live"] += 1
+        else:
+            holding["older" if lease.ready else "nothing"] += 1
+    for holds, n in holding.items():
+        yield Reading(names.REPLICAS, n, {"holds": holds})
+
+
+def _of_nights(live: Generation | None, known: Sequence[Generation]) -> Iterator[Reading]:
+    """Since the live one was made: what failed before it is mended."""
+    since_ms = live.created_at_ms if live else 0
+    failed = dict.fromkeys((*WHY_FAILED.values(), "step"), 0)
+    for generation in known:
+        if generation.state == "failed" and generation.created_at_ms > since_ms:
+            failed[why_failed(generation)] += 1
+    for why, n in failed.items():
+        yield Reading(names.NIGHTS_FAILED, n, {"why": why})
+
+
+def why_failed(generation: Generation) -> str:
+    """The label `why` of a generation that failed."""
+    return WHY_FAILED.get(str(generation.metrics.get("failed_as")), "step")
+
+
+def _of_days(known: Sequence[Generation]) -> Iterator[Reading]:
+    """A night looks back on the day of the generation that it replaces."""
+    days = [generation for generation in known if "day" in generation.metrics]
+    if days:
+        day = max(days, key=lambda generation: generation.created_at_ms).metrics["day"]
+        yield Reading(names.DAY_NDCG, float(day["ndcg@10"]), {"of": "live"})
+        yield Reading(names.DAY_NDCG, float(day["frozen_ndcg@10"]), {"of": "frozen"})
+
+
+def _of_step(step: str, told: Mapping[str, Any]) -> Iterator[Reading]:
+    labels = {"step": step}
+    yield Reading(names.STEP_DURATION, float(told["seconds"]), labels)
+    if told.get("rows") is not None:
+        yield Reading(names.STEP_ROWS, float(told["rows"]), labels)

@@ -1,0 +1,60 @@
+"""How long a night's steps took outlives its work files, and a night that failed says as what."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.drills.local import LocalStore, local_store
+from infra.drills.small_night import open_small_night
+from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.step_figures import STEPS, of_night
+from ray_jobs.nightly.workspace import GateRefused
+from sql import generations
+from sql.engine import read_snapshot
+
+
+@pytest.fixture
+def store() -> Iterator[LocalStore]:
+    with local_store(items=20, seed=1) as made:
+        generations.register(made.engine, "n1", encoder_id="e", catalog_seq=1, created_at_ms=1)
+        yield made
+
+
+def metrics(store: LocalStore) -> Report:
+    with read_snapshot(store.engine) as conn:
+        found = generations.get_generation(conn, "n1")
+    assert found is not None
+    return dict(found.metrics)
+
+
+def test_steps_before_the_seal_and_after_it_are_kept_with_their_rows(store: LocalStore) -> None:
+    night = open_small_night(store, "n1")
+    run_step(night, "export", lambda _: {"events": 7})
+    run_step(night, "train", lambda _: {"windows": [3, 4]})
+    steps = of_night(night.workspace)
+    generations.seal(store.engine, "n1", manifest_digest="d", metrics={STEPS: steps})
+    run_step(night, "publish", discard)
+    kept = metrics(store)[STEPS]
+    assert {step: told["rows"] for step, told in kept.items()} == {
+        "export": 7,
+        "train": 7,
+        "publish": None,
+    }
+    assert all(told["seconds"] >= 0 for told in kept.values())
+    assert not night.workspace.work.exists()
+
+
+def discard(night: Night) -> Report:
+    night.workspace.discard_work()
+    return {}
+
+
+def test_a_night_that_failed_says_as_what_and_when(store: LocalStore) -> None:
+    def refuse(_: Night) -> Report:
+        raise GateRefused("it is worse", hint="nothing")
+
+    night = open_small_night(store, "n1")
+    with pytest.raises(GateRefused):
+        run_step(night, "publish", refuse)
+    assert metrics(store)["failed_as"] == "GateRefused"
+    assert metrics(store)["failed_at_ms"] > 0

@@ -1,0 +1,112 @@
+"""Alerts and runbooks: each has the other, and what a runbook says to type can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from infra import runbooks
+from infra.cli.main import app
+from infra.doctor import artefacts, day, store
+from infra.drills.faults import FAULTS
+from infra.prometheus.check import FOLDER, RULES
+from ray_jobs.nightly import canary, parity
+from serve.metric_names import METRICS, exported_names
+
+ROOT = Path(__file__).parents[2]
+NAMES = runbooks.names()
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+}
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    assert ALERTS.keys() == set(NAMES)
+    for name, alert in ALERTS.items():
+        assert alert["annotations"]["runbook_url"] == runbooks.read(name).path
+        assert (ROOT / alert["annotations"]["runbook_url"]).is_file()
+        assert alert["labels"]["severity"] in ("critical", "warning")
+        assert alert["annotations"]["summary"].endswith(".")
+
+
+def test_every_alert_has_a_test_in_which_it_fires() -> None:
+    tests = yaml.safe_load((FOLDER / "rules_test.yaml").read_text(encoding="utf-8"))["tests"]
+    fired = {
+        rule["alertname"]
+        for test in tests
+        for rule in test["alert_rule_test"]
+        if rule.get("exp_alerts")
+    }
+    asked_when_well = {rule["alertname"] for rule in tests[0]["alert_rule_test"]}
+    assert fired == asked_when_well == ALERTS.keys()
+
+
+def test_every_metric_of_the_rules_is_one_that_replicas_tell() -> None:
+    used = set(re.findall(r"\bray_\w+", RULES.read_text(encoding="utf-8")))
+    assert used
+    assert used <= exported_names()
+
+
+def test_labels_of_metrics_are_few_and_of_nobody() -> None:
+    labels = {label for metric in METRICS.values() for label in metric.labels}
+    assert labels == {"route", "method", "status", "reason", "outcome", "holds", "role", "of",
+                      "why", "step"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_has_its_sections_and_its_commands_exist(name: str) -> None:
+    runbook = runbooks.read(name)
+    assert all(text.strip() for text in runbook.sections.values())
+    assert runbook.commands("Diagnosis")
+    assert runbook.commands("Mitigation")
+    inline = re.findall(r"`(moonlark [^`]+)`", "\n".join(runbook.sections.values()))
+    for line in [*runbook.commands("Diagnosis"), *runbook.commands("Mitigation"), *inline]:
+        program, *arguments = shlex.split(line)
+        if program == "moonlark":
+            _parses(arguments)
+
+
+def _parses(arguments: list[str]) -> None:
+    """As the command line itself would: a command or an option that does not exist raises."""
+    found = typer.main.get_command(app)
+    if found.name == arguments[0]:
+        return
+    command = found.commands[arguments[0]]  # type: ignore[attr-defined]
+    real = command.resolve()
+    options = {name for parameter in real.params for name in parameter.opts}
+    if hasattr(real, "commands"):
+        assert arguments[1] in real.commands, arguments
+        parameters = real.commands[arguments[1]].params
+        options = {name for parameter in parameters for name in parameter.opts}
+    for argument in arguments:
+        assert not argument.startswith("-") or argument in options, (arguments, sorted(options))
+    is_told_apart = any(argument.startswith("-") for argument in arguments) or not real.params
+    if is_told_apart and not hasattr(real, "commands"):
+        real.make_context(arguments[0], arguments[1:], resilient_parsing=False)
+
+
+def test_the_page_of_runbooks_says_which_are_tried_on_a_stack() -> None:
+    page = (runbooks.FOLDER / "README.md").read_text(encoding="utf-8")
+    tried = dict(re.findall(r"^\| \[(\w+)\]\(\w+\.md\) \| (yes|no)", page, re.M))
+    assert tried.keys() == set(NAMES)
+    assert {name for name, is_tried in tried.items() if is_tried == "yes"} == set(FAULTS)
+
+
+def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
+    def says(name: str, limit: str) -> bool:
+        return limit in ALERTS[name]["expr"]
+
+    assert store.MAX_DIFF == parity.MAX_DIFF
+    assert store.MIN_COSINE == canary.MIN_COSINE
+    assert says("ParityBroken", f"> {store.MAX_DIFF:.0e}".replace("e-05", "e-5"))
+    assert says("ParityBroken", f"< {store.MIN_COSINE}")
+    assert says("IndexRecallLow", f"< {store.MIN_RECALL}")
+    assert says("GenerationOld", f"> {store.MAX_AGE_MS // 3_600_000} * 3600")
+    assert says("DiskAlmostFull", f"< {artefacts.MIN_FREE_SHARE}")
+    assert says("DeltaLarge", f"> {day.MAX_DELTA_SHARE}")
