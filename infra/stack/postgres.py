@@ -48,11 +48,6 @@ class PostgresServer:
             self._owner = pwd.getpwnam("nobody").pw_uid
             os.chown(self._folder, self._owner, -1)
 
-    @property
-    def binaries(self) -> Path:
-        """Where psql and the others are."""
-        return self._binaries
-
     def start(self) -> None:
         """Make the cluster and serve it on a unix socket in its folder."""
         try:

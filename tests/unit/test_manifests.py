@@ -288,17 +288,13 @@ def test_airflow_gets_no_torch_and_ray_no_airflow() -> None:
     assert "-c constraints.txt '.[ray,cpu]'" in ray
 
 
-# Folders of the on-call's files, which compose mounts.
-MOUNTED = {INFRA / "prometheus", INFRA / "grafana"}
-
-
 def test_every_path_that_a_file_names_exists() -> None:
     for service in compose()["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             if source.startswith("."):
                 path = COMPOSE.parent / source
-                assert path.exists() or path in MOUNTED, source
+                assert path.exists(), source
             else:
                 assert source in compose()["volumes"]
         assert set(service.get("secrets", [])) <= set(compose()["secrets"])
