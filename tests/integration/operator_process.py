@@ -25,13 +25,33 @@ class TaskInstance:
     task_id: str = "job"
     map_index: int = -1
     pushed: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Any] = field(default_factory=dict)
+    """The task state store: like Airflow's it outlives tries and clears."""
+    stats_tags: dict[str, str] = field(default_factory=dict)
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
 
 
+class TaskStateStore:
+    """What `ResumableJobMixin` uses of Airflow's accessor."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._values.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+
 def context_for(ti: TaskInstance, clear_number: int = 0) -> Any:
-    return {"ti": ti, "dag_run": SimpleNamespace(clear_number=clear_number)}
+    return {
+        "ti": ti,
+        "dag_run": SimpleNamespace(clear_number=clear_number),
+        "task_state_store": TaskStateStore(ti.stored),
+    }
 
 
 def make_operator(code: str, **options: Any) -> RayJobOperator:
