@@ -19,7 +19,7 @@ from dags.ray_job.errors import (
 )
 from dags.ray_job.operator import RayJobOperator
 from dags.ray_job.retries import InfrastructureRetries
-from dags.ray_job.submission import JobSeen
+from dags.ray_job.submission import TRY_AGAIN_EXIT_CODE, JobSeen
 
 OWN = "JOB_ENTRYPOINT_COMMAND_ERROR"
 
@@ -67,6 +67,12 @@ def test_what_the_cluster_broke_is_tried_again(error: BaseException) -> None:
 )
 def test_what_would_fail_again_is_told_at_once(error: BaseException) -> None:
     assert decided(error) is RetryAction.FAIL
+
+
+def test_jobs_and_tasks_mean_the_same_by_try_again() -> None:
+    from ray_jobs.nightly import step
+
+    assert step.TRY_AGAIN_EXIT_CODE == TRY_AGAIN_EXIT_CODE
 
 
 def test_what_is_no_ray_job_follows_airflow() -> None:
