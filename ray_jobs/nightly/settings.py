@@ -103,6 +103,9 @@ class NightSettings(BaseSettings):
     verify_deadline_s: float = Field(60.0, gt=0)
     """After the flip: how long a replica may take to be ready, or to be replaced by one that is."""
 
+    live_max_age_hours: float = Field(36.0, gt=0)
+    """A live generation older than this is a failure of `verify_live`: a night and a half."""
+
     lease_s: float = Field(LEASE_MS / 1000, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""
 

@@ -73,11 +73,21 @@ def upkeep(airflow_home: Path) -> dict[str, Any]:
     return parse("dags.upkeep", airflow_home)
 
 
+@pytest.fixture(scope="module")
+def others(airflow_home: Path) -> dict[str, dict[str, Any]]:
+    names = ("verify_live", "prune_artifacts")
+    return {name: parse(f"dags.{name}", airflow_home) for name in names}
+
+
 @pytest.mark.parametrize("heavy", HEAVY)
 def test_parsing_loads_nothing_heavy(
-    heavy: str, night: dict[str, Any], rollback: dict[str, Any], upkeep: dict[str, Any]
+    heavy: str,
+    night: dict[str, Any],
+    rollback: dict[str, Any],
+    upkeep: dict[str, Any],
+    others: dict[str, dict[str, Any]],
 ) -> None:
-    for found in (night, rollback, upkeep):
+    for found in (night, rollback, upkeep, *others.values()):
         assert heavy not in found["modules"]
 
 
@@ -86,6 +96,14 @@ def test_erasures_are_finished_before_what_is_old_goes(upkeep: dict[str, Any]) -
     for job, task in upkeep["tasks"].items():
         assert task["entrypoint"] == ["python", "-m", f"ray_jobs.nightly.{job}"]
         assert importlib.util.find_spec(f"ray_jobs.nightly.{job}") is not None
+
+
+def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any]) -> None:
+    for found in others.values():
+        (task,) = found["tasks"].values()
+        assert task["entrypoint"][:2] == ["python", "-m"]
+        assert importlib.util.find_spec(task["entrypoint"][2]) is not None
+        assert found["max_active_runs"] == 1
 
 
 def test_the_night_runs_its_steps_in_order(night: dict[str, Any]) -> None:
