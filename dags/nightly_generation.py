@@ -33,6 +33,9 @@ POOL = os.environ.get("MOONLARK_AIRFLOW_POOL", "default_pool")
 --include-deferred`)."""
 SHARDS_AT_ONCE = 8
 
+SCHEDULE = os.environ.get("MOONLARK_NIGHT_SCHEDULE", "0 3 * * *") or None
+"""A cron expression in UTC; empty: by hand only."""
+
 PARAMS = {
     "full": Param(
         False, type="boolean", description="embed every text again, reuse no stored vector"
@@ -64,7 +67,7 @@ def job(step: str, generation: Any) -> RayJobOperator:
 
 @dag(
     dag_id="nightly_generation",
-    schedule="0 3 * * *",
+    schedule=SCHEDULE,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     # Two nights at once would race for the same machine and the same live pointer.

@@ -1,7 +1,7 @@
 """A stand-in for Ray's Jobs API whose jobs are plain processes: starts in no time, needs no Ray.
 
-For tests of Airflow's side, where what matters is who submits, waits and stops, and which of them
-was killed. What Ray itself does is tested in test_ray_job.py.
+For drills and tests of Airflow's side, where what matters is who submits, waits and stops, and
+which of them was killed. What Ray itself does is tested in tests/integration/test_ray_job.py.
 """
 
 import json
@@ -9,11 +9,14 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from infra.stack.ports import LOOPBACK
 
 OWN_ERROR = "JOB_ENTRYPOINT_COMMAND_ERROR"
 
@@ -50,13 +53,15 @@ class JobsApi:
     """The server; a context manager. `jobs` by submission id, in the order of submission."""
 
     folder: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the jobs, on top of this process's."""
     jobs: dict[str, Job] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def url(self) -> str:
         """For MOONLARK_RAY_JOBS_URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{LOOPBACK}:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         api = self
@@ -80,7 +85,7 @@ class JobsApi:
                 self.end_headers()
                 self.wfile.write(body)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -125,7 +130,7 @@ class JobsApi:
                 process = subprocess.Popen(
                     body["entrypoint"],
                     shell=True,
-                    env={**os.environ, **environment},
+                    env={**os.environ, **self.env, **environment},
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
