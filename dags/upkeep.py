@@ -30,6 +30,7 @@ def upkeep() -> None:
         RayJobOperator(
             task_id=job,
             entrypoint=["python", "-m", f"ray_jobs.nightly.{job}"],
+            deferrable=True,
             job_timeout_s=JOB_TIMEOUT_S,
         )
         for job in JOBS

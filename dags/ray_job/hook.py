@@ -48,6 +48,7 @@ class RayJobHook(BaseHook):
             try_number=int(try_number) if try_number is not None else None,
             message=details.message or "",
             error_type=_plain(details.error_type),
+            exit_code=details.driver_exit_code,
         )
 
     def find_attempts(self, task: TaskCoordinates) -> tuple[list[JobSeen], list[JobSeen]]:

@@ -1,6 +1,7 @@
-"""An Airflow task that is one Ray job: submit or find it, follow it, succeed only if it does.
+"""An Airflow task that is one Ray job: submit or find it, wait for it, succeed only if it does.
 
-Blocking for now. Killed with SIGKILL, the operator leaves the job running and its next try
+Waiting is deferred to the triggerer or blocks a worker; what is submitted, found again and
+reported is the same. Killed with SIGKILL, whoever waited leaves the job running and the next try
 attaches to it; killed politely (a cleared or failed task, a timeout), it stops the job.
 """
 
@@ -10,37 +11,52 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, ResumableJobMixin
 from airflow.sdk.definitions.context import Context
+from airflow.sdk.exceptions import TaskDeferred
 
 from dags.ray_job.errors import (
     RayJobError,
     RayJobFailed,
+    RayJobLost,
     RayJobResultInvalid,
     RayJobsRefused,
     RayJobsUnreachable,
     RayJobTimedOut,
 )
 from dags.ray_job.hook import RayJobHook
-from dags.ray_job.submission import Action, Decision, JobSeen, TaskCoordinates, decide
+from dags.ray_job.job_log import new_lines
+from dags.ray_job.retries import InfrastructureRetries
+from dags.ray_job.submission import (
+    ACTIVE_STATUSES,
+    SUCCESS_STATUSES,
+    Action,
+    Decision,
+    JobSeen,
+    TaskCoordinates,
+    decide,
+)
+from dags.ray_job.trigger import RayJobTrigger
 
 RESULT_PREFIX = "MOONLARK_RESULT "
 MAX_RESULT_CHARACTERS = 64 * 1024
 LOG_TAIL_LINES = 40
-MAX_STREAMED_CHARACTERS = 4 * 1024 * 1024
 MAX_DECISIONS = 5
 """A decision is made again only after a lost race or a stopped predecessor."""
 SUBMISSION_ID_KEY = "ray_submission_id"
+GONE = "GONE"
+"""Status of a job that Ray does not know (any more): neither active nor a success."""
 
 Answer = TypeVar("Answer")
 
 
-class RayJobOperator(BaseOperator):
+class RayJobOperator(ResumableJobMixin, BaseOperator):
     """Runs `entrypoint` as a Ray job.
 
     Args:
         entrypoint: a shell command, or (safer with templates) its words, which are quoted.
         env_vars: environment of the job on top of the cluster's.
+        deferrable: wait in the triggerer; False: in the worker.
         entrypoint_num_cpus: what Ray sets aside for the driver; 0, since its tasks do the work
             and a driver that holds a CPU would starve them on a small machine.
         poll_interval_s: between two looks.
@@ -49,7 +65,11 @@ class RayJobOperator(BaseOperator):
         jobs_url: instead of MOONLARK_RAY_JOBS_URL.
 
     Returns (XCom): the object in the log's last `MOONLARK_RESULT {...}` line, None without one.
-    The submission id is pushed as `ray_submission_id` before waiting.
+    The submission id is pushed as `ray_submission_id` before waiting, and kept in the task state
+    store, from which `ResumableJobMixin` re-attaches; what it cannot know (a kill between
+    submitting and storing, a failed try) `decide` finds by the computed id.
+
+    `retries` are for failures of the infrastructure alone, unless a `retry_policy` is given.
     """
 
     template_fields: Sequence[str] = ("entrypoint", "env_vars")
@@ -59,6 +79,7 @@ class RayJobOperator(BaseOperator):
         *,
         entrypoint: str | Sequence[Any],
         env_vars: Mapping[str, str] | None = None,
+        deferrable: bool = False,
         entrypoint_num_cpus: float = 0.0,
         poll_interval_s: float = 1.0,
         job_timeout_s: float = 4 * 3600.0,
@@ -66,9 +87,12 @@ class RayJobOperator(BaseOperator):
         jobs_url: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("retry_policy") is None:
+            kwargs["retry_policy"] = InfrastructureRetries()
         super().__init__(**kwargs)
         self.entrypoint = entrypoint
         self.env_vars = env_vars
+        self.deferrable = deferrable
         self.entrypoint_num_cpus = entrypoint_num_cpus
         self.poll_interval_s = poll_interval_s
         self.job_timeout_s = job_timeout_s
@@ -76,28 +100,94 @@ class RayJobOperator(BaseOperator):
         self.jobs_url = jobs_url
         self._running_id: str | None = None
         self._is_killed = False
+        self._results: dict[str, dict[str, Any] | None] = {}
 
-    def execute(self, context: Context) -> dict[str, Any] | None:
+    def execute(self, context: Context) -> Any:
         """Raises RayJobError (dags/ray_job/errors.py) unless the job ends SUCCEEDED."""
+        task, _ = _coordinates(context)
+        # A key for each clear: the mixin would take the job of a task that was cleared for done.
+        self.external_id_key = f"{SUBMISSION_ID_KEY}_c{task.clear_number}"
+        return self.execute_resumable(context)
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], submission_id: str, deadline_at_s: float
+    ) -> Any:
+        """The trigger fired: look for oneself. Raises as `execute` does."""
+        self._running_id = submission_id
         hook = RayJobHook(self.jobs_url)
-        task, try_number = _coordinates(context)
-        decision = self._submit_or_find(hook, task, try_number)
-        if self._is_killed:  # while it was submitted: the first stop found no job
-            self._stop(hook, decision.submission_id)
-        context["ti"].xcom_push(key=SUBMISSION_ID_KEY, value=decision.submission_id)
-        job = self._follow(hook, decision.submission_id)
-        self._running_id = None
-        log = hook.logs(decision.submission_id)
-        if not job.is_success:
-            tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
-            raise RayJobFailed(job.submission_id, job.status, job.error_type, job.message, tail)
-        return _result(job.submission_id, log)
+        if event["why"] == "unreachable":
+            hook.look(submission_id)  # the patience is used up: it answers now, or the try fails
+        return self._wait(hook, submission_id, deadline_at_s, event["shown"])
 
     def on_kill(self) -> None:
         """Stops the job; Airflow calls it on SIGTERM and on `execution_timeout`."""
         self._is_killed = True
         if self._running_id is not None:
             self._stop(RayJobHook(self.jobs_url), self._running_id)
+
+    # What ResumableJobMixin asks for; it calls these in the order in which they stand.
+
+    def get_job_status(self, external_id: Any, context: Context) -> str:
+        self._running_id = str(external_id)
+        hook = RayJobHook(self.jobs_url)
+        job = self._patiently(lambda: hook.look(str(external_id)))
+        return GONE if job is None else job.status
+
+    def is_job_active(self, status: str) -> bool:
+        return status in ACTIVE_STATUSES
+
+    def is_job_succeeded(self, status: str) -> bool:
+        return status in SUCCESS_STATUSES
+
+    def submit_job(self, context: Context) -> str:
+        """The id of the job that `decide` chose: a new one, or one that is there already."""
+        task, try_number = _coordinates(context)
+        hook = RayJobHook(self.jobs_url)
+        return self._submit_or_find(hook, task, try_number).submission_id
+
+    def poll_until_complete(self, external_id: Any, context: Context) -> Any:
+        """The job's result, for on re-attaching the mixin returns what this returns."""
+        submission_id = self._running_id = str(external_id)
+        hook = RayJobHook(self.jobs_url)
+        if self._is_killed:  # while it was submitted: the first stop found no job
+            self._stop(hook, submission_id)
+        context["ti"].xcom_push(key=SUBMISSION_ID_KEY, value=submission_id)
+        return self._wait(hook, submission_id, time.time() + self.job_timeout_s, 0)
+
+    def get_job_result(self, external_id: Any, context: Context) -> Any:
+        submission_id = str(external_id)
+        if submission_id not in self._results:
+            self.poll_until_complete(external_id, context)
+        return self._results[submission_id]
+
+    def _wait(self, hook: RayJobHook, submission_id: str, deadline_at_s: float, shown: int) -> Any:
+        """The result of the job when it has ended; deferred until then, or here."""
+        if self.deferrable and not self._is_killed:
+            job = self._patiently(lambda: hook.look(submission_id))
+            if job is not None and job.is_active and time.time() < deadline_at_s:
+                self._defer(submission_id, deadline_at_s, shown)
+        job, log = self._follow(hook, submission_id, deadline_at_s, shown)
+        self._running_id = None
+        if not job.is_success:
+            tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
+            raise RayJobFailed(job, tail, was_killed=self._is_killed)
+        self._results[submission_id] = _result(submission_id, log)
+        return self._results[submission_id]
+
+    def _defer(self, submission_id: str, deadline_at_s: float, shown: int) -> None:
+        # Not `timeout`: Airflow's would end the task and leave the job running.
+        raise TaskDeferred(
+            trigger=RayJobTrigger(
+                submission_id=submission_id,
+                jobs_url=self.jobs_url,
+                poll_interval_s=self.poll_interval_s,
+                deadline_at_s=deadline_at_s,
+                unreachable_limit_s=self.unreachable_limit_s,
+                shown=shown,
+            ),
+            method_name=self.execute_complete.__name__,
+            kwargs={"submission_id": submission_id, "deadline_at_s": deadline_at_s},
+        )
 
     def _stop(self, hook: RayJobHook, submission_id: str) -> None:
         self.log.info("Stopping Ray job %s", submission_id)
@@ -122,7 +212,7 @@ class RayJobOperator(BaseOperator):
                 )
             if decision.action is Action.STOP_FIRST:
                 hook.stop(decision.submission_id)
-                self._follow(hook, decision.submission_id)
+                self._follow(hook, decision.submission_id, time.time() + self.job_timeout_s, 0)
             elif decision.action is not Action.SUBMIT or self._submit(hook, decision, try_number):
                 return decision
         raise RayJobsRefused(
@@ -155,37 +245,30 @@ class RayJobOperator(BaseOperator):
             return self.entrypoint
         return shlex.join(str(word) for word in self.entrypoint)
 
-    def _follow(self, hook: RayJobHook, submission_id: str) -> JobSeen:
-        """Stream the log until the job is no longer active; the last look."""
-        deadline = time.monotonic() + self.job_timeout_s
-        shown = 0
+    def _follow(
+        self, hook: RayJobHook, submission_id: str, deadline_at_s: float, shown: int
+    ) -> tuple[JobSeen, str]:
+        """Stream the log until the job is no longer active; the last look, and the whole log."""
         while True:
             job = self._patiently(lambda: hook.look(submission_id))
             if job is None:
-                raise RayJobsRefused(
-                    f"Ray job {submission_id} is gone: the cluster was restarted or it was deleted",
+                raise RayJobLost(
+                    f"Ray job {submission_id} is gone: the cluster was replaced or it was deleted",
                     hint="clear the task to run it again",
                 )
-            shown = self._stream(self._patiently(lambda: hook.logs(submission_id)), shown, job)
+            log = self._patiently(lambda: hook.logs(submission_id))
+            lines, shown = new_lines(log, shown, job.is_active, submission_id)
+            for line in lines:
+                self.log.info("%s", line)
             if not job.is_active:
-                return job
-            if time.monotonic() >= deadline:
+                return job, log
+            if time.time() >= deadline_at_s:
                 hook.stop(submission_id)
                 raise RayJobTimedOut(
                     f"Ray job {submission_id} ran for more than {self.job_timeout_s:.0f} s",
                     hint=f"ray job logs {submission_id}; raise job_timeout_s if it is only slow",
                 )
             time.sleep(self.poll_interval_s)
-
-    def _stream(self, log: str, shown: int, job: JobSeen) -> int:
-        """Print the whole lines that are new (at the end: all); characters shown so far."""
-        end = log.rfind("\n") + 1 if job.is_active else len(log)
-        end = min(end, MAX_STREAMED_CHARACTERS)
-        for line in log[shown:end].splitlines():
-            self.log.info("%s", line)
-        if end == MAX_STREAMED_CHARACTERS and shown < end:
-            self.log.warning("The log goes on: ray job logs %s", job.submission_id)
-        return max(shown, end)
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask until Ray answers, for `unreachable_limit_s` at most."""

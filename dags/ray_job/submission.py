@@ -17,6 +17,12 @@ from enum import Enum
 ACTIVE_STATUSES = frozenset({"PENDING", "RUNNING"})
 SUCCESS_STATUSES = frozenset({"SUCCEEDED"})
 ENDED_BADLY_STATUSES = frozenset({"FAILED", "STOPPED"})
+OWN_ERROR_TYPES = frozenset({"JOB_ENTRYPOINT_COMMAND_ERROR", "JOB_ENTRYPOINT_COMMAND_START_ERROR"})
+"""Ray's error types for an entrypoint that ended badly by itself; all others are the cluster's."""
+TRY_AGAIN_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: a job says with it that nothing is wrong with its own work."""
+FIRST_SIGNAL_EXIT_CODE = 128
+"""From here on a shell reports that a signal ended the command: out of memory, a lost node."""
 MAX_ATTEMPTS = 20
 """Attempts per clear number; Airflow's `retries` stays far below it."""
 MAX_NAME_CHARACTERS = 40
@@ -53,6 +59,7 @@ class JobSeen:
     try_number: int | None = None
     message: str = ""
     error_type: str | None = None
+    exit_code: int | None = None
 
     @property
     def is_active(self) -> bool:
@@ -61,6 +68,21 @@ class JobSeen:
     @property
     def is_success(self) -> bool:
         return self.status in SUCCESS_STATUSES
+
+    @property
+    def failed_by_infrastructure(self) -> bool:
+        """Whether the same job may well succeed: Ray lost it, a signal ended it, or it says so.
+
+        Someone who stopped it meant it, and an unknown status says nothing.
+        """
+        if self.status != "FAILED":
+            return False
+        if self.error_type is not None and self.error_type not in OWN_ERROR_TYPES:
+            return True
+        code = self.exit_code
+        if code is None:
+            return False
+        return code < 0 or code == TRY_AGAIN_EXIT_CODE or code >= FIRST_SIGNAL_EXIT_CODE
 
 
 class Action(Enum):

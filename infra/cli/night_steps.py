@@ -12,6 +12,7 @@ import typer
 
 from infra.cli.console import console
 from ray_jobs.nightly.build import build
+from ray_jobs.nightly.check import check
 from ray_jobs.nightly.embed import embed
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
@@ -35,6 +36,7 @@ from sql.engine import read_snapshot
 
 STEPS: dict[str, Callable[[Night], Report]] = {
     "export": export,
+    "check": check,
     "embed": embed,
     "train": train,
     "build": build,

@@ -20,6 +20,7 @@ from ray_jobs.encoders.train_config import TrainConfig, tiny
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.build import ShardTask, build_shard, build_with
 from ray_jobs.nightly.canary import TextEncoder
+from ray_jobs.nightly.check import check
 from ray_jobs.nightly.embed_missing import Vectors, embed_with
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
@@ -105,6 +106,7 @@ def steps(recipe: TrainConfig, encoder: TextEncoder | None = None) -> dict[str, 
     (None: by words)."""
     return {
         "export": export,
+        "check": check,
         "embed": lambda night: embed_with(night, encoder or Words(), partial(_embedded, night)),
         "train": lambda night: _train(night, recipe),
         "build": lambda night: build_with(night, _shards_one_by_one),

@@ -4,6 +4,14 @@ Only BERT vectors are stored as such; the projection (and the residual, where an
 applied here, so new weights cost no embedding. How many lists a query probes is measured here too,
 with the vectors of sampled users, and goes into the manifest.
 
+Three parts, each with its own report, so that one that broke off goes on at the next shard:
+
+    plan_shards           items.parquet, the coarse quantizer, how many shards   -> report
+    build_shard --shard N one shard                                              -> a report a shard
+    build                 whichever of these is left, then nprobe                -> report
+
+Airflow maps the second over the shards; `moonlark night` asks for `build` alone.
+
 Run: python -m ray_jobs.nightly.build --generation ID
 """
 
@@ -40,6 +48,8 @@ QUERIES = 1_000
 """Users whose vectors nprobe is measured with: the standard error of recall is then some 0.001."""
 MIN_QUERIES = 200
 SHARDS_ON_A_GPU = 3
+PLAN = "plan_shards"
+"""The first part of the step, and its report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,54 +70,92 @@ def build(night: Night) -> Report:
 
 
 def build_with(night: Night, write: Callable[[list[ShardTask]], list[int]]) -> Report:
-    """`build`, the shards written by `write`, which returns each one's number of items."""
+    """`build`, the shards that are left written by `write`, which returns the items of each."""
+    plan = run_part(night, PLAN, plan_shards)
+    numbers = range(plan["shards"])
+    left = [number for number in numbers if night.workspace.report(shard_step(number)) is None]
+    tasks = [shard_task(night, plan, number) for number in left]
+    for number, size in zip(left, write(tasks) if left else [], strict=True):
+        night.workspace.write_report(shard_step(number), {"shard_items": size})
+    sizes = [night.workspace.require_report(shard_step(n))["shard_items"] for n in numbers]
+    probing = _probing(night, plan)
+    return {
+        **{name: plan[name] for name in ("items", "dim", "family", "nlist", "shards")},
+        "nprobe": 0 if probing is None else probing.nprobe,
+        "recall": 1.0 if probing is None else probing.recall,
+        "shard_items": sizes,
+    }
+
+
+def plan_shards(night: Night) -> Report:
+    """Write what all shards share: items.parquet and, for IVF, coarse.faiss; how many there are."""
     night.workspace.require_report("train")
     workspace = night.workspace
-    directory = workspace.directory
     ordinals_N, vectors_ND = item_vectors(workspace)
     if not len(ordinals_N):
         raise NothingToDo("no item has a vector", hint="moonlark ingest --items FILE")
     _write_items(workspace)
     choice = choose_family(len(ordinals_N))
-    use_gpu = choice.family != "Flat" and device_of_cluster(night.settings.device) == "cuda"
-    shard_count = night.settings.shards or choose_shard_count(len(ordinals_N))
-    coarse: Path | None = None
     if choice.family != "Flat":
-        coarse = directory / COARSE_NAME
-        write_coarse(coarse, train_coarse(vectors_ND, choice.nlist, SEED, use_gpu))
-    (directory / "shards").mkdir(exist_ok=True)
-    shard_N = shard_of(ordinals_N, shard_count)
-    tasks = [
-        ShardTask(
-            directory / shard_name(number),
-            vectors_ND[shard_N == number],
-            ordinals_N[shard_N == number],
-            choice.family,
-            coarse,
-            use_gpu,
-        )
-        for number in range(shard_count)
-    ]
-    sizes = write(tasks)
-    probing = None if coarse is None else _probing(night, ordinals_N, vectors_ND, coarse, tasks)
+        coarse = train_coarse(vectors_ND, choice.nlist, SEED, _on_gpu(night, choice.family))
+        write_coarse(workspace.directory / COARSE_NAME, coarse)
+    (workspace.directory / "shards").mkdir(exist_ok=True)
     return {
         "items": len(ordinals_N),
         "dim": int(vectors_ND.shape[1]),
         "family": choice.family,
         "nlist": choice.nlist,
-        "nprobe": 0 if probing is None else probing.nprobe,
-        "recall": 1.0 if probing is None else probing.recall,
-        "shards": shard_count,
-        "shard_items": sizes,
+        "shards": night.settings.shards or choose_shard_count(len(ordinals_N)),
     }
 
 
+def run_part(night: Night, name: str, part: Callable[[Night], Report]) -> Report:
+    """The report of a part of the step, which runs unless it did already."""
+    done = night.workspace.report(name)
+    if done is None:
+        done = part(night)
+        night.workspace.write_report(name, done)
+    return done
+
+
+def shard_step(number: int) -> str:
+    """The name under which a shard is reported."""
+    return f"build_shard-{number:04d}"
+
+
+def _on_gpu(night: Night, family: Family) -> bool:
+    """Whether lists are found on a GPU; Flat shards have none."""
+    return family != "Flat" and device_of_cluster(night.settings.device) == "cuda"
+
+
+def shard_task(night: Night, plan: Report, number: int) -> ShardTask:
+    """What one shard is written from: the vectors of its own items, whoever else is at work.
+
+    Raises:
+        ValueError: there is no such shard.
+    """
+    if not 0 <= number < plan["shards"]:
+        raise ValueError(f"shard: {number}, accepted: 0 to {plan['shards'] - 1}")
+    workspace, family = night.workspace, plan["family"]
+    ordinals = pq.read_table(workspace.items, columns=["ordinal"])["ordinal"].to_numpy()
+    own_N = shard_of(ordinals, plan["shards"]) == number
+    ordinals_N, vectors_ND = item_vectors(workspace, of_N=own_N)
+    coarse = None if family == "Flat" else workspace.directory / COARSE_NAME
+    path = workspace.directory / shard_name(number)
+    return ShardTask(path, vectors_ND, ordinals_N, family, coarse, _on_gpu(night, family))
+
+
 def item_vectors(
-    workspace: Workspace, encoder: UserEncoder | None = None
+    workspace: Workspace,
+    encoder: UserEncoder | None = None,
+    *,
+    of_N: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ordinals (N,) ascending and unit item vectors (N, dim) of the exported catalog, by the
-    weights of tonight (None) or by others that read the same texts."""
+    weights of tonight (None) or by others that read the same texts. `of_N`: of these rows only."""
     items = pq.read_table(workspace.items, columns=["ordinal", "text_digest"])
+    if of_N is not None:
+        items = items.filter(pa.array(of_N))
     ordinals_N = items["ordinal"].to_numpy()
     texts = TextVectors.open(workspace.directory)
     rows_N = texts.rows_of(items["text_digest"].to_pylist())
@@ -116,22 +164,24 @@ def item_vectors(
     return ordinals_N, encoder.item_vectors(np.asarray(texts.vectors[rows_N]), ordinals_N)
 
 
-def _probing(
-    night: Night,
-    ordinals_N: NDArray[np.int64],
-    vectors_ND: NDArray[np.float32],
-    coarse: Path,
-    tasks: list[ShardTask],
-) -> Probing:
-    """The fewest lists that keep the promise of `index_recall` for users like those of tonight."""
-    shards = [Shard.open(task.path, task.family) for task in tasks]
+def _probing(night: Night, plan: Report) -> Probing | None:
+    """The fewest lists that keep the promise of `index_recall` for users like those of tonight;
+    None for Flat shards, which have no lists."""
+    if plan["family"] == "Flat":
+        return None
+    directory = night.workspace.directory
+    ordinals_N, vectors_ND = item_vectors(night.workspace)
+    shards = [
+        Shard.open(directory / shard_name(number), plan["family"])
+        for number in range(plan["shards"])
+    ]
 
     def search(queries_BD: NDArray[np.float32], k: int, nprobe: int) -> NDArray[np.int64]:
         parts = [shard.search(queries_BD, k, nprobe) for shard in shards]
         return merge_top_k_batch(parts, k)[1]
 
     return choose_nprobe(
-        read_coarse(coarse),
+        read_coarse(directory / COARSE_NAME),
         _queries(night.workspace, vectors_ND),
         vectors_ND,
         ordinals_N,

@@ -83,13 +83,15 @@ def reused_vectors(
     night: Night, encoder_id: str, digests: list[str], dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Vectors (N, dim) of the digests, and which of them (N,) the newest sound generation has, or
-    else the day stored; the rows of the others are 0.
+    else the day stored; the rows of the others are 0. With `embed_all` none is reused.
 
     The generation first, as the day asks (`LoadedGeneration.text_vectors`), and all at once: a
     dictionary of a million arrays takes seconds and gigabytes.
     """
     vectors_ND = np.zeros((len(digests), dim), np.float32)
     has_N = np.zeros(len(digests), np.bool_)
+    if night.settings.embed_all:
+        return vectors_ND, has_N
     texts = _newest_texts(night, encoder_id)
     if texts is not None:
         rows_N = texts.rows_of(digests)

@@ -75,6 +75,7 @@ def export(night: Night) -> Report:
     night.workspace.make()
     with read_snapshot(night.engine) as conn:
         catalog_seq = catalog.catalog_seq(conn)
+        live = generations.read_live(conn)
         items, digests = _export_items(conn, night.workspace.work)
         event_count, user_count, event_digests = _export_events(conn, night.workspace.events)
         _export_trimmed(conn, night.workspace.trimmed)
@@ -88,6 +89,7 @@ def export(night: Night) -> Report:
     return {
         "created_at_ms": created_at_ms,
         "catalog_seq": catalog_seq,
+        "live_generation": None if live is None else live.generation_id,
         "activity_hour": activity_hour,
         "items": items,
         "events": event_count,

@@ -28,6 +28,7 @@ from ray_jobs.encoders.reference import Reference
 from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly import canary
+from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NightError, generation_directory
 from ray_jobs.shards.texts import TextVectors
@@ -120,7 +121,7 @@ class Parity:
         self._encoder = load_weights(weights)
         self._reference = Reference.load(weights)
 
-    def report(self, bert: BertEncoder, users: int, seed: int) -> Report:
+    def report(self, bert: TextEncoder, users: int, seed: int) -> Report:
         """The figures; None where there was nothing to compare."""
         start_key = int(np.random.default_rng(seed).integers(MAX_KEY))
         return {**self.compare_users(users, start_key), **self._canaries(bert, seed, start_key)}
@@ -200,7 +201,7 @@ class Parity:
     def _texts(self) -> TextVectors:
         return TextVectors.open(self._directory)
 
-    def _canaries(self, bert: BertEncoder, seed: int, start_key: int) -> Report:
+    def _canaries(self, bert: TextEncoder, seed: int, start_key: int) -> Report:
         """Texts of items and of searches, embedded again."""
         if bert.encoder_id != self._generation.encoder_id:
             raise ValueError(

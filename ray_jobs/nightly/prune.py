@@ -1,8 +1,15 @@
-"""What nobody can go back to any more is deleted: files, sessions, then the registry says so."""
+"""What nobody can go back to any more is deleted: files, sessions, then the registry says so.
 
+The publish does it by itself; by hand after a hold, or where a disk fills up.
+
+Run: python -m ray_jobs.nightly.prune
+"""
+
+import json
 import shutil
+import sys
 
-from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.step import RESULT_MARK, Night, open_night
 from ray_jobs.nightly.work_files import discard_old_work
 from ray_jobs.nightly.workspace import generation_directory
 from sql import generations, sessions
@@ -34,3 +41,16 @@ def prune(night: Night) -> list[str]:
     if gone:
         sessions.prune_sessions(night.engine, keep_generations=sorted(kept), sleep=night.sleep)
     return gone
+
+
+def main() -> None:
+    """Entrypoint of the Ray job. Where nothing is live yet, nothing is old either."""
+    night = open_night("none")
+    with read_snapshot(night.engine) as conn:
+        live = generations.read_live(conn)
+    gone = [] if live is None else prune(open_night(live.generation_id))
+    sys.stdout.write(f"{RESULT_MARK} {json.dumps({'pruned': gone})}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,8 @@ from sql.generations import LivePointer
 log = logging.getLogger("moonlark.night")
 
 POLL_S = 0.1
+UNKNOWN = "unknown"
+"""What was live when an export of an earlier version began."""
 
 
 def publish(night: Night) -> Report:
@@ -42,18 +44,33 @@ def publish(night: Night) -> Report:
     if live is not None and live.hold:
         log.warning("sealed, not published: %s set hold: %s", live.who, live.why)
         return {"generation": live.generation_id, "held_by": live.who, "held_because": live.why}
-    pointer, waited_s, ready = stage_and_flip(
-        night.engine,
-        night.generation_id,
-        settings=night.settings,
-        who="night",
-        why="nightly publish",
-        hold=False,
-        now_ms=night.now_ms,
-        lease_now_ms=night.lease_now_ms,
-        sleep=night.sleep,
-        monotonic=night.monotonic,
-    )
+    if not night.settings.publish:
+        log.warning("sealed, not published: MOONLARK_PUBLISH is off")
+        return {"generation": None if live is None else live.generation_id, "published": False}
+    began_under = (night.workspace.report("export") or {}).get("live_generation", UNKNOWN)
+    if began_under != UNKNOWN and began_under != (live.generation_id if live else None):
+        return _overtaken(live)
+    try:
+        pointer, waited_s, ready = stage_and_flip(
+            night.engine,
+            night.generation_id,
+            settings=night.settings,
+            who="night",
+            why="nightly publish",
+            hold=False,
+            now_ms=night.now_ms,
+            expected_flip=live.flip if live else 0,
+            lease_now_ms=night.lease_now_ms,
+            sleep=night.sleep,
+            monotonic=night.monotonic,
+        )
+    except FlipLost:
+        with read_snapshot(night.engine) as conn:
+            first = generations.read_live(conn)
+        if first is None or first.generation_id != night.generation_id:
+            return _overtaken(first)
+        # A try of ours that was taken for dead did it.
+        return _tidied(night, {"generation": first.generation_id, "flip": first.flip})
     return _tidied(
         night,
         {
@@ -64,6 +81,17 @@ def publish(night: Night) -> Report:
             "staged_s": round(waited_s, 3),
         },
     )
+
+
+def _overtaken(live: LivePointer | None) -> Report:
+    """Another night published while this one ran, or a person did: theirs stays, ours is sealed.
+
+    So of two nights at once never both publish, and an old one that is taken up again does not put
+    an older generation over a newer one.
+    """
+    assert live is not None, "the pointer never goes back to nothing"
+    log.warning("sealed, not published: %s made %s live", live.who, live.generation_id)
+    return {"generation": live.generation_id, "overtaken_by": live.who}
 
 
 def _tidied(night: Night, report: Report) -> Report:

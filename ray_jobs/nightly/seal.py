@@ -49,6 +49,8 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
     evaluated = night.workspace.require_report("evaluate")
     embedded = night.workspace.require_report("embed")
     canaries = {name: embedded[name] for name in ("canary_texts", "canary_min_cosine")}
+    checked = night.workspace.report("check") or {}
+    checks = {name: value for name, value in checked.items() if name.startswith("check_")}
     files = [
         generations.Artifact(path, entry.sha256, entry.size)
         for path, entry in sorted(manifest.files.items())
@@ -64,6 +66,7 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
         metrics={
             **evaluated,
             **canaries,
+            **checks,
             "index_recall": index_recall,
             STEPS: of_night(night.workspace),
         },

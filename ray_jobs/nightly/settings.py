@@ -14,6 +14,9 @@ class NightSettings(BertSettings):
 
     model_config = SettingsConfigDict(env_prefix="MOONLARK_", frozen=True)
 
+    embed_all: bool = False
+    """Embed every text again, also those whose vectors an earlier night or the day has."""
+
     embed_workers: int = Field(1, ge=1, le=1024)
     """Actors that embed, each with a copy of BERT and one CPU; on GPUs they share these."""
 
@@ -25,6 +28,9 @@ class NightSettings(BertSettings):
 
     train_recipe: Literal["nightly", "tiny"] = "nightly"
     """Named training configuration (`ray_jobs.encoders.fit`); `tiny` is for tests."""
+
+    train_seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Of everything that training draws."""
 
     shards: int | None = Field(None, ge=1, le=4096)
     """Shards of the index; by default chosen from the catalog's size, at least 2."""
@@ -58,11 +64,45 @@ class NightSettings(BertSettings):
     gate_margin: float = Field(0.01, ge=0, le=1)
     """NDCG@10 a candidate may lose against the live generation before it is refused."""
 
+    publish: bool = True
+    """False: the generation is sealed, past its gate, and not made live; a person may do that."""
+
+    check_min_events: int = Field(1_000, ge=0)
+    """Shares and volumes of fewer events (or items) say nothing: they are reported, not judged."""
+
+    check_max_duplicates: float = Field(0.1, ge=0, le=1)
+    """Share of events that repeat another one: same user, kind, item or text, value and time."""
+
+    check_max_impossible_times: float = Field(0.01, ge=0, le=1)
+    """Share of events that occurred an hour or more after they were received, or before 1970."""
+
+    check_max_unknown_items: float = Field(0.5, ge=0, le=1)
+    """Share of the events on items whose item is not in the catalog (any more)."""
+
+    check_max_empty_texts: float = Field(0.2, ge=0, le=1)
+    """Share of items of which BERT would read nothing."""
+
+    check_min_volume: float = Field(0.2, ge=0)
+    """The last day's events over the median of the seven days before it: less is an outage of
+    whoever sends them."""
+
+    check_max_volume: float = Field(5.0, ge=1)
+    """As above: more is a robot or a mistake."""
+
+    check_max_user_share: float = Field(0.2, ge=0, le=1)
+    """Share of the last day's events that one user may have."""
+
+    check_max_item_share: float = Field(0.5, ge=0, le=1)
+    """Share of the last day's events that one item may have."""
+
     stage_deadline_s: float = Field(60.0, gt=0)
     """The pointer flips when all fresh replicas are ready, or after this."""
 
     verify_deadline_s: float = Field(60.0, gt=0)
     """After the flip: how long a replica may take to be ready, or to be replaced by one that is."""
+
+    live_max_age_hours: float = Field(36.0, gt=0)
+    """A live generation older than this is a failure of `verify_live`: a night and a half."""
 
     lease_s: float = Field(LEASE_MS / 1000, gt=0)
     """A replica whose heartbeat is older than this is not waited for."""

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 from sqlalchemy import Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
@@ -29,7 +38,7 @@ from sql import generations
 from sql.engine import open_engine, read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
-from sql.errors import StoreError
+from sql.errors import StoreError, StoreUnavailable
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -45,6 +54,26 @@ CPU_WAIT_S = 60.0
 """How long a step waits for CPUs that others hold; then it fails, and its task may be retried."""
 
 CPU_POLL_S = 5.0
+
+TRY_AGAIN_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: the Airflow task that started the job is retried."""
+
+INFRASTRUCTURE_ERRORS = (
+    NoCpus,
+    StoreUnavailable,
+    OperationalError,  # the database does not answer, or is locked
+    InterfaceError,
+    RaySystemError,
+    NodeDiedError,
+    WorkerCrashedError,
+    ActorDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    ConnectionError,
+    TimeoutError,
+)
+"""What says nothing against the work of the step: a retry may well succeed. Anything else, a gate
+that refuses or a bug, would end the same way again, and is told at once."""
 
 Report = dict[str, Any]
 
@@ -79,7 +108,9 @@ def open_night(generation_id: str) -> Night:
     return Night(engine, store, NightSettings(), Workspace(root, generation_id))
 
 
-def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
+def run_step(
+    night: Night, name: str, step: Callable[[Night], Report], *, beside_others: bool = False
+) -> Report:
     """Run `step` unless its report exists already; record the reason if it fails.
 
     The work folder is marked as in use meanwhile: an erasure rewrites it only between steps.
@@ -87,7 +118,7 @@ def run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report
     taken up by hand, ends as if nothing had happened.
     """
     try:
-        with in_use(night.workspace.work):
+        with in_use(night.workspace.work, beside_others=beside_others):
             return _run_step(night, name, step)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, name, error)
@@ -215,13 +246,33 @@ def main(
     """
     parser = argparse.ArgumentParser(description=f"the step {name!r} of the night")
     parser.add_argument("--generation", required=True, help="id of the generation being made")
-    arguments = parser.parse_args()
+    run_job(name, step, parser.parse_args().generation, needs_ray=needs_ray, niced=niced)
+
+
+def run_job(
+    name: str,
+    step: Callable[[Night], Report],
+    generation_id: str,
+    *,
+    needs_ray: bool = False,
+    niced: bool = True,
+    beside_others: bool = False,
+) -> None:
+    """What a Ray job of the night does, whatever its command line says besides the generation.
+
+    Ends with TRY_AGAIN_EXIT_CODE where nothing is wrong with the work itself.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if niced:
         os.nice(NICENESS)
-    if needs_ray:
-        ray.init(logging_level=logging.WARNING)
-        require_cpus(1, cluster_cpus)
-    report = run_step(open_night(arguments.generation), name, step)
+    try:
+        if needs_ray:
+            ray.init(logging_level=logging.WARNING)
+            require_cpus(1, cluster_cpus)
+        night = open_night(generation_id)
+        report = run_step(night, name, step, beside_others=beside_others)
+    except INFRASTRUCTURE_ERRORS:
+        log.exception("%s: worth another try", name)
+        sys.exit(TRY_AGAIN_EXIT_CODE)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
     sys.stdout.flush()

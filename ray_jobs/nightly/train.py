@@ -103,7 +103,8 @@ def _train_loop(config: dict[str, Any]) -> Report:
     settings: NightSettings = config["settings"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    recipe = fitting.tiny() if settings.train_recipe == "tiny" else fitting.nightly()
+    make_recipe = fitting.tiny if settings.train_recipe == "tiny" else fitting.nightly
+    recipe = make_recipe(settings.train_seed)
     fitted = fitting.fit(
         recipe,
         training_data(workspace, settings),
@@ -120,12 +121,8 @@ def _train_loop(config: dict[str, Any]) -> Report:
     metrics["windows"] = _windows_of_all(fitted.model, last["windows"], world_size)
     if rank == 0:
         save_weights(workspace.directory / WEIGHTS, fitted)
-    return {
-        **metrics,
-        "workers": world_size,
-        "device": settings.device,
-        "recipe": settings.train_recipe,
-    }
+    told = {"recipe": settings.train_recipe, "seed": settings.train_seed}
+    return {**metrics, **told, "workers": world_size, "device": settings.device}
 
 
 def _windows_of_all(model: nn.Module, windows: int, world_size: int) -> list[int]:

@@ -47,7 +47,7 @@ TIE = 1e-3
 """Other items may share an item's text; beyond this above its own score, something is wrong."""
 
 
-class _CheckFailed(Exception):
+class CheckFailed(Exception):
     """What is wrong, in words for the on-call."""
 
 
@@ -70,7 +70,7 @@ def verify(night: Night) -> Report:
     try:
         report = check_files(night.workspace.directory, registered.manifest_digest)
         report["replicas_ready"] = _ready_replicas(night)
-    except (_CheckFailed, ShardsError, EncoderError, PriorsError, OSError) as error:
+    except (CheckFailed, ShardsError, EncoderError, PriorsError, OSError) as error:
         raise _gone_back(night, live, str(error)) from error
     return {"generation": night.generation_id, "flip": live.flip, **report}
 
@@ -79,19 +79,19 @@ def check_files(directory: Path, registered_digest: str | None) -> Report:
     """Digests, counts and canary queries of a generation's folder.
 
     Raises:
-        _CheckFailed, ShardsError, EncoderError: what is wrong.
+        CheckFailed, ShardsError, EncoderError: what is wrong.
     """
     manifest = open_manifest(directory)
     digest = manifest_digest(directory)
     if digest != registered_digest:
-        raise _CheckFailed(f"its manifest is {digest}, the registry has {registered_digest}")
+        raise CheckFailed(f"its manifest is {digest}, the registry has {registered_digest}")
     verify_digests(directory, manifest)
     encoder = load_weights(directory / "weights.safetensors")
     shards, texts = ShardSet.open(directory, manifest), TextVectors.open(directory)
     items = read_items(directory)
     ordinals = items.live_ordinals()
     if not np.array_equal(ordinals, shards.ordinals):
-        raise _CheckFailed(f"{len(ordinals)} items, but the shards hold {len(shards.ordinals)}")
+        raise CheckFailed(f"{len(ordinals)} items, but the shards hold {len(shards.ordinals)}")
     delta, k = Delta.empty(shards), min(CANARY_K, len(ordinals))
     canaries = ordinals[:: max(1, len(ordinals) // CANARIES)][:CANARIES]
     _, stored_ND = shards.vectors_of(canaries)
@@ -100,16 +100,16 @@ def check_files(directory: Path, registered_digest: str | None) -> Report:
         assert item is not None, "it is of live_ordinals"
         bert = texts.get([item.text_digest]).get(item.text_digest)
         if bert is None:
-            raise _CheckFailed(f"the text of item {item.item_id!r} has no vector")
+            raise CheckFailed(f"the text of item {item.item_id!r} has no vector")
         query_D = encoder.item_vectors(bert[None, :], np.array([ordinal]))[0]
         own = float(query_D @ stored_D)
         if not own >= MIN_COSINE:
-            raise _CheckFailed(f"item {item.item_id!r} is stored at cosine {own:.4f} to its text")
+            raise CheckFailed(f"item {item.item_id!r} is stored at cosine {own:.4f} to its text")
         scores, found = search(shards, delta, query_D, k)
         if len(found) != k or not bool(np.isfinite(scores).all()):
-            raise _CheckFailed(f"like {item.item_id!r}: {len(found)} of {k} items, or not finite")
+            raise CheckFailed(f"like {item.item_id!r}: {len(found)} of {k} items, or not finite")
         if ordinal not in found and scores[0] > own + TIE:
-            raise _CheckFailed(f"item {item.item_id!r} is not the nearest to itself")
+            raise CheckFailed(f"item {item.item_id!r} is not the nearest to itself")
     return {"items": len(ordinals), "canaries": len(canaries)}
 
 
@@ -126,9 +126,7 @@ def _ready_replicas(night: Night) -> int:
     )
     if waited.behind:
         total = waited.ready + len(waited.behind)
-        raise _CheckFailed(
-            f"{len(waited.behind)} of {total} replicas lack it: {one_reason(waited)}"
-        )
+        raise CheckFailed(f"{len(waited.behind)} of {total} replicas lack it: {one_reason(waited)}")
     return waited.ready
 
 

@@ -35,12 +35,16 @@ USERS_A_QUERY = 10_000
 
 
 @contextmanager
-def in_use(work: Path) -> Iterator[None]:
-    """Hold the lock of a work folder, which is made if need be; waits for whoever holds it."""
+def in_use(work: Path, *, beside_others: bool = False) -> Iterator[None]:
+    """Hold the lock of a work folder, which is made if need be; waits for whoever holds it.
+
+    `beside_others`: parts of one step, such as the shards, hold it together.
+    """
+    kind = fcntl.LOCK_SH if beside_others else fcntl.LOCK_EX
     while True:
         work.mkdir(parents=True, exist_ok=True)
         with (work / LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
             if not _is_still(file, work / LOCK):
                 continue  # the folder was discarded while we waited for it
             yield

@@ -118,6 +118,7 @@ class NightError(RuntimeError):
     NightError
     |-- StepMissing       a step ran before the one it needs
     |-- NothingToDo       the catalog or the log is empty
+    |-- DataRefused       what was exported is not what a shop's day looks like
     |-- NoCpus            the Ray cluster can never run a task of it
     |-- GateRefused       the candidate is worse than what is live, or broken
     |-- StageFailed       no replica can answer from the generation
@@ -141,6 +142,10 @@ class StepMissing(NightError):
 
 class NothingToDo(NightError):
     """There is nothing to make a generation from."""
+
+
+class DataRefused(NightError):
+    """A check of the exported data is out of its bounds: nothing is trained on it."""
 
 
 class NoCpus(NightError):

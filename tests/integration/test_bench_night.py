@@ -21,11 +21,12 @@ def test_each_step_of_each_night_is_timed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     report = Report.model_validate_json(path.read_bytes())
     first, second, made, workers = report.tables
-    steps = ["export", "embed", "train", "build", "fuse", "fold", "evaluate", "publish", "verify"]
+    steps = ["export", "check", "embed", "train", "build", "fuse", "fold", "evaluate"]
+    steps += ["publish", "verify"]
     assert [row[0] for row in first.rows] == [*steps, "parity", "together"]
     assert [row[0] for row in second.rows] == [*steps, "parity", "together"]
     assert [row[0] for row in made.rows] == [*steps, "together"]
-    assert [row[0] for row in workers.rows] == ["export", "embed", "train"]
+    assert [row[0] for row in workers.rows] == ["export", "check", "embed", "train"]
     # 1 % of 1,200 texts, and none but these.
     assert "12 texts embedded, 1,18" in second.title
     ratios = {ratio.name: ratio.value for ratio in report.ratios}

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
 from dags.ray_job.errors import (
     RayJobFailed,
@@ -22,11 +23,17 @@ from dags.ray_job.errors import (
     RayJobTimedOut,
 )
 from dags.ray_job.hook import RayJobHook
-from dags.ray_job.operator import SUBMISSION_ID_KEY
+from dags.ray_job.operator import SUBMISSION_ID_KEY, RayJobOperator
 from dags.ray_job.submission import TaskCoordinates
 from infra.stack.ports import find_free_run
 from infra.stack.ray_cluster import LocalRay
-from tests.integration.operator_process import DAG_ID, TaskInstance, context_for, make_operator
+from tests.integration.operator_process import (
+    DAG_ID,
+    TaskInstance,
+    context_for,
+    make_operator,
+    run_deferred,
+)
 
 PROJECT_ROOT = Path(__file__).parents[2]
 WAIT_S = 40.0
@@ -130,6 +137,51 @@ def test_the_retry_of_a_failed_try_runs_once_more(hook: RayJobHook, ti: TaskInst
     ti.try_number = 2
     make_operator("print('better')").execute(context_for(ti))
     assert jobs_of(hook, ti) == ["FAILED", "SUCCEEDED"]
+
+
+def deferrable(code: str, **options: Any) -> RayJobOperator:
+    return make_operator(code, deferrable=True, **options)
+
+
+def test_a_deferred_task_holds_no_worker_and_ends_as_a_blocking_one_does(
+    hook: RayJobHook, ti: TaskInstance, tmp_path: Path
+) -> None:
+    operator = deferrable(waiting_code(tmp_path))
+    threading.Timer(3.0, (tmp_path / "release").touch).start()
+    result, deferrals = run_deferred(operator, context_for(ti))
+    assert (result, deferrals) == ({"released": True}, 1)
+    assert ti.pushed == {SUBMISSION_ID_KEY: coordinates(ti).submission_id(1)}
+    assert jobs_of(hook, ti) == ["SUCCEEDED"]
+
+
+def test_a_deferred_task_fails_with_its_job_and_the_end_of_its_log(
+    hook: RayJobHook, ti: TaskInstance
+) -> None:
+    code = "import time; time.sleep(2); print('it was the butler'); raise SystemExit(75)"
+    with pytest.raises(RayJobFailed, match="it was the butler") as caught:
+        run_deferred(deferrable(code), context_for(ti))
+    assert caught.value.is_infrastructure, "75 says that nothing is wrong with the work"
+
+
+def test_after_the_loss_of_a_triggerer_the_next_try_defers_to_the_one_job(
+    hook: RayJobHook, ti: TaskInstance, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskDeferred):
+        deferrable(waiting_code(tmp_path)).execute(context_for(ti))
+    wait_for(lambda: running_pids(tmp_path), "the job to run")
+    ti.try_number = 2
+    (tmp_path / "release").touch()
+    result, _ = run_deferred(deferrable(waiting_code(tmp_path)), context_for(ti))
+    assert result == {"released": True}
+    assert (jobs_of(hook, ti), len(running_pids(tmp_path))) == (["SUCCEEDED"], 1)
+
+
+def test_a_deferred_task_that_runs_too_long_is_stopped(
+    hook: RayJobHook, ti: TaskInstance, tmp_path: Path
+) -> None:
+    with pytest.raises(RayJobTimedOut):
+        run_deferred(deferrable(waiting_code(tmp_path), job_timeout_s=4.0), context_for(ti))
+    wait_for(lambda: jobs_of(hook, ti) == ["STOPPED"], "the job to be stopped")
 
 
 def test_a_cleared_task_runs_again_and_a_repeated_look_does_not(

@@ -58,7 +58,13 @@ def test_a_kill_before_the_job_is_followed_leaves_none_running(
         cluster.jobs[task.submission_id(1)] = "RUNNING"
     monkeypatch.setattr(operator_module, "RayJobHook", lambda _: cluster)
     ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, xcom_push=lambda **_: None
+        dag_id="d",
+        run_id="r",
+        task_id="t",
+        map_index=-1,
+        try_number=1,
+        stats_tags={},
+        xcom_push=lambda **_: None,
     )
     context: Any = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0)}
     with pytest.raises((RayJobsRefused, RayJobFailed)):

@@ -26,8 +26,15 @@ for task in dag.tasks if dag else []:
         "downstream": sorted(task.downstream_task_ids),
         "entrypoint": [str(w) for w in getattr(task, "entrypoint", [])],
         "cpus": getattr(task, "entrypoint_num_cpus", None),
+        "deferrable": getattr(task, "deferrable", None),
     }
-print("PROBE " + json.dumps({"modules": sorted(sys.modules), "tasks": tasks}))
+found = {"modules": sorted(sys.modules), "tasks": tasks}
+if dag:
+    found["params"] = {name: param.schema for name, param in dag.params.items()}
+    found["max_active_runs"] = dag.max_active_runs
+    timeout = dag.dagrun_timeout
+    found["timeout_s"] = timeout.total_seconds() if timeout else None
+print("PROBE " + json.dumps(found))
 """
 
 
@@ -66,11 +73,21 @@ def upkeep(airflow_home: Path) -> dict[str, Any]:
     return parse("dags.upkeep", airflow_home)
 
 
+@pytest.fixture(scope="module")
+def others(airflow_home: Path) -> dict[str, dict[str, Any]]:
+    names = ("verify_live", "prune_artifacts")
+    return {name: parse(f"dags.{name}", airflow_home) for name in names}
+
+
 @pytest.mark.parametrize("heavy", HEAVY)
 def test_parsing_loads_nothing_heavy(
-    heavy: str, night: dict[str, Any], rollback: dict[str, Any], upkeep: dict[str, Any]
+    heavy: str,
+    night: dict[str, Any],
+    rollback: dict[str, Any],
+    upkeep: dict[str, Any],
+    others: dict[str, dict[str, Any]],
 ) -> None:
-    for found in (night, rollback, upkeep):
+    for found in (night, rollback, upkeep, *others.values()):
         assert heavy not in found["modules"]
 
 
@@ -81,23 +98,59 @@ def test_erasures_are_finished_before_what_is_old_goes(upkeep: dict[str, Any]) -
         assert importlib.util.find_spec(f"ray_jobs.nightly.{job}") is not None
 
 
+def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any]) -> None:
+    for found in others.values():
+        (task,) = found["tasks"].values()
+        assert task["entrypoint"][:2] == ["python", "-m"]
+        assert importlib.util.find_spec(task["entrypoint"][2]) is not None
+        assert found["max_active_runs"] == 1
+
+
 def test_the_night_runs_its_steps_in_order(night: dict[str, Any]) -> None:
     tasks = night["tasks"]
-    order = ["begin", "export", "embed", "train", "build", "fuse", "fold", "evaluate", "publish"]
-    order += ["verify", "parity"]
+    order = ["begin", "export", "check", "embed", "train", "plan_shards", "shard_commands"]
+    order += ["build_shard", "build", "fuse", "fold", "evaluate", "publish", "verify", "parity"]
     assert sorted(tasks) == sorted(order)
     for before, after in pairwise(order):
         assert after in tasks[before]["downstream"], f"{before} -> {after}"
     assert tasks["parity"]["downstream"] == []
 
 
+def test_the_command_line_runs_the_same_steps(night: dict[str, Any]) -> None:
+    from infra.cli.night_steps import STEPS
+
+    parts = {"begin", "plan_shards", "shard_commands", "build_shard"}
+    assert set(night["tasks"]) - parts == set(STEPS)
+
+
 def test_each_step_is_a_job_of_its_own_name_with_the_generation(night: dict[str, Any]) -> None:
     for step, task in night["tasks"].items():
-        if step != "begin":
+        if step not in ("begin", "shard_commands", "build_shard"):
             assert task["entrypoint"][:4] == [
                 *("python", "-m", f"ray_jobs.nightly.{step}", "--generation")
             ]
             assert "begin" in task["entrypoint"][4]
+            assert importlib.util.find_spec(f"ray_jobs.nightly.{step}") is not None
+
+
+def test_the_night_takes_only_what_its_schema_allows(night: dict[str, Any]) -> None:
+    from jsonschema import Draft7Validator
+
+    assert sorted(night["params"]) == ["full", "publish", "seed"]
+    accepted = {"full": [True, False], "publish": [True, False], "seed": [0, 2**31 - 1]}
+    refused = {"full": ["yes", 1], "publish": [None, "false"], "seed": [-1, 0.5, "7", 2**31]}
+    for name, schema in night["params"].items():
+        validator = Draft7Validator(schema)
+        assert all(validator.is_valid(value) for value in accepted[name]), name
+        assert not any(validator.is_valid(value) for value in refused[name]), name
+
+
+def test_only_one_night_runs_and_none_for_ever(night: dict[str, Any]) -> None:
+    assert night["max_active_runs"] == 1
+    assert night["timeout_s"] == 20 * 3600
+    waits = [task["deferrable"] for task in night["tasks"].values() if task["entrypoint"]]
+    assert waits
+    assert all(waits), "a step holds no worker while it runs"
 
 
 def test_a_driver_holds_no_cpu_that_its_own_tasks_need(night: dict[str, Any]) -> None:

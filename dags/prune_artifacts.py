@@ -1,0 +1,35 @@
+"""Files and sessions that nobody can go back to any more are deleted, by hand.
+
+Each publish does it; this is for after a hold, or for a disk that fills up. The live generation,
+the one before it and the newest few (MOONLARK_KEEP_GENERATIONS) stay. Try it: `airflow dags test
+prune_artifacts`.
+"""
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import dag
+
+from dags.ray_job.operator import RayJobOperator
+
+
+@dag(
+    dag_id="prune_artifacts",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    tags=["moonlark"],
+    doc_md=__doc__,
+)
+def prune_artifacts() -> None:
+    RayJobOperator(
+        task_id="prune",
+        entrypoint=["python", "-m", "ray_jobs.nightly.prune"],
+        deferrable=True,
+        job_timeout_s=3_600.0,
+    )
+
+
+prune_artifacts()

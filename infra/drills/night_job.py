@@ -1,0 +1,51 @@
+"""One step of a small night as a job: what `python -m ray_jobs.nightly.STEP` does, without Ray.
+
+python -m infra.drills.night_job -m ray_jobs.nightly.STEP --generation ID [--shard N]
+"""
+
+import argparse
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from infra.drills.local import LocalStore
+from infra.drills.small_night import Step, open_small_night, steps
+from ray_jobs.encoders.train_config import tiny
+from ray_jobs.nightly.build import PLAN, plan_shards, shard_step
+from ray_jobs.nightly.build_shard import one_shard
+from ray_jobs.nightly.step import RESULT_MARK, run_step
+from sql.engine import open_engine
+from sql.settings import StoreSettings
+
+AT_LEAST_S = 3.0
+"""A step of so small a night takes no time; something must be there to be interrupted."""
+
+
+def main() -> None:
+    """Entrypoint of the job."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-m", dest="module", required=True)
+    parser.add_argument("--generation", required=True)
+    parser.add_argument("--shard", type=int, default=0)
+    asked = parser.parse_args()
+    store = StoreSettings()
+    root = Path(store.artifact_root)
+    local = LocalStore(root.parent, store.database_url, open_engine(store.database_url))
+    name = asked.module.rpartition(".")[2]
+    parts: dict[str, tuple[str, Step]] = {
+        PLAN: (PLAN, plan_shards),
+        "build_shard": (shard_step(asked.shard), partial(one_shard, asked.shard)),
+        # Its canaries ask BERT again, and nothing here has any.
+        "parity": ("parity", lambda night: {}),
+    }
+    step = parts.get(name) or (name, steps(tiny())[name])
+    night = open_small_night(local, asked.generation)
+    report = run_step(night, *step, beside_others=name == "build_shard")
+    time.sleep(AT_LEAST_S)
+    sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
+
+
+if __name__ == "__main__":
+    main()
