@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.compiled import FLOATS, FLOATS_2D, INTS, INTS32, kernel
+from ray_jobs.ranking.lookup import check_ascending
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
 DAY_MS = 24 * HOUR_MS
@@ -67,6 +68,12 @@ class Activity:
     ordinals: Ints
     sums: Floats
     at_ms: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: the arrays do not belong together."""
+        if self.sums.shape != (len(self.ordinals), len(HORIZONS_DAYS)):
+            raise ValueError(f"sums of shape {list(self.sums.shape)}")
+        check_ascending(self.ordinals)
 
     @classmethod
     def of_hours(cls, hours: Iterable[tuple[int, Counts]], at_ms: int) -> Activity:

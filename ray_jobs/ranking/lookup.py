@@ -10,6 +10,12 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
+def check_ascending(ordinals: Ints) -> None:
+    """Raises ValueError where they do not ascend, or one is negative."""
+    if len(ordinals) and (ordinals[0] < 0 or not (ordinals[1:] > ordinals[:-1]).all()):
+        raise ValueError("ordinals that do not ascend from 0 or more")
+
+
 def rows_in(ascending_N: Ints, wanted_M: Ints) -> Ints:
     """Row of each wanted ordinal, -1 where there is none."""
     if not len(ascending_N):

@@ -74,6 +74,8 @@ class Neighbours:
             raise ValueError("lengths that do not match")
         if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
             raise ValueError("offsets that do not ascend from 0 to the entries")
+        if entries and self.ordinals_E.min() < 0:
+            raise ValueError("a neighbour of a negative ordinal")
 
     def near(self, recent_R: Ints) -> Near:
         """What is near to a user's recent items, newest first."""
@@ -85,8 +87,8 @@ class Neighbours:
 
 
 class Near(NamedTuple):
-    """The `ordinals` (N,) beside a user's recent items, in no order, and for each of SUMS the sum of
-    decay ** position * weight, (N, 3). `slots`: a hash table of their rows."""
+    """The `ordinals` (N,) beside a user's recent items, in no order, and for each of SUMS the
+    sum of decay ** position * weight, (N, 3). `slots`: a hash table of their rows."""
 
     ordinals: Ints
     sums: Floats

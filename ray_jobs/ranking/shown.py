@@ -44,10 +44,10 @@ class Live(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """`eligible`: a mask over ordinals, all when None; ordinals beyond its end are not. `hidden`:
-    ascending."""
+    """`live`: None where `eligible` says that, too. `eligible`: a mask over ordinals, all when
+    None; ordinals beyond its end are not. `hidden`: ascending."""
 
-    live: Live
+    live: Live | None
     hidden: Ints
     eligible: Mask | None = None
 
@@ -55,8 +55,12 @@ class Shown:
     def arrays(self) -> ShownArrays:
         """For a kernel."""
         eligible = _NO_MASK if self.eligible is None else self.eligible
-        return (*self.live, self.hidden, eligible, self.eligible is not None)
+        live = _NOTHING if self.live is None else self.live
+        filtered = self.eligible is not None
+        return (*live, self.hidden, eligible, self.live is not None, filtered)
 
 
-ShownArrays = tuple[NDArray[np.int32], Ints, Ints, Ints, Ints, Mask, bool]
-SHOWN_TYPES = (INTS32, INTS, INTS, INTS, INTS, MASK, BOOL)
+_NOTHING = Live.of(_NOBODY)
+
+ShownArrays = tuple[NDArray[np.int32], Ints, Ints, Ints, Ints, Mask, bool, bool]
+SHOWN_TYPES = (INTS32, INTS, INTS, INTS, INTS, MASK, BOOL, BOOL)

@@ -4,7 +4,8 @@ what others took beside the user's last items.
 A new item is near to nobody and a fad is near to few, so the nearest alone would never show them.
 Each source gives a bounded number; `fusion` then scores them all alike.
 
-Shapes: P pool, H horizons, F front, B best of a horizon, N near, D sums (`neighbours.SUMS`), M found.
+Shapes: P pool, H horizons, F front, B best of a horizon, N near, D sums
+(`neighbours.SUMS`), M found.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import BOOL, FLOATS, FLOATS_2D, INT, INTS, array_of, helper, kernel
+from ray_jobs.compiled import BOOL, FLOATS_2D, INT, INTS, array_of, helper, kernel
 from ray_jobs.ranking.lookup import unique_sorted
 from ray_jobs.ranking.neighbours import COSINE, LINEAR, Near
 from ray_jobs.ranking.shown import SHOWN_TYPES, Shown
@@ -37,7 +38,7 @@ POOL = 1_000
 """Kept of each horizon, and of the newest, to choose from: filters and seen items take some."""
 
 SPARE = 60
-"""So many more of the best of a horizon are put in order beforehand: few users may not be shown more
+"""So many more of the best of a source are put in order beforehand: few users may not be shown more
 of them than that. Where one may not, the whole pool is looked through."""
 
 _TIES = 2**31 - 1
@@ -135,19 +136,21 @@ def _may_show(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> bool:
     """Arrays one by one here and below: of a tuple numba would count who holds each of them."""
     if ordinal < 0 or (is_filtered and not (ordinal < len(eligible) and eligible[ordinal])):
         return False
-    if len(rows_S):
-        is_live = ordinal < len(rows_S) and rows_S[ordinal] >= 0
-    else:
-        is_live = _is_in(live, ordinal)
-    if len(gone) and is_live:
-        is_live = not _is_in(gone, ordinal)
-    if not is_live and not (len(added) and _is_in(added, ordinal)):
-        return False
+    if by_live:
+        if len(rows_S):
+            is_live = ordinal < len(rows_S) and rows_S[ordinal] >= 0
+        else:
+            is_live = _is_in(live, ordinal)
+        if is_live and len(gone):
+            is_live = not _is_in(gone, ordinal)
+        if not is_live and not _is_in(added, ordinal):
+            return False
     return not _is_in(hidden, ordinal)
 
 
@@ -160,12 +163,13 @@ def _may_show_each(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> Mask:
     mask = np.empty(len(ordinals_M), np.bool_)
     for place in range(len(ordinals_M)):
         mask[place] = _may_show(
-            ordinals_M[place], rows_S, live, gone, added, hidden, eligible, is_filtered
+            ordinals_M[place], rows_S, live, gone, added, hidden, eligible, by_live, is_filtered
         )
     return mask
 
@@ -232,10 +236,13 @@ def _may_show_row(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> bool:
     if states_P[row] == _UNKNOWN:
-        may = _may_show(active_P[row], rows_S, live, gone, added, hidden, eligible, is_filtered)
+        may = _may_show(
+            active_P[row], rows_S, live, gone, added, hidden, eligible, by_live, is_filtered
+        )
         states_P[row] = _SHOWN if may else _HIDDEN
     return states_P[row] != _HIDDEN
 
@@ -254,6 +261,7 @@ def _most_active(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> None:
     """Take the best of one horizon: of its front, and where that has too few of the whole pool."""
@@ -262,7 +270,17 @@ def _most_active(
         if count == ACTIVE_EACH:
             return
         if _may_show_row(
-            row, states_P, active_P, rows_S, live, gone, added, hidden, eligible, is_filtered
+            row,
+            states_P,
+            active_P,
+            rows_S,
+            live,
+            gone,
+            added,
+            hidden,
+            eligible,
+            by_live,
+            is_filtered,
         ):
             states_P[row] = _TAKEN
             count += 1
@@ -271,7 +289,17 @@ def _most_active(
     keys, count = np.empty(len(active_P), np.int64), 0
     for row in range(len(active_P)):
         if _may_show_row(
-            row, states_P, active_P, rows_S, live, gone, added, hidden, eligible, is_filtered
+            row,
+            states_P,
+            active_P,
+            rows_S,
+            live,
+            gone,
+            added,
+            hidden,
+            eligible,
+            by_live,
+            is_filtered,
         ):
             keys[count] = _key(sums_PH[row, horizon], row)
             count += 1
@@ -291,6 +319,7 @@ def _nearest_neighbours(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> int:
     """Add to `found`, of which there are `count`, those that are best by one measure; how many
@@ -304,7 +333,7 @@ def _nearest_neighbours(
             ordered = np.sort(keys)
         ordinal = ordered[place] & _TIES
         place += 1
-        if _may_show(ordinal, rows_S, live, gone, added, hidden, eligible, is_filtered):
+        if _may_show(ordinal, rows_S, live, gone, added, hidden, eligible, by_live, is_filtered):
             found[count] = ordinal
             count += 1
     return count
@@ -330,6 +359,7 @@ def _beside(
     added: Ints,
     hidden: Ints,
     eligible: Mask,
+    by_live: bool,
     is_filtered: bool,
 ) -> Ints:
     """Of all sources, in no order; what several sources have may repeat."""
@@ -339,7 +369,7 @@ def _beside(
     for horizon in range(len(front_HB)):
         _most_active(
             *(horizon, active_P, sums_PH, front_HB, is_all, states_P),
-            *(rows_S, live, gone, added, hidden, eligible, is_filtered),
+            *(rows_S, live, gone, added, hidden, eligible, by_live, is_filtered),
         )
     for row in range(len(active_P)):
         if states_P[row] == _TAKEN:
@@ -350,13 +380,13 @@ def _beside(
         if count == until:
             break
         if published[place] <= as_of_ms and _may_show(
-            *(newest[place], rows_S, live, gone, added, hidden, eligible, is_filtered),
+            *(newest[place], rows_S, live, gone, added, hidden, eligible, by_live, is_filtered),
         ):
             found[count] = newest[place]
             count += 1
     for column in (COSINE, LINEAR):
         count = _nearest_neighbours(
             *(near_N, near_N3[:, column], found, count),
-            *(rows_S, live, gone, added, hidden, eligible, is_filtered),
+            *(rows_S, live, gone, added, hidden, eligible, by_live, is_filtered),
         )
     return found[:count]

@@ -46,6 +46,7 @@ from scipy.linalg import qr, solve, svd
 from scipy.sparse.linalg import svds
 
 from ray_jobs.compiled import FLOATS, FLOATS_2D, INTS, helper, kernel
+from ray_jobs.ranking.lookup import check_ascending
 
 RIDGE = 1_000.0
 """Above the published values: a whole history sums so many weights."""
@@ -90,9 +91,8 @@ class WholeHistory:
             or not np.isin(self.late_items_C, self.items_M).all()
         ):
             raise ValueError("lengths that do not match")
-        for ordinals in (self.items_M, self.late_items_C):
-            if (np.diff(ordinals) <= 0).any():
-                raise ValueError("items that do not ascend")
+        check_ascending(self.items_M)
+        check_ascending(self.late_items_C)
 
     @cached_property
     def _scale_M(self) -> Floats:
@@ -190,8 +190,8 @@ def _factors(seen_UM: scipy.sparse.csr_matrix) -> Floats:
     start = np.random.default_rng(0).standard_normal(min(seen_UM.shape)).astype(np.float32)
     _, singular_K, vectors_KM = svds(seen_UM, k=count, v0=start)
     eigen_K = singular_K.astype(np.float64) ** 2
-    factors: Floats = (vectors_KM.T * np.sqrt(eigen_K / (eigen_K + RIDGE))).astype(np.float32)
-    return factors
+    factors_MK = vectors_KM.T * np.sqrt(eigen_K / (eigen_K + RIDGE))
+    return np.ascontiguousarray(factors_MK, np.float32)
 
 
 def _lately(
