@@ -19,12 +19,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numba
 from numba import types
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
@@ -41,32 +40,32 @@ def array_of(number: Any, dimensions: int = 1) -> types.Array:
 
 INTS, INTS32 = array_of(types.int64), array_of(types.int32)
 FLOATS, FLOATS_2D = array_of(types.float32), array_of(types.float32, 2)
-MASK, BYTES = array_of(types.boolean), array_of(types.uint8)
+MASK = array_of(types.boolean)
 INT, FLOAT, BOOL = types.int64, types.float64, types.boolean
 
-_kernels: list[Kernel[..., Any]] = []
+_kernels: list[Kernel[Any]] = []
 
 
-class Kernel(Generic[P, R]):
+class Kernel(Generic[R]):
     """One compiled function. Thread-safe; runs without the interpreter's lock."""
 
     def __init__(
-        self, function: Callable[P, R], arguments: tuple[Any, ...], reordered: bool
+        self, function: Callable[..., R], arguments: tuple[Any, ...], reordered: bool
     ) -> None:
         self.name = f"{function.__module__}.{function.__qualname__}"
         self._function = function
         self._arguments = arguments
         self._fastmath = set(REORDERED) if reordered else False
         self._lock = threading.Lock()
-        self._compiled: Callable[P, R] | None = None
+        self._compiled: Callable[..., R] | None = None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: Any) -> R:
         compiled = self._compiled
         if compiled is None:
             compiled = self.compile()
         return compiled(*args)
 
-    def compile(self) -> Callable[P, R]:
+    def compile(self) -> Callable[..., R]:
         """From the cache, or anew: half a second to three."""
         with self._lock:
             if self._compiled is None:
@@ -77,8 +76,8 @@ class Kernel(Generic[P, R]):
                     self._compiled = self._made(cache=False)
             return self._compiled
 
-    def _made(self, *, cache: bool) -> Callable[P, R]:
-        compiled: Callable[P, R] = numba.njit(
+    def _made(self, *, cache: bool) -> Callable[..., R]:
+        compiled: Callable[..., R] = numba.njit(
             [self._arguments],
             cache=cache,
             nogil=True,
@@ -88,10 +87,10 @@ class Kernel(Generic[P, R]):
         return compiled
 
 
-def kernel(*arguments: Any, reordered: bool = False) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(*arguments: Any, reordered: bool = False) -> Callable[[Callable[..., R]], Kernel[R]]:
     """Of arguments of these types, in their order. `reordered`: see REORDERED."""
 
-    def made(function: Callable[P, R]) -> Kernel[P, R]:
+    def made(function: Callable[..., R]) -> Kernel[R]:
         found = Kernel(function, arguments, reordered)
         _kernels.append(found)
         return found
@@ -99,11 +98,11 @@ def kernel(*arguments: Any, reordered: bool = False) -> Callable[[Callable[P, R]
     return made
 
 
-def helper(function: Callable[P, R]) -> Callable[P, R]:
+def helper(function: Callable[..., R]) -> Callable[..., R]:
     """What kernels of the same file call. Inlined: an array is seven words, and a call that hands
     over seven arrays took 80 ns."""
     made = numba.njit(error_model="numpy", nogil=True, forceinline=True)
-    compiled: Callable[P, R] = made(function)
+    compiled: Callable[..., R] = made(function)
     return compiled
 
 

@@ -272,7 +272,7 @@ class Fusion(BaseModel):
     def _weights(self) -> Mapping[tuple[bool, bool], Floats]:
         """Whether the month is quiet, whether the user is known -> weights (F,)."""
         return {
-            (is_quiet, is_known): np.array(of.known if is_known else of.new, np.float32)
+            (bool(is_quiet), is_known): np.array(of.known if is_known else of.new, np.float32)
             for is_quiet, of in enumerate((self.lively, self.quiet))
             for is_known in (True, False)
         }

@@ -124,7 +124,7 @@ def _is_in(ascending: Ints, ordinal: int) -> bool:
         half = count // 2
         first += half * (ascending[first + half] <= ordinal)
         count -= half
-    return count == 1 and ascending[first] == ordinal
+    return count == 1 and bool(ascending[first] == ordinal)
 
 
 @helper
@@ -181,7 +181,7 @@ def _key(value: np.float32, tie: int) -> int:
     bits = np.int64(np.float32(value + np.float32(0)).view(np.int32))  # + 0: there is one zero
     if bits < 0:
         bits = -(bits & _TIES) - 1
-    return ((_TIES - bits) << 31) | tie
+    return int(((_TIES - bits) << 31) | tie)
 
 
 @helper
@@ -244,7 +244,7 @@ def _may_show_row(
             active_P[row], rows_S, live, gone, added, hidden, eligible, by_live, is_filtered
         )
         states_P[row] = _SHOWN if may else _HIDDEN
-    return states_P[row] != _HIDDEN
+    return bool(states_P[row] != _HIDDEN)
 
 
 @helper

@@ -245,6 +245,16 @@ class StoredVectors:
         self._width = width
         self._memory = _memory_from(self._base, int(self._places.max(initial=-width)) + width)
 
+    @cached_property
+    def _pairs(self) -> NDArray[np.uint16] | None:
+        """The memory by two bytes, as a kernel reads it; None where some vectors begin at an even
+        address and some at an odd one."""
+        if not len(self._memory) or (self._places & 1).any():
+            return None
+        first = np.ctypeslib.as_array((ctypes.c_uint16 * 1).from_address(self._base))
+        shape = (len(self._memory) // 2,)
+        return np.lib.stride_tricks.as_strided(first, shape, (2,), writeable=False)
+
     def get(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """(found (N,), vectors (N, D), zero rows where not found)."""
         rows = self.rows.of(ordinals)
@@ -260,10 +270,14 @@ class StoredVectors:
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """(found (N,), inner products (N, Q), zero rows where not found)."""
         assert queries_QD.shape[1] == self.dim, queries_QD.shape
-        return stored_dots(
-            *(self._memory, self._places, self._width == 2 * self.dim),
+        if self._pairs is None:
+            found, vectors_ND = self.get(ordinals)
+            return found, np.vecdot(vectors_ND[:, None], queries_QD[None])
+        found, dots_NQ, _ = stored_dots(
+            *(self._pairs, self._places, self._width == 2 * self.dim),
             *(self.rows.table_S, self.ordinals, ordinals, queries_QD),
         )
+        return found, dots_NQ
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(rows):

@@ -1,4 +1,4 @@
-"""The kernels of a list give what plain numpy gives, whatever the catalog, the user and the month."""
+"""The kernels of a list give what plain numpy gives, of any catalog, user and month."""
 
 import logging
 from pathlib import Path
