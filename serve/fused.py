@@ -20,12 +20,12 @@ from ray_jobs.encoders.user_encoder import unit_rows
 from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
-from ray_jobs.ranking.lookup import at_rows, unique_sorted
+from ray_jobs.ranking.neighbours import Near
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates_beside
-from ray_jobs.shards.faiss_index import mask_at
-from ray_jobs.shards.merge import in_sorted
-from ray_jobs.shards.search import live_vectors_of
+from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates
+from ray_jobs.shards.delta import Delta
+from ray_jobs.shards.search import live_dots_of, live_vectors_of
 from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
 
@@ -40,6 +40,8 @@ ASKED_MS = 3_000
 
 KEPT_POOLS = 4
 """Of generation and catalog: what the requests of a second share."""
+
+NO_ORDINALS = np.zeros(0, np.int64)
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -120,30 +122,26 @@ class FusedLists:
         """
         assert state.session is not None, "a vector has a session"
         now = self._now(state, priors, as_of_ms)
-        newest_first = state.session.recent[::-1]
-        near_N, near_ND = priors.neighbours.near(newest_first)
-        delta = state.view.delta
-
-        def allowed(ordinals: Ints) -> Mask:
-            shown = delta.is_live(ordinals) & ~in_sorted(ordinals, hidden)
-            return shown if eligible is None else shown & mask_at(eligible, ordinals)
-
-        beside = candidates_beside(now.pools, near_N, near_ND, as_of_ms, allowed)
-        found = unique_sorted(np.concatenate([nearest.ordinals, beside]))
-        there, vectors_ND = live_vectors_of(state.shards, delta, found)
-        if state.shards.missing:  # without its vector an item would be scored as if it were far
-            found, vectors_ND = found[there], vectors_ND[there]
+        newest_first = state.session.recent[::-1].copy()
+        near, delta = priors.neighbours.near(newest_first), state.view.delta
+        shown = Shown(_live(delta), hidden, eligible)
+        found = candidates(now.pools, near, nearest.ordinals, as_of_ms, shown)
+        queries_QD = vector_D[None]
         there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
-        recent = np.zeros(len(found), np.float32)
         if there.any():
-            recent = vectors_ND @ unit_rows(recent_RD[there].mean(axis=0))
+            queries_QD = np.stack([vector_D, unit_rows(recent_RD[there].mean(axis=0))])
+        there, dots_NQ = live_dots_of(state.shards, delta, found, queries_QD)
+        if state.shards.missing:  # without its vector an item would be scored as if it were far
+            found, dots_NQ = found[there], dots_NQ[there]
         evidence = Evidence(
-            cosines=vectors_ND @ vector_D,
+            cosines=dots_NQ[:, 0].copy(),
             activity=_activity(priors, now, found, as_of_ms),
             published_ms=state.view.items.published_ms(found),
-            neighbours=at_rows(near_N, near_ND, found),
+            neighbours=near.at(found),
             history=priors.neighbours.whole.says(state.session.seen, found),
-            recent=recent,
+            recent=dots_NQ[:, 1].copy()
+            if len(queries_QD) > 1
+            else np.zeros(len(found), np.float32),
         )
         fusion, quiet = priors.fusion, now.is_quiet
         scored = fusion.score(found, evidence, as_of_ms, is_known=True, is_quiet=quiet)
@@ -166,12 +164,9 @@ class FusedLists:
         where there would be fewer than `wanted`.
         """
         now = self._now(state, priors, as_of_ms)
-
-        def allowed(ordinals: Ints) -> Mask:
-            return mask_at(eligible, ordinals) & ~in_sorted(ordinals, hidden)
-
-        nobody_N, nothing_ND = priors.neighbours.near(np.zeros(0, np.int64))
-        found = candidates_beside(now.pools, nobody_N, nothing_ND, as_of_ms, allowed)
+        shown = Shown(None, hidden, eligible)
+        nobody = Near.nobody()
+        found = candidates(now.pools, nobody, NO_ORDINALS, as_of_ms, shown)
         if also is None or len(found) < wanted:
             found = np.flatnonzero(eligible)
         else:
@@ -181,7 +176,7 @@ class FusedLists:
             cosines=zero,
             activity=_activity(priors, now, found, as_of_ms),
             published_ms=state.view.items.published_ms(found),
-            neighbours=np.zeros((len(found), nothing_ND.shape[1]), np.float32),
+            neighbours=np.zeros((len(found), nobody.sums.shape[1]), np.float32),
             history=np.zeros((len(found), 2), np.float32),
             recent=zero,
         )
@@ -216,6 +211,11 @@ class FusedLists:
 
 def _key(state: UserState) -> tuple[str, int]:
     return state.generation.generation_id, state.catalog_seq
+
+
+def _live(delta: Delta) -> Live:
+    rows = delta.base_rows
+    return Live(rows.table_S, rows.ordinals, delta.masked, delta.added)
 
 
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:

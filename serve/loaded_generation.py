@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from ray_jobs.compiled import compile_all
 from ray_jobs.encoders.fold import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.ranking.priors import FUSION_NAME, Priors
@@ -130,7 +131,8 @@ class LoadedGeneration:
         return self.priors is None and FUSION_NAME in self.manifest.files
 
     def warm(self) -> None:
-        """Touch what the first request would have to fault in."""
+        """Touch what the first request would have to fault in, compile what it runs."""
+        compile_all()
         self._view.items.warm()
         if self.priors is not None:
             _ = self.priors.most_active

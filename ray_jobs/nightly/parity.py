@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
 from ray_jobs.encoders.fold import FoldEvent, fold, fold_many, user_vector
-from ray_jobs.encoders.item_bert import BertEncoder, open_bert
+from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.encoders.logged import fold_events
 from ray_jobs.encoders.reference import Reference

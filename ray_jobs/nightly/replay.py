@@ -8,7 +8,7 @@ the nearest items are found exactly here, by one product with all item vectors.
 Shapes: N items (by ordinal, ascending), E events, D dim, H horizons, M candidates, F features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +22,10 @@ from ray_jobs.nightly.histories import NONE, Histories
 from ray_jobs.ranking.activity import weight_of
 from ray_jobs.ranking.candidates import MIN_CANDIDATES
 from ray_jobs.ranking.fusion import Evidence, Fusion
-from ray_jobs.ranking.lookup import at_rows, rows_in
+from ray_jobs.ranking.lookup import rows_in
 from ray_jobs.ranking.neighbours import Neighbours
-from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, candidates_beside
+from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, candidates
 from ray_jobs.ranking.timeline import Timeline
 
 Ints = NDArray[np.int64]
@@ -130,23 +131,25 @@ def evidence_of(
     pools: Pools,
     session: Session,
     at_ms: int,
-    allowed: Callable[[Ints], NDArray[np.bool_]],
+    hidden: Ints,
 ) -> tuple[Ints, Evidence]:
     """The candidates (M,), ascending, that a user has at a moment, and what is known of them.
 
-    `pools`: what `timeline` says of that moment. `allowed`: which ordinals may be shown.
+    `pools`: what `timeline` says of that moment. `hidden`: who may not be shown, ascending.
     """
-    newest_first = session.recent[::-1]
-    near_N, near_ND = model.neighbours.near(newest_first)
-    found = candidates_beside(pools, near_N, near_ND, at_ms, allowed)
+    newest_first = session.recent[::-1].copy()
+    near = model.neighbours.near(newest_first)
+    shown = Shown(Live.of(model.ordinals_N), hidden)
     vector_D = user_vector(model.encoder, session)
+    nearest = np.zeros(0, np.int64)
     if vector_D is not None:
         cosines_N = model.vectors_ND @ vector_D
-        nearest = np.flatnonzero(allowed(model.ordinals_N))
+        nearest = np.flatnonzero(rows_in(hidden, model.ordinals_N) < 0)
         if len(nearest) > MIN_CANDIDATES:
             best = np.argpartition(-cosines_N[nearest], MIN_CANDIDATES - 1)[:MIN_CANDIDATES]
             nearest = nearest[best]
-        found = np.union1d(found, model.ordinals_N[nearest])
+        nearest = model.ordinals_N[nearest]
+    found = candidates(pools, near, nearest, at_ms, shown)
     rows = model.rows_of(found)
     recent_rows = model.rows_of(newest_first[:RECENT_ITEMS])
     recent_RD = model.vectors_ND[recent_rows[recent_rows >= 0]]
@@ -157,7 +160,7 @@ def evidence_of(
         cosines=np.zeros(len(found), np.float32) if vector_D is None else cosines_N[rows],
         activity=timeline.tally.at(found, at_ms),
         published_ms=timeline.published_S[found],
-        neighbours=at_rows(near_N, near_ND, found),
+        neighbours=near.at(found),
         history=model.neighbours.whole.says(session.seen, found),
         recent=recent,
     )
@@ -200,7 +203,7 @@ class Replay:
     def _rank(self, question: Question) -> int:
         model, session = self._model, self._session(question)
         if model.fusion is None:
-            found = model.ordinals_N[self._allowed(session, model.ordinals_N)]
+            found = model.ordinals_N[rows_in(_hidden(session), model.ordinals_N) < 0]
             scores = self._cosines(session)[model.rows_of(found)]
         else:
             found, evidence = self._evidence(question, session)
@@ -238,19 +241,18 @@ class Replay:
         cosines: Floats = self._model.vectors_ND @ vector_D
         return cosines
 
-    def _allowed(self, session: Session, ordinals: Ints) -> NDArray[np.bool_]:
-        in_catalog = self._model.rows_of(ordinals) >= 0
-        hidden = np.isin(ordinals, session.seen) | np.isin(ordinals, session.excluded)
-        allowed: NDArray[np.bool_] = in_catalog & ~hidden
-        return allowed
-
     def _evidence(self, question: Question, session: Session) -> tuple[Ints, Evidence]:
         at_ms = question.at_ms
         pools = self._timeline.forward(self._known(at_ms), at_ms)
         return evidence_of(
             *(self._model, self._timeline, pools, session, at_ms),
-            lambda ordinals: self._allowed(session, ordinals),
+            _hidden(session),
         )
+
+
+def _hidden(session: Session) -> Ints:
+    """What the user has seen, disliked or hidden, ascending."""
+    return np.union1d(session.seen, session.excluded)
 
 
 def _activity_of(histories: Histories, span: int) -> tuple[Ints, Ints, Floats]:

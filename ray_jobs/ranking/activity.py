@@ -22,7 +22,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.ranking.lookup import at_rows
+from ray_jobs.compiled import FLOATS, FLOATS_2D, INTS, INTS32, kernel
+from ray_jobs.ranking.lookup import check_ascending
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
 DAY_MS = 24 * HOUR_MS
@@ -68,6 +69,12 @@ class Activity:
     sums: Floats
     at_ms: int
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: the arrays do not belong together."""
+        if self.sums.shape != (len(self.ordinals), len(HORIZONS_DAYS)):
+            raise ValueError(f"sums of shape {list(self.sums.shape)}")
+        check_ascending(self.ordinals)
+
     @classmethod
     def of_hours(cls, hours: Iterable[tuple[int, Counts]], at_ms: int) -> Activity:
         """From weighted counts by hour; those of an hour are taken as of its middle."""
@@ -83,27 +90,15 @@ class Activity:
         return cls(ordinals.astype(np.int64), sums, at_ms)
 
     @cached_property
-    def _row_S(self) -> NDArray[np.int32] | None:
-        """The row of each ordinal up to the last, -1 without one; None where most have none: then a
-        search costs less than a table that leaves the cache."""
+    def _row_S(self) -> NDArray[np.int32]:
+        """The row of each ordinal up to the last, -1 without one; empty where most have none: then
+        a search costs less than a table that leaves the cache."""
         span = int(self.ordinals[-1]) + 1 if len(self.ordinals) else 0
         if not DENSE_FROM <= span <= SPARSE * len(self.ordinals):
-            return None
+            return np.zeros(0, np.int32)
         row_S = np.full(span, -1, np.int32)
         row_S[self.ordinals] = np.arange(len(self.ordinals), dtype=np.int32)
         return row_S
-
-    def _rows_at(self, ordinals_M: Ints) -> Floats:
-        """Rows of `sums`, 0 of items that are not named. (M, H)."""
-        row_S = self._row_S
-        if row_S is None:
-            return at_rows(self.ordinals, self.sums, ordinals_M)
-        sums: Floats = np.zeros((len(ordinals_M), self.sums.shape[1]), np.float32)
-        inside = np.flatnonzero((ordinals_M >= 0) & (ordinals_M < len(row_S)))
-        rows = row_S[ordinals_M[inside]]
-        known = rows >= 0
-        sums[inside[known]] = self.sums[rows[known]]
-        return sums
 
     @cached_property
     def _month(self) -> float:
@@ -115,9 +110,38 @@ class Activity:
 
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
-        sums: Floats = self._rows_at(ordinals_M)
-        sums *= decay(np.array([at_ms - self.at_ms]))
+        decay_H = decay(np.array([at_ms - self.at_ms]))[0]
+        sums: Floats = _at(ordinals_M, self._row_S, self.ordinals, self.sums, decay_H)
         return sums
+
+
+@kernel(INTS, INTS32, INTS, FLOATS_2D, FLOATS)
+def _at(
+    ordinals_M: Ints,
+    row_S: NDArray[np.int32],
+    ordinals_N: Ints,
+    sums_NH: Floats,
+    decay_H: Floats,
+) -> Floats:
+    sums_MH = np.zeros((len(ordinals_M), len(decay_H)), np.float32)
+    for place in range(len(ordinals_M)):
+        ordinal = ordinals_M[place]
+        row = -1
+        if len(row_S):
+            if 0 <= ordinal < len(row_S):
+                row = row_S[ordinal]
+        elif len(ordinals_N):
+            first, count = 0, len(ordinals_N)
+            while count > 1:
+                half = count // 2
+                first += half * (ordinals_N[first + half] <= ordinal)
+                count -= half
+            if ordinals_N[first] == ordinal:
+                row = first
+        if row >= 0:
+            for h in range(len(decay_H)):
+                sums_MH[place, h] = sums_NH[row, h] * decay_H[h]
+    return sums_MH
 
 
 class Tally:

@@ -19,14 +19,17 @@ Shapes: N candidates, F features, H horizons (`activity`), D sums (`neighbours.S
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ray_jobs.compiled import BOOL, FLOATS, FLOATS_2D, INT, INTS, helper, kernel
 from ray_jobs.ranking.activity import DAY_MS, HORIZONS_DAYS
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.neighbours import COSINE, DECAYS, LINEAR
@@ -64,6 +67,7 @@ NEVER_WORSE = frozenset({"cosine", *PARTS["age"]})
 
 NEEDS_USER = frozenset({"cosine", *PARTS["neighbours"], "recent"})
 IS_NEVER_WORSE_F = np.array([name in NEVER_WORSE for name in FEATURES])
+COLUMNS = len(FEATURES)
 IS_USERS_F = np.array([name in NEEDS_USER for name in FEATURES])
 
 
@@ -86,39 +90,118 @@ class Evidence:
 
     def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
         """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
-        near = self.neighbours[:, : COSINE + 1]
-        linear_N3 = np.column_stack([self.neighbours[:, LINEAR], self.history])
-        logs_N3 = np.log1p(10 * np.maximum(linear_N3, 0))
-        highest_D = near.max(axis=0, initial=np.float32(1e-9))
-        activity = _added(np.log1p(self.activity))
-        if quiet:
-            activity[:, :-1], activity[:, -1] = 0, np.log1p(self.activity[:, -1])
-        columns: tuple[Floats, ...] = (
-            self.cosines[:, None],
-            activity,
-            _added(newness(self.published_ms, as_of_ms)),
-            near / highest_D,
-            np.log1p(10 * near[:, -1:]),
-            np.stack([linear_N3, logs_N3], axis=2).reshape(len(near), -1),
-            self.recent[:, None],
+        features: Floats = _features(
+            *(self.cosines, self.activity, self.published_ms, self.neighbours),
+            *(self.history, self.recent, as_of_ms, quiet),
         )
-        features: Floats = np.concatenate(columns, axis=1).astype(np.float32, copy=False)
         return features
-
-
-def _added(values_NH: Floats) -> Floats:
-    """What each wider horizon adds to the one before it: not negative, as horizons ascend."""
-    added: Floats = np.diff(values_NH, axis=1, prepend=np.float32(0))
-    return added
 
 
 def newness(published_ms: Ints, as_of_ms: int) -> Floats:
     """exp(-age / AGES_DAYS), (N, 4); 0 of items of which nobody says when they were published, and
     of those that are yet to be."""
-    ages_days = np.maximum(as_of_ms - published_ms, 0)[:, None] / DAY_MS
-    values: Floats = np.exp(-ages_days / np.array(AGES_DAYS)).astype(np.float32)
-    values[(published_ms < 0) | (published_ms > as_of_ms)] = 0
+    values: Floats = _newness(published_ms, as_of_ms)
     return values
+
+
+_FIRST = {part: FEATURES.index(names[0]) for part, names in PARTS.items()}
+_ACTIVITY, _AGE, _NEIGHBOURS, _RECENT = (
+    _FIRST[part] for part in ("activity", "age", "neighbours", "recent")
+)
+_LOGS = _NEIGHBOURS + len(DECAYS)
+"""Columns of the features: where each part begins."""
+
+_NEAREST_ZERO = np.float32(1e-9)
+_AGES_MS = np.array(AGES_DAYS) * DAY_MS
+
+
+@helper
+def _log(value: np.float32) -> np.float32:
+    """log(1 + value), of which most are 0."""
+    return np.float32(math.log1p(value)) if value > 0 else np.float32(0)
+
+
+@helper
+def _newness_of(published_ms: int, as_of_ms: int, age: int) -> np.float32:
+    if published_ms < 0 or published_ms > as_of_ms:
+        return np.float32(0)
+    return np.float32(math.exp(-(as_of_ms - published_ms) / _AGES_MS[age]))
+
+
+@kernel(INTS, INT)
+def _newness(published_ms: Ints, as_of_ms: int) -> Floats:
+    values = np.empty((len(published_ms), len(_AGES_MS)), np.float32)
+    for row in range(len(values)):
+        for age in range(len(_AGES_MS)):
+            values[row, age] = _newness_of(published_ms[row], as_of_ms, age)
+    return values
+
+
+@kernel(FLOATS, FLOATS_2D, INTS, FLOATS_2D, FLOATS_2D, FLOATS, INT, BOOL)
+def _features(
+    cosines_N: Floats,
+    activity_NH: Floats,
+    published_N: Ints,
+    near_ND: Floats,
+    history_N2: Floats,
+    recent_N: Floats,
+    as_of_ms: int,
+    is_quiet: bool,
+) -> Floats:
+    """Activity and newness by what each wider horizon adds to the one before it: not negative, as
+    horizons ascend."""
+    features = np.empty((len(cosines_N), COLUMNS), np.float32)
+    highest_D = np.full(LINEAR, _NEAREST_ZERO, np.float32)
+    for row in range(len(near_ND)):
+        for column in range(LINEAR):
+            highest_D[column] = max(highest_D[column], near_ND[row, column])
+    horizons = activity_NH.shape[1]
+    for row in range(len(features)):
+        values = features[row]
+        values[0] = cosines_N[row]
+        before = np.float32(0)
+        for h in range(horizons):
+            if is_quiet and h < horizons - 1:
+                values[_ACTIVITY + h] = 0
+                continue
+            value = _log(activity_NH[row, h])
+            values[_ACTIVITY + h] = value - before
+            before = value
+        before = np.float32(0)
+        for age in range(len(_AGES_MS)):
+            value = _newness_of(published_N[row], as_of_ms, age)
+            values[_AGE + age] = value - before
+            before = value
+        for column in range(LINEAR):
+            values[_NEIGHBOURS + column] = near_ND[row, column] / highest_D[column]
+        values[_LOGS] = _log(10 * near_ND[row, COSINE])
+        for place in range(3):
+            value = near_ND[row, LINEAR] if place == 0 else history_N2[row, place - 1]
+            values[_LOGS + 1 + 2 * place] = value
+            values[_LOGS + 2 + 2 * place] = _log(10 * value)
+        values[_RECENT] = recent_N[row]
+    return features
+
+
+_ENDS = np.cumsum([len(names) for names in PARTS.values()])
+
+
+@kernel(FLOATS_2D, FLOATS)
+def _score(features_NF: Floats, weights_F: Floats) -> tuple[Floats, Floats]:
+    """Scores (N,), and the parts (parts, N) of which they are the sum."""
+    scores_N = np.empty(len(features_NF), np.float32)
+    parts_PN = np.empty((len(_ENDS), len(features_NF)), np.float32)
+    for row in range(len(features_NF)):
+        total, first = np.float32(0), 0
+        for part in range(len(_ENDS)):
+            share = np.float32(0)
+            for column in range(first, _ENDS[part]):
+                share += features_NF[row, column] * weights_F[column]
+            parts_PN[part, row] = share
+            total += share
+            first = _ENDS[part]
+        scores_N[row] = total
+    return scores_N, parts_PN
 
 
 Weights = Annotated[tuple[float, ...], Field(min_length=len(FEATURES), max_length=len(FEATURES))]
@@ -181,13 +264,15 @@ class Fusion(BaseModel):
         is_quiet: bool = False,
     ) -> Candidates:
         """The candidates `found` (N,) with their scores, made of one part for each of PARTS."""
-        weights = self.quiet if is_quiet else self.lively
-        weights_F = np.array(weights.known if is_known else weights.new, np.float32)
-        shares_NF = evidence.features(as_of_ms, quiet=is_quiet) * weights_F
-        parts: dict[str, Floats] = {}
-        first = 0
-        for part, names in PARTS.items():
-            parts[part] = shares_NF[:, first : first + len(names)].sum(axis=1)
-            first += len(names)
-        total: Floats = np.stack(list(parts.values())).sum(axis=0)
-        return Candidates(total, found, parts)
+        weights_F = self._weights[is_quiet, is_known]
+        scores_N, parts_PN = _score(evidence.features(as_of_ms, quiet=is_quiet), weights_F)
+        return Candidates(scores_N, found, dict(zip(PARTS, parts_PN, strict=True)))
+
+    @cached_property
+    def _weights(self) -> Mapping[tuple[bool, bool], Floats]:
+        """Whether the month is quiet, whether the user is known -> weights (F,)."""
+        return {
+            (bool(is_quiet), is_known): np.array(of.known if is_known else of.new, np.float32)
+            for is_quiet, of in enumerate((self.lively, self.quiet))
+            for is_known in (True, False)
+        }

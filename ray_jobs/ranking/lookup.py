@@ -1,13 +1,18 @@
-"""Look-ups among ascending ordinals: which row each has, and what is kept there.
+"""Look-ups among ascending ordinals: which row each has.
 
-Shapes: N ordinals that are known, M that are asked for, D values of each.
+Shapes: N ordinals that are known, M that are asked for.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+
+
+def check_ascending(ordinals: Ints) -> None:
+    """Raises ValueError where they do not ascend, or one is negative."""
+    if len(ordinals) and (ordinals[0] < 0 or not (ordinals[1:] > ordinals[:-1]).all()):
+        raise ValueError("ordinals that do not ascend from 0 or more")
 
 
 def rows_in(ascending_N: Ints, wanted_M: Ints) -> Ints:
@@ -16,15 +21,6 @@ def rows_in(ascending_N: Ints, wanted_M: Ints) -> Ints:
         return np.full(len(wanted_M), -1)
     rows = np.minimum(np.searchsorted(ascending_N, wanted_M), len(ascending_N) - 1)
     return np.where(ascending_N[rows] == wanted_M, rows, -1)
-
-
-def at_rows(ascending_N: Ints, sums_ND: Floats, wanted_M: Ints) -> Floats:
-    """Rows of `sums_ND` of the wanted ordinals (M, D), 0 where there is none."""
-    found = np.zeros((len(wanted_M), sums_ND.shape[1]), np.float32)
-    rows = rows_in(ascending_N, wanted_M)
-    known = rows >= 0
-    found[known] = sums_ND[rows[known]]
-    return found
 
 
 def unique_sorted(values: Ints) -> Ints:

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
+from numba import types
 from numpy.typing import NDArray
 
+from ray_jobs.compiled import FLOAT, FLOATS, FLOATS_2D, INTS, INTS32, array_of, helper, kernel
 from ray_jobs.ranking.linear import linear_weights
 from ray_jobs.ranking.whole_history import WholeHistory, learn_whole_history
 
@@ -64,30 +67,116 @@ class Neighbours:
         weights = np.zeros((0, 2), np.float16)
         return cls(np.zeros(1, np.int64), np.zeros(0, np.int32), weights, WholeHistory.nobody())
 
-    def near(self, recent_R: Ints) -> tuple[Ints, Floats]:
-        """What is near to a user's recent items, newest first: ordinals (N,) ascending, and for
-        each of SUMS the sum of decay ** position * weight, (N, 3)."""
-        known = np.flatnonzero((recent_R >= 0) & (recent_R < len(self.offsets_S1) - 1))
-        starts, ends = self.offsets_S1[recent_R[known]], self.offsets_S1[recent_R[known] + 1]
-        lengths = ends - starts
-        if not lengths.sum():
-            return np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
-        # The entries of all of them in one index: start of each run, and the place in it.
-        run = np.repeat(np.arange(len(known)), lengths)
-        entries = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        entries += starts[run]
-        found, weights = self.ordinals_E[entries], self.weights_E2[entries].astype(np.float64)
-        # Runs that ascend already: a stable sort only merges them, whatever the span is.
-        order = np.argsort(found, kind="stable")
-        is_new = np.diff(found[order], prepend=-1) > 0
-        rows = np.empty(len(found), np.int64)
-        rows[order] = np.cumsum(is_new) - 1
-        ordinals = found[order[is_new]].astype(np.int64)
-        decays = [(base ** known.astype(np.float64))[run] for base in DECAYS]
-        shares = [weights[:, 0] * decay for decay in decays]
-        shares.append(weights[:, 1] * decays[-1])
-        sums = [np.bincount(rows, share, len(ordinals)) for share in shares]
-        return ordinals, np.stack(sums, axis=1).astype(np.float32)
+    def __post_init__(self) -> None:
+        """Raises ValueError: the arrays do not belong together."""
+        offsets, entries = self.offsets_S1, len(self.ordinals_E)
+        if not len(offsets) or self.weights_E2.shape != (entries, 2):
+            raise ValueError("lengths that do not match")
+        if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
+            raise ValueError("offsets that do not ascend from 0 to the entries")
+        if entries and self.ordinals_E.min() < 0:
+            raise ValueError("a neighbour of a negative ordinal")
+
+    def near(self, recent_R: Ints) -> Near:
+        """What is near to a user's recent items, newest first."""
+        decays_R2 = _DECAYS[: len(recent_R)]
+        if len(decays_R2) < len(recent_R):
+            decays_R2 = _decays(len(recent_R))
+        bits_E2 = self.weights_E2.view(np.uint16)
+        return Near(*_near(recent_R, decays_R2, self.offsets_S1, self.ordinals_E, bits_E2, _HALVES))
+
+
+class Near(NamedTuple):
+    """The `ordinals` (N,) beside a user's recent items, in no order, and for each of SUMS the
+    sum of decay ** position * weight, (N, 3). `slots`: a hash table of their rows."""
+
+    ordinals: Ints
+    sums: Floats
+    slots: NDArray[np.int32]
+
+    @classmethod
+    def nobody(cls) -> Near:
+        """Beside nothing."""
+        nothing = np.zeros((0, len(SUMS)), np.float32)
+        return cls(np.zeros(0, np.int64), nothing, np.full(1, -1, np.int32))
+
+    def at(self, found_M: Ints) -> Floats:
+        """The sums of these items, 0 of one that is not near: (M, 3)."""
+        sums: Floats = _near_at(found_M, self.ordinals, self.sums, self.slots)
+        return sums
+
+
+def _decays(count: int) -> NDArray[np.float64]:
+    """(count, 2): by position."""
+    decays: NDArray[np.float64] = np.array(DECAYS) ** np.arange(count, dtype=np.float64)[:, None]
+    return decays
+
+
+_DECAYS = _decays(64)
+_HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""The number of each two bytes: a kernel has no half precision."""
+
+
+@helper
+def _slot_of(ordinal: int, ordinals_N: Ints, slots: NDArray[np.int32]) -> int:
+    """Where `ordinal` is in the table, or the empty slot where it would be. A table has a power of
+    two slots, and one that is empty."""
+    mask = len(slots) - 1
+    slot = ((ordinal * 0x9E3779B1) >> 8) & mask
+    while slots[slot] >= 0 and ordinals_N[slots[slot]] != ordinal:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel(INTS, array_of(FLOAT, 2), INTS, INTS32, array_of(types.uint16, 2), FLOATS)
+def _near(
+    recent_R: Ints,
+    decays_R2: NDArray[np.float64],
+    offsets_S1: Ints,
+    ordinals_E: NDArray[np.int32],
+    bits_E2: NDArray[np.uint16],
+    halves: Floats,
+) -> tuple[Ints, Floats, NDArray[np.int32]]:
+    span, most = len(offsets_S1) - 1, 0
+    for ordinal in recent_R:
+        if 0 <= ordinal < span:
+            most += offsets_S1[ordinal + 1] - offsets_S1[ordinal]
+    size = 16
+    while size < 2 * most:
+        size *= 2
+    slots = np.full(size, -1, np.int32)
+    found, sums = np.empty(most, np.int64), np.empty((most, 3), np.float64)
+    count = 0
+    for position in range(len(recent_R)):
+        ordinal = recent_R[position]
+        if not 0 <= ordinal < span:
+            continue
+        now, liked = decays_R2[position, 0], decays_R2[position, 1]
+        for entry in range(offsets_S1[ordinal], offsets_S1[ordinal + 1]):
+            neighbour = np.int64(ordinals_E[entry])
+            slot = _slot_of(neighbour, found, slots)
+            row = slots[slot]
+            if row < 0:
+                row = count
+                slots[slot], found[row] = row, neighbour
+                sums[row, 0] = sums[row, 1] = sums[row, 2] = 0.0
+                count += 1
+            cosine = np.float64(halves[bits_E2[entry, 0]])
+            sums[row, 0] += cosine * now
+            sums[row, 1] += cosine * liked
+            sums[row, 2] += np.float64(halves[bits_E2[entry, 1]]) * liked
+    return found[:count], sums[:count].astype(np.float32), slots
+
+
+@kernel(INTS, INTS, FLOATS_2D, INTS32)
+def _near_at(found_M: Ints, ordinals_N: Ints, sums_N3: Floats, slots: NDArray[np.int32]) -> Floats:
+    sums_M3 = np.zeros((len(found_M), 3), np.float32)
+    for place in range(len(found_M)):
+        row = slots[_slot_of(found_M[place], ordinals_N, slots)]
+        if row >= 0:
+            for column in range(3):
+                sums_M3[place, column] = sums_N3[row, column]
+    return sums_M3
 
 
 def count_neighbours(

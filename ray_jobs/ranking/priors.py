@@ -23,13 +23,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from ray_jobs.ranking.activity import HORIZONS_DAYS, Activity
+from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.fusion import Fusion
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.sources import POOL, most_active
@@ -57,6 +57,7 @@ OLDER_VERSIONS = frozenset({1, 2})
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 WholeFile = Callable[[Path], AbstractContextManager[Path]]
 """Yields a temporary path that becomes the file when the body is done (`shards.atomic`)."""
 
@@ -108,17 +109,12 @@ class Priors:
         except ValidationError as error:
             raise PriorsError(path, str(error.errors()[0]["msg"])) from error
         ordinals, sums = _mapped(directory, ACTIVITY_FILES)
-        if sums.shape != (len(ordinals), len(HORIZONS_DAYS)):
-            raise PriorsError(directory / "activity.sums.npy", f"shape {list(sums.shape)}")
-        offsets, beside, weights = _mapped(directory, NEIGHBOURS_FILES)
-        if not len(offsets) or offsets[-1] != len(beside) or weights.shape != (len(beside), 2):
-            raise PriorsError(directory / "neighbours.offsets.npy", "lengths that do not match")
-        try:
-            whole = WholeHistory(*_mapped(directory, WHOLE_FILES))
-        except ValueError as error:
-            raise PriorsError(directory / "whole.items.npy", str(error)) from error
-        activity = Activity(np.asarray(ordinals), sums, fusion.activity_hour * HOUR_MS)
-        return cls(fusion, activity, Neighbours(offsets, beside, weights, whole))
+        at_ms = fusion.activity_hour * HOUR_MS
+        activity = _made(directory / "activity.ordinals.npy", Activity, ordinals, sums, at_ms)
+        beside = _mapped(directory, NEIGHBOURS_FILES)
+        whole = _made(directory / "whole.items.npy", WholeHistory, *_mapped(directory, WHOLE_FILES))
+        neighbours = _made(directory / "neighbours.offsets.npy", Neighbours, *beside, whole)
+        return cls(fusion, activity, neighbours)
 
     def write(self, directory: Path, whole_file: WholeFile) -> None:
         """Write the files, `fusion.json` last."""
@@ -147,6 +143,14 @@ def _is_older(content: bytes) -> bool:
         return False  # `Fusion` says what is wrong with it
 
 
+def _made(path: Path, kind: Callable[..., T], *arrays: Any) -> T:
+    """Of these arrays, which `kind` checks: kernels do not."""
+    try:
+        return kind(*arrays)
+    except ValueError as error:
+        raise PriorsError(path, str(error)) from error
+
+
 def _mapped(directory: Path, files: Mapping[str, tuple[str, int]]) -> list[NDArray[Any]]:
     return [_map(directory / name, *kind) for name, kind in files.items()]
 
@@ -160,4 +164,6 @@ def _map(path: Path, dtype: str, dimensions: int) -> NDArray[Any]:
         raise PriorsError(path, str(error)) from error
     if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
         raise PriorsError(path, f"{array.dtype} {list(array.shape)}")
-    return np.asarray(array)  # a view: each index into a memmap costs microseconds of its own
+    # No memmap, of which each index costs microseconds of its own; and in C's order, whatever the
+    # file's is: kernels know no other.
+    return np.ascontiguousarray(array)

@@ -45,7 +45,8 @@ from numpy.typing import NDArray
 from scipy.linalg import qr, solve, svd
 from scipy.sparse.linalg import svds
 
-from ray_jobs.ranking.lookup import rows_in
+from ray_jobs.compiled import FLOATS, FLOATS_2D, INTS, helper, kernel
+from ray_jobs.ranking.lookup import check_ascending
 
 RIDGE = 1_000.0
 """Above the published values: a whole history sums so many weights."""
@@ -90,6 +91,8 @@ class WholeHistory:
             or not np.isin(self.late_items_C, self.items_M).all()
         ):
             raise ValueError("lengths that do not match")
+        check_ascending(self.items_M)
+        check_ascending(self.late_items_C)
 
     @cached_property
     def _scale_M(self) -> Floats:
@@ -100,22 +103,69 @@ class WholeHistory:
 
     def says(self, seen_T: Ints, found_N: Ints) -> Floats:
         """Of each item found: the sums over what was seen of B and of W, (N, 2); 0 of an item that
-        has none. What it says of seen items themselves is not meant to be used."""
-        said_N2 = np.zeros((len(found_N), 2), np.float32)
-        from_T = rows_in(self.items_M, seen_T)
-        from_T = from_T[from_T >= 0]
-        if not len(from_T):
-            return said_N2
-        to_N = rows_in(self.items_M, found_N)
-        known = np.flatnonzero(to_N >= 0)
-        to_N = to_N[known]
-        user_K = self.factors_MK[from_T].sum(axis=0)
-        said_N2[known, 0] = self.factors_MK[to_N] @ user_K * self._scale_M[to_N]
-        late_N = rows_in(self.late_items_C, found_N)
-        known = np.flatnonzero(late_N >= 0)
-        user_J = self.before_MJ[from_T].sum(axis=0)
-        said_N2[known, 1] = self.after_CJ[late_N[known]] @ user_J
+        has none. What it says of seen items themselves is not meant to be used. Both ascend."""
+        said_N2: Floats = _says(
+            *(seen_T, found_N, self.items_M, self.factors_MK, self._scale_M),
+            *(self.before_MJ, self.late_items_C, self.after_CJ),
+        )
         return said_N2
+
+
+@helper
+def _row_from(row: int, ascending: Ints, ordinal: int) -> int:
+    """The first row from `row` on whose ordinal is not smaller."""
+    while row < len(ascending) and ascending[row] < ordinal:
+        row += 1
+    return row
+
+
+@helper
+def _dot(left_K: Floats, right_K: Floats) -> np.float32:
+    total = np.float32(0)
+    for k in range(len(left_K)):
+        total += left_K[k] * right_K[k]
+    return total
+
+
+@kernel(
+    *(INTS, INTS, INTS, FLOATS_2D, FLOATS, FLOATS_2D, INTS, FLOATS_2D),
+    reordered=True,
+)
+def _says(
+    seen_T: Ints,
+    found_N: Ints,
+    items_M: Ints,
+    factors_MK: Floats,
+    scale_M: Floats,
+    before_MJ: Floats,
+    late_items_C: Ints,
+    after_CJ: Floats,
+) -> Floats:
+    """All ordinals ascend, so each is looked for from where the one before was."""
+    said_N2 = np.zeros((len(found_N), 2), np.float32)
+    user_K = np.zeros(factors_MK.shape[1], np.float32)
+    user_J = np.zeros(before_MJ.shape[1], np.float32)
+    row, known = 0, 0
+    for ordinal in seen_T:
+        row = _row_from(row, items_M, ordinal)
+        if row < len(items_M) and items_M[row] == ordinal:
+            known += 1
+            for k in range(len(user_K)):
+                user_K[k] += factors_MK[row, k]
+            for j in range(len(user_J)):
+                user_J[j] += before_MJ[row, j]
+    if not known:
+        return said_N2
+    row, late = 0, 0
+    for place in range(len(found_N)):
+        ordinal = found_N[place]
+        row = _row_from(row, items_M, ordinal)
+        if row < len(items_M) and items_M[row] == ordinal:
+            said_N2[place, 0] = _dot(factors_MK[row], user_K) * scale_M[row]
+        late = _row_from(late, late_items_C, ordinal)
+        if late < len(late_items_C) and late_items_C[late] == ordinal:
+            said_N2[place, 1] = _dot(after_CJ[late], user_J)
+    return said_N2
 
 
 def learn_whole_history(users_P: Ints, ordinals_P: Ints, span: int) -> WholeHistory:
@@ -140,8 +190,8 @@ def _factors(seen_UM: scipy.sparse.csr_matrix) -> Floats:
     start = np.random.default_rng(0).standard_normal(min(seen_UM.shape)).astype(np.float32)
     _, singular_K, vectors_KM = svds(seen_UM, k=count, v0=start)
     eigen_K = singular_K.astype(np.float64) ** 2
-    factors: Floats = (vectors_KM.T * np.sqrt(eigen_K / (eigen_K + RIDGE))).astype(np.float32)
-    return factors
+    factors_MK = vectors_KM.T * np.sqrt(eigen_K / (eigen_K + RIDGE))
+    return np.ascontiguousarray(factors_MK, np.float32)
 
 
 def _lately(

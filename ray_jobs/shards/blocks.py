@@ -1,7 +1,7 @@
 """The two kinds of store inside a delta: exact, and IVF on the base's own coarse quantizer.
 
 Both are immutable and answer the same three questions, so that `search` treats them as one more
-shard. K = results, D = dimension, N = vectors.
+shard. K = results, D = dimension, N = vectors, Q = queries.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class Block(Protocol):
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """(found (N,), vectors (N, D) with zero rows where not found)."""
+        ...
+
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(found (N,), inner products (N, Q), zero rows where not found)."""
         ...
 
     def changed(self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]) -> Block:
@@ -89,6 +95,15 @@ class ExactBlock:
         vectors_ND[found] = self.vectors_ND[np.searchsorted(self._ordinals, ordinals[found])]
         return found, vectors_ND
 
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        found = in_sorted(ordinals, self._ordinals)
+        dots_NQ = np.zeros((len(ordinals), len(queries_QD)), np.float32)
+        rows = np.searchsorted(self._ordinals, ordinals[found])
+        dots_NQ[found] = np.vecdot(self.vectors_ND[rows, None], queries_QD[None])
+        return found, dots_NQ
+
     def changed(
         self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]
     ) -> ExactBlock:
@@ -129,6 +144,11 @@ class IvfBlock:
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         return self._stored.get(ordinals)
+
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        return self._stored.dots(ordinals, queries_QD)
 
     def changed(
         self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]

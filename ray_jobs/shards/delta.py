@@ -7,6 +7,7 @@ search never runs beside an insert, and a request keeps the snapshot it began wi
     sealed    older ones: IVF on the base's own centroids, or exact beside a Flat base
     dead      ordinals in `sealed` that were edited or deleted since it was sealed
     masked    ordinals of the base that were edited or deleted
+    added     ordinals in head, or in `sealed` and not dead
 
 Every live ordinal is in exactly one of head, sealed minus dead, base minus masked: nothing twice.
 M = rows of the head, D = dimension.
@@ -59,6 +60,7 @@ class Delta:
     sealed: Block
     dead: Ordinals
     masked: Ordinals
+    added: Ordinals
     seal_at: int = SEAL_AT
 
     @classmethod
@@ -79,6 +81,7 @@ class Delta:
             sealed=sealed,
             dead=nothing,
             masked=nothing,
+            added=nothing,
             seal_at=seal_at,
         )
 
@@ -103,19 +106,21 @@ class Delta:
         rows_MD = stored_precision(self.family, rows_MD)
         if not bool(np.isfinite(rows_MD).all()):
             raise ValueError(f"the vectors of ordinals {put[:5]} are not finite in {self.family}")
-        head = self.head.changed(touched, np.array(put, dtype=np.int64), rows_MD)
+        put_M = np.array(put, dtype=np.int64)
+        head = self.head.changed(touched, put_M, rows_MD)
         changed = replace(
             self,
             head=head,
             dead=union_sorted(self.dead, touched[in_sorted(touched, self.sealed.ordinals)]),
             masked=union_sorted(self.masked, touched[self.base_rows.has(touched)]),
+            added=union_sorted(self.added[~in_sorted(self.added, touched)], put_M),
         )
         return changed._seal() if len(head.ordinals) > self.seal_at else changed
 
     @property
     def count(self) -> int:
         """Live items in the delta: new ones and edited ones."""
-        return len(self.head.ordinals) + len(self.sealed.ordinals) - len(self.dead)
+        return len(self.added)
 
     @property
     def ordinal_span(self) -> int:
@@ -128,17 +133,14 @@ class Delta:
         live = self.base_rows.has(ordinals)
         if len(self.masked):
             live &= ~in_sorted(ordinals, self.masked)
-        if len(self.sealed.ordinals):
-            live |= in_sorted(ordinals, self.sealed.ordinals) & ~in_sorted(ordinals, self.dead)
-        if len(self.head.ordinals):
-            live |= in_sorted(ordinals, self.head.ordinals)
+        if len(self.added):
+            live |= in_sorted(ordinals, self.added)
         return live
 
     def live_ordinals(self) -> Ordinals:
         """Every live ordinal of base and delta, sorted. O(items): not for every request."""
         base = self.base_ordinals[~in_sorted(self.base_ordinals, self.masked)]
-        sealed = self.sealed.ordinals[~in_sorted(self.sealed.ordinals, self.dead)]
-        return np.sort(np.concatenate([base, sealed, self.head.ordinals]))
+        return np.sort(np.concatenate([base, self.added]))
 
     def live_count(self) -> int:
         """Number of live ordinals of base and delta."""

@@ -197,6 +197,13 @@ class DistantShards:
             vectors_ND[rows_of[number]] = vectors
         return found, vectors_ND
 
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Of stored vectors: (found (N,), inner products (N, Q) with zero rows where not found)."""
+        found, vectors_ND = self.vectors_of(ordinals)
+        return found, np.vecdot(vectors_ND[:, None], queries_QD[None])
+
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""
         return self._rows.has(ordinals)

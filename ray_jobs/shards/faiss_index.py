@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ray_jobs.shards.merge import PAD_SCORE, Ordinals, Ranked
 from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
+from ray_jobs.shards.stored_dots import stored_dots
 
 # faiss ships stubs that contradict its own wrappers (IDSelectorBitmap, SearchParameters).
 faiss: Any = faiss_typed
@@ -263,7 +264,18 @@ class StoredVectors:
         self.rows = OrdinalRows(self.ordinals)
         self._base = int(addresses.min()) if len(addresses) else 0
         self._places = addresses[order] - self._base
-        self._memory = _memory_from(self._base, int(self._places.max(initial=-1)) + 1, width)
+        self._width = width
+        self._memory = _memory_from(self._base, int(self._places.max(initial=-width)) + width)
+
+    @cached_property
+    def _pairs(self) -> NDArray[np.uint16] | None:
+        """The memory by two bytes, as a kernel reads it; None where some vectors begin at an even
+        address and some at an odd one."""
+        if not len(self._memory) or (self._places & 1).any():
+            return None
+        first = np.ctypeslib.as_array((ctypes.c_uint16 * 1).from_address(self._base))
+        shape = (len(self._memory) // 2,)
+        return np.lib.stride_tricks.as_strided(first, shape, (2,), writeable=False)
 
     def get(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """(found (N,), vectors (N, D), zero rows where not found)."""
@@ -275,18 +287,37 @@ class StoredVectors:
         vectors_ND[found] = self._read(rows[found])
         return found, vectors_ND
 
+    def dots(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(found (N,), inner products (N, Q), zero rows where not found)."""
+        assert queries_QD.shape[1] == self.dim, queries_QD.shape
+        if self._pairs is None:
+            found, vectors_ND = self.get(ordinals)
+            return found, np.vecdot(vectors_ND[:, None], queries_QD[None])
+        found, dots_NQ, _ = stored_dots(
+            *(self._pairs, self._places, self._width == 2 * self.dim),
+            *(self.rows.table_S, self.ordinals, ordinals, queries_QD),
+        )
+        return found, dots_NQ
+
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        codes = self._memory[self._places[rows]]
+        if not len(rows):
+            return np.empty((0, self.dim), np.float32)
+        shape = (len(self._memory) - self._width + 1, self._width)
+        each = np.lib.stride_tricks.as_strided(self._memory, shape, (1, 1), writeable=False)
+        codes = each[self._places[rows]]
         vectors: NDArray[np.float32] = codes.view(self._dtype).astype(np.float32, copy=False)
         return vectors
 
 
-def _memory_from(base: int, length: int, width: int) -> NDArray[np.uint8]:
-    """Row i is the `width` bytes from address base + i on: (length, width), read only."""
+def _memory_from(base: int, length: int) -> NDArray[np.uint8]:
+    """The `length` bytes from address `base` on, read only. Between the lists of an index there may
+    be what is not its own: only what `places` names is read."""
     if not length:
-        return np.empty((0, width), np.uint8)
+        return np.empty(0, np.uint8)
     first = np.ctypeslib.as_array((ctypes.c_uint8 * 1).from_address(base))
-    return np.lib.stride_tricks.as_strided(first, (length, width), (1, 1), writeable=False)
+    return np.lib.stride_tricks.as_strided(first, (length,), (1,), writeable=False)
 
 
 def _parts_of(index: Any, family: Family) -> Iterator[tuple[Ordinals, int]]:

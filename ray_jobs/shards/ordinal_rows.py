@@ -20,19 +20,20 @@ class OrdinalRows:
 
     def __init__(self, ordinals: Ordinals) -> None:
         """`ordinals`: ascending, not negative, each once."""
-        self._ordinals = ordinals
+        self.ordinals = ordinals
         self._span = int(ordinals[-1]) + 1 if len(ordinals) else 0
-        self._table_S: NDArray[np.int32] | None = None
+        self.table_S = np.zeros(0, np.int32)
+        """The row of each ordinal of the span, -1 without one; empty where they are searched."""
         if 0 < self._span <= SPARSE * len(ordinals) and len(ordinals) < 2**31:
             table_S = np.full(self._span, -1, np.int32)
             table_S[ordinals] = np.arange(len(ordinals), dtype=np.int32)
-            self._table_S = table_S
+            self.table_S = table_S
 
     def of(self, ordinals: Ordinals) -> NDArray[np.int64]:
         """The row (N,) of each ordinal, -1 where it is not there."""
-        if self._table_S is None:
+        if not len(self.table_S):
             return self._searched(ordinals)
-        rows = self._table_S.take(ordinals, mode="clip").astype(np.int64)
+        rows = self.table_S.take(ordinals, mode="clip").astype(np.int64)
         outside = (ordinals < 0) | (ordinals >= self._span)
         if outside.any():
             rows[outside] = -1
@@ -46,5 +47,5 @@ class OrdinalRows:
     def _searched(self, ordinals: Ordinals) -> NDArray[np.int64]:
         if not self._span:
             return np.full(len(ordinals), -1, np.int64)
-        rows = np.minimum(np.searchsorted(self._ordinals, ordinals), len(self._ordinals) - 1)
-        return np.where(self._ordinals[rows] == ordinals, rows, -1).astype(np.int64)
+        rows = np.minimum(np.searchsorted(self.ordinals, ordinals), len(self.ordinals) - 1)
+        return np.where(self.ordinals[rows] == ordinals, rows, -1).astype(np.int64)

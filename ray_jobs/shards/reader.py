@@ -6,7 +6,7 @@
 
 Shard and ShardSet are read-only and safe to share between threads (faiss releases the GIL in a
 search). Replicas on one machine share the pages. B = queries, K = results, D = dimension,
-N = ordinals asked for.
+N = ordinals asked for, Q = queries.
 """
 
 from __future__ import annotations
@@ -191,6 +191,12 @@ class Shards(Protocol):
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
         ...
 
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Of stored vectors: (found (N,), inner products (N, Q) with zero rows where not found)."""
+        ...
+
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""
         ...
@@ -278,6 +284,12 @@ class ShardSet:
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
         return self._stored.get(np.asarray(ordinals, dtype=np.int64))
+
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Of stored vectors: (found (N,), inner products (N, Q) with zero rows where not found)."""
+        return self._stored.dots(ordinals, queries_QD)
 
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""

@@ -11,7 +11,7 @@ When few items are eligible at all, they are scored one by one instead (`gather`
 Promises: never fewer than min(k, items that may be shown); nothing twice; nothing that is
 deleted, replaced, ineligible or excluded; order by score descending, ordinal ascending. With full
 nprobe, and always for Flat, the answer is the exact top k. Where shards did not answer
-(`base.missing`), all of this holds of the others. D = dimension, K = results.
+(`base.missing`), all of this holds of the others. D = dimension, K = results, Q = queries.
 """
 
 from __future__ import annotations
@@ -98,6 +98,25 @@ def live_vectors_of(
     if not found.all():
         vectors_ND[~found] = 0.0
     return found, vectors_ND
+
+
+def live_dots_of(
+    base: Shards, delta: Delta, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Of current vectors: (found (N,), inner products (N, Q)); see `live_vectors_of`."""
+    found, dots_NQ = base.dots_of(ordinals, queries_QD)
+    if len(delta.masked):
+        found &= ~in_sorted(ordinals, delta.masked)
+    for block, gone in ((delta.sealed, delta.dead), (delta.head, _NOTHING)):
+        if not len(block.ordinals):
+            continue
+        here, dots = block.dots_of(ordinals, queries_QD)
+        here &= ~in_sorted(ordinals, gone)
+        dots_NQ[here] = dots[here]
+        found |= here
+    if not found.all():
+        dots_NQ[~found] = 0.0
+    return found, dots_NQ
 
 
 _NOTHING: Ordinals = np.empty(0, np.int64)

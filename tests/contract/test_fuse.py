@@ -108,7 +108,7 @@ def test_what_goes_together_is_learned_and_written(night: Night) -> None:
     assert priors is not None
     known = dict(zip(FEATURES, priors.fusion.lively.known, strict=True))
     assert known["neighbours_0.8"] + known["neighbours_log"] > 0.1
-    near, sums = priors.neighbours.near(np.array([4]))
+    near, sums, _ = priors.neighbours.near(np.array([4]))
     assert near[np.argmax(sums[:, 0])] == 5
     measured = run_step(night, "evaluate", evaluate)
     assert measured["fused"]

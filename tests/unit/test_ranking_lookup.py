@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ray_jobs.ranking.lookup import at_rows, rows_in, unique_sorted
+from ray_jobs.ranking.lookup import rows_in, unique_sorted
 
 RNG = np.random.default_rng(1)
 
@@ -13,13 +13,6 @@ def test_rows_are_those_of_a_dictionary_and_none_is_minus_one() -> None:
         ascending = np.sort(RNG.permutation(60)[:size])
         row_of = {int(ordinal): row for row, ordinal in enumerate(ascending)}
         assert rows_in(ascending, wanted).tolist() == [row_of.get(int(o), -1) for o in wanted]
-
-
-def test_what_is_kept_nowhere_is_zero() -> None:
-    kept = RNG.normal(size=(3, 2)).astype(np.float32)
-    found = at_rows(np.array([2, 5, 9]), kept, np.array([9, 3, 2, 11]))
-    assert np.array_equal(found, np.stack([kept[2], np.zeros(2), kept[0], np.zeros(2)]))
-    assert np.array_equal(at_rows(np.zeros(0, np.int64), kept[:0], np.array([1])), np.zeros((1, 2)))
 
 
 def test_a_sort_is_np_unique() -> None:

@@ -87,13 +87,13 @@ def test_what_is_near_to_recent_items_is_summed_by_position(
             for d, base in enumerate(DECAYS):
                 expected[:, d] += base**position * near[item]
             expected[:, -1] += DECAYS[-1] ** position * far[item]
-    ordinals, sums = of(log).near(np.array(recent, np.int64))
+    ordinals, sums, _ = of(log).near(np.array(recent, np.int64))
     assert set(ordinals.tolist()) >= set(np.flatnonzero(expected[:, 0]).tolist())
     np.testing.assert_allclose(sums, expected[ordinals], atol=5e-3)
 
 
 def test_nobody_has_no_neighbours() -> None:
-    ordinals, sums = Neighbours.nobody().near(np.array([0, 1]))
+    ordinals, sums, _ = Neighbours.nobody().near(np.array([0, 1]))
     assert ordinals.shape == (0,)
     assert sums.shape == (0, len(SUMS))
     assert of([]).near(np.array([3]))[0].tolist() == []

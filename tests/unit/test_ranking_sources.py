@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from ray_jobs.ranking.neighbours import COSINE, LINEAR, SUMS
+from ray_jobs.ranking.neighbours import COSINE, LINEAR, SUMS, Near
+from ray_jobs.ranking.shown import Shown
 from ray_jobs.ranking.sources import (
     ACTIVE_EACH,
     NEIGHBOURS,
     NEWEST,
     Pools,
-    candidates_beside,
+    candidates,
 )
 
 SPAN, AS_OF_MS = 3_000, 10_000
 HORIZONS = 3
+NOTHING = np.zeros(0, np.int64)
 
 
 def made_pools(rng: np.random.Generator, size: int) -> Pools:
@@ -48,7 +50,8 @@ def test_candidates_are_the_best_of_what_may_be_shown(size: int, hidden_share: f
     near = np.sort(rng.choice(SPAN, 2 * size, replace=False)).astype(np.int64)
     sums = rng.random((2 * size, len(SUMS))).astype(np.float32)
     may_S = rng.random(SPAN) >= hidden_share
-    found = candidates_beside(pools, near, sums, AS_OF_MS, lambda ordinals: may_S[ordinals])
+    beside = Near(near, sums, np.full(1, -1, np.int32))
+    found = candidates(pools, beside, NOTHING, AS_OF_MS, Shown(None, NOTHING, may_S))
     assert found.tolist() == sorted(brute(pools, near, sums, may_S))
 
 
@@ -58,6 +61,6 @@ def test_the_most_active_who_are_hidden_leave_their_place_to_the_next() -> None:
     pools = made_pools(rng, 1_000)
     may_S = np.ones(SPAN, np.bool_)
     may_S[pools.active[np.argsort(-pools.sums[:, 0])[:300]]] = False
-    nobody, nothing = np.zeros(0, np.int64), np.zeros((0, len(SUMS)), np.float32)
-    found = candidates_beside(pools, nobody, nothing, AS_OF_MS, lambda ordinals: may_S[ordinals])
-    assert set(found.tolist()) == brute(pools, nobody, nothing, may_S)
+    nobody = Near.nobody()
+    found = candidates(pools, nobody, NOTHING, AS_OF_MS, Shown(None, NOTHING, may_S))
+    assert set(found.tolist()) == brute(pools, nobody.ordinals, nobody.sums, may_S)

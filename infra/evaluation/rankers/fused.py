@@ -138,7 +138,7 @@ class Fused:
         pools = self._timeline.forward(question.known, at_ms)
         session = cosine.session(log, question)
         found, evidence = evidence_of(
-            *(model, self._timeline, pools, session, at_ms), lambda ordinals: allowed_I[ordinals]
+            *(model, self._timeline, pools, session, at_ms), np.flatnonzero(~allowed_I)
         )
         return found, evidence, self._timeline.month
 
