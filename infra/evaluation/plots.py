@@ -15,10 +15,11 @@ from infra.evaluation.evaluate import Row, Table
 from infra.evaluation.figures import mean_ndcg
 
 try:
-    import matplotlib
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 except ImportError:
-    matplotlib = None
+    HAS_MATPLOTLIB = False
+else:
+    HAS_MATPLOTLIB = True
 
 OPEN = 1e6
 HISTORY = (0.0, 1.0, 3.0, 6.0, 11.0, 21.0, 51.0, 101.0, 201.0, OPEN)
@@ -38,9 +39,8 @@ def draw(
     Raises:
         NotHere: matplotlib is not installed.
     """
-    if matplotlib is None:
+    if not HAS_MATPLOTLIB:
         raise NotHere("--plot", "matplotlib is missing", "pip install -e '.[evaluation]'")
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     facts = table.facts
     hours_Q = facts.at_ms_Q / 3_600_000 % 24
@@ -73,7 +73,8 @@ def _lines(
     places_Q = np.digitize(values_Q, bins) - 1  # NaN: behind the last bin
     counts = np.bincount(np.clip(places_Q, 0, len(names)), minlength=len(names) + 1)[: len(names)]
     drawn = np.flatnonzero(counts >= FEWEST)
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for row in rows:
         ndcg_Q = mean_ndcg(row.runs)
         means = [float(ndcg_Q[places_Q == place].mean()) for place in drawn]
@@ -86,7 +87,6 @@ def _lines(
     axes.set_title(f"{table.task.log.interactions.name}, {table.variant}")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=80)
-    pyplot.close(figure)
     return path
 
 
