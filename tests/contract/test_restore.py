@@ -1,4 +1,4 @@
-"""infra/runbooks/restore.md, its commands taken from the page and run on a real Postgres."""
+"""infra/postgres/restore.md, its commands taken from the page and run on a real Postgres."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from sql.erasure_ledger import Ledger
 from sql.events import find_user
 from tests.contract.store_builder import NOW_MS, log, post, put, view
 
-PAGE = Path(__file__).parents[2] / "infra" / "runbooks" / "restore.md"
+PAGE = Path(__file__).parents[2] / "infra" / "postgres" / "restore.md"
 ARCHIVE = (
     "mkdir -p ../wal && test ! -f ../wal/%f && cp %p ../wal/%f.tmp && mv ../wal/%f.tmp ../wal/%f"
 )
