@@ -48,10 +48,11 @@ PARAMS = {
     ),
 }
 SETTINGS = {
-    "MOONLARK_EMBED_ALL": "{{ params.full }}",
-    "MOONLARK_TRAIN_SEED": "{{ params.seed }}",
-    "MOONLARK_PUBLISH": "{{ params.publish }}",
+    "MOONLARK_EMBED_ALL": "{{ 'true' if params.full else '' }}",
+    "MOONLARK_TRAIN_SEED": "{{ params.seed or '' }}",
+    "MOONLARK_PUBLISH": "{{ '' if params.publish else 'false' }}",
 }
+"""Empty where the run asks for nothing: then it is as the cluster's environment says."""
 
 
 def job(step: str, generation: Any) -> RayJobOperator:

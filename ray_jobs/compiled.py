@@ -5,20 +5,23 @@
 
 A kernel is compiled for the one signature that it names: `compile_all` does so when a generation is
 warmed, a first call does it else. Afterwards it refuses other types, so that no request compiles.
-Machine code is kept where numba keeps it: `NUMBA_CACHE_DIR`, else beside the source, else in the
-user's cache folder; where nothing of that can be written each process compiles anew (a quarter of a
-minute).
+Machine code is kept in a folder of its own for each state of the shelves' sources and of numba: in
+`NUMBA_CACHE_DIR`, else beside the source, else in the user's cache folder. numba itself keeps a
+kernel as long as its own file is unchanged, whatever it calls and whatever constants it has from
+elsewhere, and its index may name machine code of before. Where no folder can be written, or what
+is kept is damaged, a process compiles for itself (a quarter of a minute).
 
-numba keeps a kernel as long as its own file is unchanged, whatever it calls. So a kernel calls
-`helper`s of its own file only. And it checks no index: whoever calls it has checked what comes from
-a file or a request.
+A kernel checks no index: whoever calls it has checked what comes from a file or a request.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numba
@@ -27,6 +30,34 @@ from numba import types
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
+
+SHELVES = Path(__file__).parent
+
+
+def cache_folder(bases: tuple[Path, ...]) -> Path | None:
+    """Of the present sources, in the first of `bases` that can be written; None: in none."""
+    digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
+    for source in sorted(SHELVES.glob("*.py")) + sorted(SHELVES.glob("[!.]*/*.py")):
+        digest.update(source.read_bytes())
+    for base in bases:
+        folder = base / f"moonlark-kernels-{digest.hexdigest()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def _bases() -> tuple[Path, ...]:
+    told = os.environ.get("NUMBA_CACHE_DIR")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return (Path(told),) if told else (SHELVES / "__pycache__", user)
+
+
+CACHE = cache_folder(_bases())
+numba.config.CACHE_DIR = str(CACHE or "")
 
 REORDERED = frozenset({"reassoc", "contract", "nsz"})
 """Sums may be added up in another order, so that a dot product is of eight numbers at once. Not
@@ -70,9 +101,9 @@ class Kernel(Generic[R]):
         with self._lock:
             if self._compiled is None:
                 try:
-                    self._compiled = self._made(cache=True)
-                except RuntimeError as error:  # numba found no folder that it can write to
-                    log.warning("%s is compiled for this process only: %s", self.name, error)
+                    self._compiled = self._made(cache=CACHE is not None)
+                except Exception:  # a full disk, or what a power cut left of a file
+                    log.exception("%s is compiled for this process only", self.name)
                     self._compiled = self._made(cache=False)
             return self._compiled
 

@@ -170,7 +170,8 @@ class Feedback:
             known = sum(event.duplicate for event in outcome)
             counts.post("stored", events - known)
             counts.post("duplicate", known)
-            counts.visible(time.perf_counter() - waiting.came_s, self._now_ms())
+            if events > known:
+                counts.visible(time.perf_counter() - waiting.came_s, self._now_ms())
 
 
 def append_posts(

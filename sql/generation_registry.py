@@ -161,6 +161,16 @@ def stage(engine: Engine, generation_id: str) -> Generation:
         return _set(conn, generation_id, {"state": "staged"})
 
 
+def unstage(engine: Engine, generation_id: str) -> None:
+    """staged -> sealed: replicas let it go. Any other state stays as it is."""
+    with write(engine) as conn:
+        conn.execute(
+            update(generations)
+            .where(generations.c.generation_id == generation_id, generations.c.state == "staged")
+            .values(state="sealed")
+        )
+
+
 def add_metrics(engine: Engine, generation_id: str, metrics: Mapping[str, Any]) -> Generation:
     """Metrics that were measured later, such as parity, beside those of the seal; a name that is
     there already gets the new value. Raises `UnknownGeneration`."""

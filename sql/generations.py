@@ -17,6 +17,7 @@ from sql.generation_registry import (
     resume,
     seal,
     stage,
+    unstage,
 )
 from sql.live import (
     LivePointer,
@@ -58,4 +59,5 @@ __all__ = [
     "resume",
     "seal",
     "stage",
+    "unstage",
 ]

@@ -55,7 +55,7 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
 
     Args:
         entrypoint: a shell command, or (safer with templates) its words, which are quoted.
-        env_vars: environment of the job on top of the cluster's.
+        env_vars: environment of the job on top of the cluster's; what is empty is left out.
         deferrable: wait in the triggerer; False: in the worker.
         entrypoint_num_cpus: what Ray sets aside for the driver; 0, since its tasks do the work
             and a driver that holds a CPU would starve them on a small machine.
@@ -117,6 +117,8 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
         hook = RayJobHook(self.jobs_url)
         if event["why"] == "unreachable":
             hook.look(submission_id)  # the patience is used up: it answers now, or the try fails
+        if event["why"] == "refused":
+            self.deferrable = False  # the triggerer may not ask, whoever defers to it again
         return self._wait(hook, submission_id, deadline_at_s, event["shown"])
 
     def on_kill(self) -> None:
@@ -227,7 +229,7 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
                 decision.submission_id,
                 self._command(),
                 try_number=try_number,
-                env_vars=self.env_vars or {},
+                env_vars={name: value for name, value in (self.env_vars or {}).items() if value},
                 num_cpus=self.entrypoint_num_cpus,
             )
         except RayJobsUnreachable as error:

@@ -68,6 +68,7 @@ def publish(night: Night) -> Report:
         with read_snapshot(night.engine) as conn:
             first = generations.read_live(conn)
         if first is None or first.generation_id != night.generation_id:
+            generations.unstage(night.engine, night.generation_id)
             return _overtaken(first)
         # A try of ours that was taken for dead did it.
         return _tidied(night, {"generation": first.generation_id, "flip": first.flip})

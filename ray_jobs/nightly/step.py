@@ -75,6 +75,8 @@ INFRASTRUCTURE_ERRORS = (
 """What says nothing against the work of the step: a retry may well succeed. Anything else, a gate
 that refuses or a bug, would end the same way again, and is told at once."""
 
+AFTER_PUBLISH = frozenset({"verify", "parity"})
+
 Report = dict[str, Any]
 
 
@@ -119,20 +121,22 @@ def run_step(
     """
     try:
         with in_use(night.workspace.work, beside_others=beside_others):
-            return _run_step(night, name, step)
+            return _run_step(night, name, step, resume=not beside_others)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, name, error)
         _log(night, name, {"outcome": "failed", "error": type(error).__name__})
         raise
 
 
-def _run_step(night: Night, name: str, step: Callable[[Night], Report]) -> Report:
+def _run_step(night: Night, name: str, step: Callable[[Night], Report], *, resume: bool) -> Report:
+    """`resume`: not by a part that runs beside others, for one of them may just have failed."""
+    if resume:
+        generations.resume(night.engine, night.generation_id)
     done = night.workspace.report(name)
     if done is not None:
         log.info("%s: already done, nothing to do again", name)
         return done
     started = time.perf_counter()
-    generations.resume(night.engine, night.generation_id)
     report = step(night)
     report["seconds"] = round(time.perf_counter() - started, 3)
     if night.workspace.work.exists():  # publish takes the work files away
@@ -160,11 +164,13 @@ def _keep_figures(night: Night, name: str, report: Report) -> None:
 def _record_failure(night: Night, name: str, failed: Exception) -> None:
     """Into the registry; what stands in the way there must not hide the reason itself.
 
-    By its class the on-call is told whether the gate refused it or a step broke.
+    By its class the on-call is told whether the gate refused it or a step broke. After the publish
+    a generation stays what that made of it: sealed, for a person to publish, or live.
     """
     reason = f"{name}: {failed}"
     try:
-        generations.fail(night.engine, night.generation_id, reason)
+        if name not in AFTER_PUBLISH:
+            generations.fail(night.engine, night.generation_id, reason)
         told = {"failed_as": type(failed).__name__, "failed_at_ms": night.now_ms()}
         generations.add_metrics(night.engine, night.generation_id, told)
     except StoreError as error:

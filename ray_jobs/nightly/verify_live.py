@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_jobs.encoders.errors import EncoderError
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
+from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly import parity
 from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.step import (
@@ -120,7 +120,7 @@ def main() -> None:
         night = open_live()
         report: Report = {"generation": None}
         if night is not None:
-            report = verify_live(night, BertEncoder(resolve_model(night.settings.bert_model)))
+            report = verify_live(night, open_bert(night.settings))
     except INFRASTRUCTURE_ERRORS:
         log.exception("verify_live: worth another try")
         sys.exit(TRY_AGAIN_EXIT_CODE)

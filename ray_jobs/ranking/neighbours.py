@@ -72,7 +72,7 @@ class Neighbours:
         offsets, entries = self.offsets_S1, len(self.ordinals_E)
         if not len(offsets) or self.weights_E2.shape != (entries, 2):
             raise ValueError("lengths that do not match")
-        if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
+        if offsets[0] != 0 or offsets[-1] != entries or (offsets[1:] < offsets[:-1]).any():
             raise ValueError("offsets that do not ascend from 0 to the entries")
         if entries and self.ordinals_E.min() < 0:
             raise ValueError("a neighbour of a negative ordinal")

@@ -56,6 +56,35 @@ def test_a_failed_step_says_why_and_its_retry_can_be_sealed(night: Night) -> Non
     assert state(night)[0] == "sealed"
 
 
+def test_what_fails_after_the_publish_leaves_the_generation_as_it_is(night: Night) -> None:
+    generations.record_artifacts(night.engine, "g1", [generations.Artifact("a", "0" * 64, 1)])
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    for name in ("verify", "parity"):
+        with pytest.raises(RuntimeError, match="disk"):
+            run_step(night, name, broken)
+        assert state(night) == ("sealed", None), "a person may still publish it"
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, "g1")
+    assert found is not None
+    assert found.metrics["failed_as"] == "RuntimeError"
+
+
+def test_a_shard_that_begins_does_not_hide_that_another_one_failed(night: Night) -> None:
+    with pytest.raises(RuntimeError, match="disk"):
+        run_step(night, "build_shard-0000", broken, beside_others=True)
+    run_step(night, "build_shard-0001", lambda _: {"shard_items": 1}, beside_others=True)
+    assert state(night) == ("failed", "build_shard-0000: the disk is full")
+    run_step(night, "build", lambda _: {"items": 1})
+    assert state(night) == ("building", None)
+
+
+def test_a_try_that_finds_its_step_done_goes_on_with_the_night(night: Night) -> None:
+    run_step(night, "train", lambda _: {"loss": 1.0})
+    generations.fail(night.engine, "g1", "train: its figures were not kept")
+    run_step(night, "train", broken)
+    assert state(night) == ("building", None)
+
+
 def test_a_step_that_is_done_is_not_run_again(night: Night) -> None:
     run_step(night, "train", lambda _: {"loss": 1.0})
     assert run_step(night, "train", broken)["loss"] == 1.0

@@ -63,6 +63,9 @@ def test_of_two_that_publish_at_the_same_moment_one_does(engine: Engine, tmp_pat
     assert pointer is not None
     assert pointer.flip == 1
     assert {report["generation"] for report in reports} == {pointer.generation_id}
+    with read_snapshot(engine) as conn:
+        states = [found.state for found in generations.list_generations(conn)]
+    assert sorted(states) == ["published", "sealed"], "replicas need not hold what lost"
 
 
 def test_a_night_that_another_one_overtook_is_sealed_and_no_more(

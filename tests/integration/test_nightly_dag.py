@@ -55,5 +55,5 @@ def test_a_night_is_one_job_a_step_and_one_a_shard_with_the_settings_of_its_run(
     assert steps[after:] == ["build", "fuse", "fold", "evaluate", "publish", "verify", "parity"]
     assert sorted(int(words[-1]) for words in commands[before:after]) == list(range(SHARDS))
     assert len({words[3] for words in commands}) == 1, "all make one generation"
-    assert {settings for _, settings in done} == {"all=True seed=7 publish=False"}
+    assert {settings for _, settings in done} == {"all=true seed=7 publish=false"}
     assert len(jobs.jobs) == len(steps), json.dumps(list(jobs.jobs), indent=1)

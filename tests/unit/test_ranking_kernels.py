@@ -158,12 +158,16 @@ def test_nothing_is_compiled_for_other_types_once_a_generation_is_warm() -> None
         Near.nobody().at(np.zeros(3, np.float64))  # type: ignore[arg-type]
 
 
-def test_where_no_folder_can_be_written_to_it_is_compiled_for_the_process(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("no locator"), OSError(28, "no space"), EOFError(), ValueError()]
+)
+def test_where_nothing_can_be_kept_or_read_it_is_compiled_for_the_process(
+    failure: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nowhere(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("cannot cache function: no locator available")
+        raise failure
 
+    monkeypatch.setattr(compiled, "CACHE", Path("somewhere"))
     monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", nowhere)
 
     def doubled(number: int) -> int:
@@ -173,6 +177,23 @@ def test_where_no_folder_can_be_written_to_it_is_compiled_for_the_process(
     with caplog.at_level(logging.WARNING):
         assert alone(4) == 8
     assert "for this process only" in caplog.text
+
+
+def test_machine_code_of_other_sources_is_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, kept, no_folder = tmp_path / "shelves", tmp_path / "kept", tmp_path / "a file"
+    (sources / "ranking").mkdir(parents=True)
+    (sources / "ranking" / "activity.py").write_text("HORIZONS = 8")
+    no_folder.write_text("")
+    monkeypatch.setattr(compiled, "SHELVES", sources)
+    first = compiled.cache_folder((no_folder, kept))
+    assert first is not None
+    assert first.parent == kept, "what cannot be written is passed over"
+    assert compiled.cache_folder((kept,)) == first
+    (sources / "ranking" / "activity.py").write_text("HORIZONS = 9")
+    assert compiled.cache_folder((kept,)) != first
+    assert compiled.cache_folder((no_folder,)) is None
 
 
 @pytest.mark.parametrize(
