@@ -57,7 +57,8 @@ def _bases() -> tuple[Path, ...]:
 
 
 CACHE = cache_folder(_bases())
-numba.config.CACHE_DIR = str(CACHE or "")
+_config: Any = numba.config  # it makes its attributes when it is imported
+_config.CACHE_DIR = str(CACHE or "")
 
 REORDERED = frozenset({"reassoc", "contract", "nsz"})
 """Sums may be added up in another order, so that a dot product is of eight numbers at once. Not
