@@ -34,6 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 data: setup
 	@$(BIN)/python -m infra.datasets
+	@$(BIN)/python -m ray_jobs.compile_kernels
 
 demo: data
 	@$(BIN)/python -m infra.demo

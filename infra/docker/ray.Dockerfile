@@ -11,6 +11,10 @@ COPY serve serve
 COPY dags dags
 COPY infra infra
 RUN /opt/moonlark/bin/pip install --no-cache-dir -c constraints.txt '.[ray,cpu]'
+# Of processors like this one; others compile when they load their first generation.
+ENV NUMBA_CACHE_DIR=/src/kernels
+WORKDIR /opt/moonlark
+RUN /opt/moonlark/bin/python -m ray_jobs.compile_kernels
 
 FROM python:3.11.14-slim-bookworm
 # libgomp: torch and faiss. procps: Ray's reports of processes.
@@ -22,6 +26,7 @@ RUN apt-get update \
     && useradd --uid 10001 --gid moonlark --create-home --shell /usr/sbin/nologin moonlark \
     && install -d -o moonlark -g moonlark /srv/moonlark /srv/ray /srv/ray/gcs
 COPY --from=build /opt/moonlark /opt/moonlark
+COPY --from=build --chown=moonlark:moonlark /src/kernels /srv/moonlark/kernels
 # Before Ray starts, or they do nothing: HAProxy and throughput mode, both together. No log is kept
 # of HAProxy's lines, for they name users. Numerics: one thread a process, Ray runs the processes.
 ENV PATH=/opt/moonlark/bin:$PATH \
@@ -29,6 +34,7 @@ ENV PATH=/opt/moonlark/bin:$PATH \
     OMP_NUM_THREADS=1 \
     OMP_WAIT_POLICY=PASSIVE \
     OPENBLAS_NUM_THREADS=1 \
+    NUMBA_CACHE_DIR=/srv/moonlark/kernels \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_worker_niceness=0 \
     RAY_SERVE_ENABLE_HA_PROXY=1 \

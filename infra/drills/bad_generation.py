@@ -43,6 +43,8 @@ from sql.errors import StoreError
 GOOD = 20
 """Good nights, the first one included: what `rounds` says."""
 NLIST = 64
+LOADS_S = 60.0
+"""A replica of an installation that is new compiles its kernels when it loads the first one."""
 ENDS = (NightError, ShardsError, EncoderError, StoreError, ValueError)
 """How a step of a night ends that cannot go on."""
 
@@ -275,6 +277,10 @@ def _live(store: LocalStore) -> str:
 
 def _expect_live(store: LocalStore, client: TestClient, expected: str, figures: Figures) -> None:
     answer = client.get("/v1/users/reader1/recommendations")
+    until_s = time.monotonic() + LOADS_S
+    while answer.status_code == 503 and time.monotonic() < until_s:  # it still loads its first one
+        time.sleep(0.1)
+        answer = client.get("/v1/users/reader1/recommendations")
     body = answer.json()
     told = (answer.status_code, body.get("generation"), body.get("degraded"))
     if _live(store) != expected or told != (200, expected, []):

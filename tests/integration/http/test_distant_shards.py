@@ -159,7 +159,12 @@ def test_a_list_of_many_sources_shows_only_items_whose_shard_answers(
     with_priors(stack, priors_of(weights(cosine=1.0, neighbours=0.5, recent=0.5)))
     whole = distant.list_of("u")
     here = stack.replicas[0].get(f"/v1/users/u/recommendations?k={ITEMS}&as_of={AS_OF}").json()
-    assert (whole["generation"], whole["items"]) == ("g2", here["items"])
+    assert whole["generation"] == "g2"
+    ids = [[item["item_id"] for item in answer["items"]] for answer in (whole, here)]
+    assert ids[0] == ids[1]
+    scores = [[item["score"] for item in answer["items"]] for answer in (whole, here)]
+    # Products of other processes are summed in another order.
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert shard_numbers(stack, whole["items"]) == {0, 1}
     distant.deployments[1].is_there = False
     marked = distant.list_of("u")
