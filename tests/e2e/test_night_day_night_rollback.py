@@ -147,7 +147,7 @@ def _assert_metrics(cluster: LocalRay, settings: dict[str, str], generation_id: 
     assert len(ages) == 2
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_notices(
     stack: tuple[LocalRay, dict[str, str]],
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_night_a_day_a_second_night_and_a_rollback_lose_nothing_and_nobody_not
         traffic = Traffic(url)
         traffic.start()
         night = AirflowEnvironment(Path(settings["MOONLARK_STATE_DIR"])).run_dag(
-            "nightly_generation", env={**settings, **cluster.env}, timeout_s=400
+            "nightly_generation", env={**settings, **cluster.env}, timeout_s=700
         )
         assert night.success, night.log_tail()
         second = client.recommend("u3", k=10, as_of=as_of)
