@@ -109,17 +109,18 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
         self.external_id_key = f"{SUBMISSION_ID_KEY}_c{task.clear_number}"
         return self.execute_resumable(context)
 
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], submission_id: str, deadline_at_s: float
-    ) -> Any:
-        """The trigger fired: look for oneself. Raises as `execute` does."""
-        self._running_id = submission_id
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """The trigger fired: look for oneself. Raises as `execute` does.
+
+        All that is needed comes with the event: `airflow dags test` hands on nothing else.
+        """
+        submission_id = self._running_id = event["submission_id"]
         hook = RayJobHook(self.jobs_url)
         if event["why"] == "unreachable":
             hook.look(submission_id)  # the patience is used up: it answers now, or the try fails
         if event["why"] == "refused":
             self.deferrable = False  # the triggerer may not ask, whoever defers to it again
-        return self._wait(hook, submission_id, deadline_at_s, event["shown"])
+        return self._wait(hook, submission_id, event["deadline_at_s"], event["shown"])
 
     def on_kill(self) -> None:
         """Stops the job; Airflow calls it on SIGTERM and on `execution_timeout`."""
@@ -188,7 +189,6 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
                 shown=shown,
             ),
             method_name=self.execute_complete.__name__,
-            kwargs={"submission_id": submission_id, "deadline_at_s": deadline_at_s},
         )
 
     def _stop(self, hook: RayJobHook, submission_id: str) -> None:

@@ -66,9 +66,15 @@ class RayJobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """The event is `{"why": "ended" | "deadline" | "unreachable" | "refused", "shown": n}`."""
+        """The event is `{"why": "ended" | "deadline" | "unreachable" | "refused", "shown": n}`, with
+        the trigger's own `submission_id` and `deadline_at_s`."""
         why = await self._until_something_happens()
-        event = {"why": why, "shown": self.shown}
+        event = {
+            "why": why,
+            "shown": self.shown,
+            "submission_id": self.submission_id,
+            "deadline_at_s": self.deadline_at_s,
+        }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _until_something_happens(self) -> str:
