@@ -66,8 +66,8 @@ class RayJobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """The event is `{"why": "ended" | "deadline" | "unreachable" | "refused", "shown": n}`, with
-        the trigger's own `submission_id` and `deadline_at_s`."""
+        """The event is `{"why": "ended" | "deadline" | "unreachable" | "refused", "shown": n}`,
+        with the trigger's own `submission_id` and `deadline_at_s`."""
         why = await self._until_something_happens()
         event = {
             "why": why,
