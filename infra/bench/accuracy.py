@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import Section, page
+from infra.bench.accuracy_page import DIVERSITY_TITLES, Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Protocol, Request, as_json, evaluate
@@ -105,6 +105,9 @@ PLANS = (
     ),
     Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
 )
+
+TITLES = (*(plan.title for plan in PLANS), *DIVERSITY_TITLES.values())
+"""Sections of the page, in their order."""
 
 
 def measured(
@@ -199,8 +202,7 @@ def main() -> None:
     plans = [plan for plan in PLANS if (arguments.plans or "") in plan.title]
     sections = [section for section in map(of, plans) if section is not None]
     before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-    titles = [plan.title for plan in PLANS]
-    text = page(sections, datetime.now(UTC), PAGE.parent, before, titles)
+    text = page(sections, datetime.now(UTC), PAGE.parent, before, TITLES)
     PAGE.write_text(text, encoding="utf-8")
     print(PAGE)
 
