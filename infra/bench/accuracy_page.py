@@ -83,7 +83,7 @@ class Section:
     result: dict[str, Any]
     plots: tuple[Path, ...]
     missing: tuple[str, ...] = ()
-    """Models of the plan that were not measured."""
+    """Models of the plan that were not measured, or not in all variants."""
     http: "OverHttp | None" = None
 
 
