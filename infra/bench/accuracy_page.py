@@ -25,6 +25,7 @@ COLUMNS = {
 }
 
 TITLE = "## "
+BY_CHANCE = "(may be chance)"
 
 DIVERSITY_TITLES = {
     "ml-100k": "MovieLens 100K, what diversity costs",
@@ -179,5 +180,5 @@ def _variants(
 
 def interval(found: dict[str, Any]) -> str:
     """A difference as the tables show it."""
-    mark = "" if found["is_real"] else " (may be chance)"
+    mark = "" if found["is_real"] else f" {BY_CHANCE}"
     return f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}){mark}"
