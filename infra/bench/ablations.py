@@ -74,14 +74,15 @@ PLANS = (
 
 
 def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool) -> list[str]:
-    """The section of one plan, rows that were not measured left out."""
+    """The section of one plan; rows that were not measured with all seeds are left out."""
     cache = state_dir / "evaluation"
     task = leave_one_out(load_interactions(source, state_dir))
     facts = facts_of(task)
     rows: dict[str, tuple[Variant, list[Answers], float]] = {}
+    seeds = max(seeds, plan.seeds)
     for variant in plan.variants:
         runs, validation = [], []
-        for seed in range(max(seeds, plan.seeds)):
+        for seed in range(seeds):
             name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{shelf_digest(encoders)}.npz"
             path = cache / "ablations" / name
             if not path.is_file():
@@ -95,7 +96,7 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
             answers, valid_ndcg = read_answers(path)
             runs.append(answers)
             validation.append(float(valid_ndcg))
-        if runs:
+        if len(runs) == seeds:
             rows[variant.name] = variant, runs, sum(validation) / len(validation)
     if plan.variants[0].name not in rows:
         return []
@@ -114,7 +115,8 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
             f"| {variant.about} | {variant.name} | {ndcg_Q.mean():.4f} | {seeds_told} | {more} "
             f"| {valid:.4f} | {fit_s:.0f} |"
         )
-    return [*lines, ""]
+    missing = [variant.name for variant in plan.variants if variant.name not in rows]
+    return [*lines, "", *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else [])]
 
 
 def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCosine:

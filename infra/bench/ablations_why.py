@@ -59,4 +59,4 @@ def why(tables: Mapping[str, str]) -> str:
         lines.append(f"- {title}, {shipped.validation:.4f}: {'; '.join(told) or 'none'}.")
         real += [f"{row.name} ({title})" for row in ahead(table) if BY_CHANCE not in row.more]
     by_test = f"On the test these differ really from what ships: {', '.join(real) or 'none'}."
-    return "\n".join([*lines, "", by_test, REASONS])
+    return "\n".join([*lines, "", by_test, "", REASONS])

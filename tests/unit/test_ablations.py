@@ -151,6 +151,8 @@ def test_the_page_is_made_of_what_is_kept(
     page = (tmp_path / "ABLATIONS.md").read_text()
     assert "| pooling | pooling: mean |" in page
     assert "What ships, and why" in page
+    three = replace(plan, title="Three", seeds=3)
+    assert ablations.table(three, "rated", tmp_path, 1, True) == []  # two of three were measured
     monkeypatch.setattr(sys, "argv", ["ablations", "--plans", "none of them"])
     ablations.main()
     assert (tmp_path / "ABLATIONS.md").read_text() == page
