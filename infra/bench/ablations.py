@@ -2,26 +2,29 @@
 
     python -m infra.bench.ablations                  MovieLens 100K, leave-one-out
     python -m infra.bench.ablations --data FOLDER    and texts cleaned otherwise, on FOLDER/ifdb
+    python -m infra.bench.ablations --plans seeds    only tables whose title holds this text
 
 The user vector alone, without fusion. Half an hour a seed on two cores (each row trains a model);
-answers are kept under the state directory, and a run that breaks off goes on where it was.
+answers are kept under the state directory, and a run that breaks off goes on where it was. Tables
+that are not measured stay as they are.
 """
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import PACKAGES, interval
+from infra.bench.ablations_why import why
+from infra.bench.accuracy_page import PACKAGES, TITLE, interval, sections_of
 from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.texts import cleaned
-from infra.evaluation.ablations.variants import OF_TEXTS, VARIANTS, Variant
+from infra.evaluation.ablations.variants import AGAIN, OF_TEXTS, VARIANTS, Variant
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.bar import question_bar
 from infra.evaluation.figures import difference, facts_of, mean_ndcg
@@ -40,7 +43,8 @@ PAGE = Path(__file__).parents[1] / "decisions" / "ABLATIONS.md"
 HEAD = """# Ablations
 
 Regenerate: `python -m infra.bench.ablations --data FOLDER` (with `ifdb/` in it; without `--data`
-MovieLens alone). {date}, {machine}; {versions}.
+MovieLens alone; `--plans TEXT` the tables whose title holds it). Each table says when it was
+measured, and by what.
 
 Leave-one-out as in `infra/bench/ACCURACY.md`, by the user vector alone: no fusion, so that a
 difference is the encoder's. Each row changes one thing of what ships; epochs are chosen on
@@ -52,25 +56,30 @@ seeds. Rows of `window` use the shipped weights and read only the end of a histo
 
 @dataclass(frozen=True)
 class Plan:
-    """One table."""
+    """One table. `seeds`: at least so many."""
 
     title: str
     data: str
     variants: Sequence[Variant]
+    seeds: int = 1
 
+
+SEEDS = "MovieLens 100K, three seeds"
 
 PLANS = (
     Plan("MovieLens 100K", "ml-100k", VARIANTS),
+    Plan(SEEDS, "ml-100k", AGAIN, seeds=3),
     Plan("IFDB, the texts that BERT reads", "ifdb", OF_TEXTS),
 )
 
 
 def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool) -> list[str]:
-    """The section of one plan, rows that were not measured left out."""
+    """The section of one plan; rows that were not measured with all seeds are left out."""
     cache = state_dir / "evaluation"
     task = leave_one_out(load_interactions(source, state_dir))
     facts = facts_of(task)
     rows: dict[str, tuple[Variant, list[Answers], float]] = {}
+    seeds = max(seeds, plan.seeds)
     for variant in plan.variants:
         runs, validation = [], []
         for seed in range(seeds):
@@ -84,14 +93,15 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
                 ranker = _ranker(variant, task, state_dir, seed)
                 answers = walk(task, ranker, question_bar(variant.name, task.steps.count))
                 write_answers(path, answers, f"{ranker.validation:.4f}")
-            answers, told = read_answers(path)
+            answers, valid_ndcg = read_answers(path)
             runs.append(answers)
-            validation.append(float(told))
-        if runs:
+            validation.append(float(valid_ndcg))
+        if len(runs) == seeds:
             rows[variant.name] = variant, runs, sum(validation) / len(validation)
     if plan.variants[0].name not in rows:
         return []
-    lines = [f"## {plan.title}", "", f"{task.steps.count:,} questions.", ""]
+    told_by = f"{datetime.now(UTC).date()}, {machine()}; {told(versions(PACKAGES))}"
+    lines = [f"{TITLE}{plan.title}", "", f"{task.steps.count:,} questions. {told_by}.", ""]
     lines += ["| | | NDCG@10 | by seed | more (95 %) | validation | fit s |", "|---" * 7 + "|"]
     shipped_Q = mean_ndcg(rows[plan.variants[0].name][1])
     for variant, runs, valid in rows.values():
@@ -105,7 +115,8 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
             f"| {variant.about} | {variant.name} | {ndcg_Q.mean():.4f} | {seeds_told} | {more} "
             f"| {valid:.4f} | {fit_s:.0f} |"
         )
-    return [*lines, ""]
+    missing = [variant.name for variant in plan.variants if variant.name not in rows]
+    return [*lines, "", *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else [])]
 
 
 def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCosine:
@@ -126,23 +137,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="so many of each row")
     parser.add_argument("--fresh", action="store_true", help="forget the answers of earlier runs")
     parser.add_argument("--kept", action="store_true", help="measure nothing: what is kept")
+    parser.add_argument("--plans", default="", help="only tables whose title holds this text")
     arguments = parser.parse_args()
     state_dir = CliSettings().state_dir
     if arguments.fresh:
         shutil.rmtree(state_dir / "evaluation" / "ablations", ignore_errors=True)
-    head = HEAD.format(
-        date=datetime.now(UTC).date(), machine=machine(), versions=told(versions(PACKAGES))
-    )
-    lines = [head]
+    sections = dict(sections_of(PAGE.read_text(encoding="utf-8"))) if PAGE.is_file() else {}
     for plan in PLANS:
+        if arguments.plans not in plan.title:
+            continue
         source = plan.data
         if plan.data != "ml-100k":
             if arguments.data is None or not (arguments.data / plan.data).is_dir():
                 continue
             source = str(arguments.data / plan.data)
-        lines += table(plan, source, state_dir, arguments.seeds, arguments.kept)
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
+        lines = table(plan, source, state_dir, arguments.seeds, arguments.kept)
+        if lines:
+            sections[plan.title] = "\n".join(lines)
+    PAGE.write_text(page_of(sections), encoding="utf-8")
     print(PAGE)
+
+
+def page_of(sections: Mapping[str, str]) -> str:
+    """Tables in the order of PLANS, and last what follows from them."""
+    tables = {plan.title: sections[plan.title] for plan in PLANS if plan.title in sections}
+    return "\n".join([HEAD, *tables.values(), why(tables)])
 
 
 _AsWritten = argparse.RawDescriptionHelpFormatter

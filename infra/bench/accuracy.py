@@ -19,10 +19,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import Section, page
+from infra.bench.accuracy_page import DIVERSITY_TITLES, Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
-from infra.evaluation.evaluate import Protocol, Request, as_json, evaluate
+from infra.evaluation.evaluate import Protocol, Request, Table, as_json, evaluate
 from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
 from infra.evaluation.over_http import OverHttp, ask_over_http
@@ -106,6 +106,9 @@ PLANS = (
     Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
 )
 
+TITLES = (*(plan.title for plan in PLANS), *DIVERSITY_TITLES.values())
+"""Sections of the page, in their order."""
+
 
 def measured(
     plan: Plan,
@@ -153,9 +156,22 @@ def measured(
         training += f", learned at the cut and every {plan.train_days} days, weights of fusion "
         training += f"every {plan.fuse_days}"
     result = as_json(interactions, request, tables)
-    missing = tuple(name for name in plan.models if name not in result["models"])
+    missing = not_measured(plan.models, tables)
     http = _over_http(plan, interactions, request) if plan.http else None
     return Section(plan.title, command, training, result, tuple(plots), missing, http)
+
+
+def not_measured(models: Sequence[str], tables: Sequence[Table]) -> tuple[str, ...]:
+    """Models that a table lacks; where others have it, with the variants of those that do not."""
+    lacking = {
+        name: [table.variant for table in tables if name not in {row.name for row in table.rows}]
+        for name in models
+    }
+    return tuple(
+        name if len(variants) == len(tables) else f"{name} ({', '.join(variants)})"
+        for name, variants in lacking.items()
+        if variants
+    )
 
 
 def _over_http(plan: Plan, interactions: Interactions, request: Request) -> OverHttp | None:
@@ -199,8 +215,7 @@ def main() -> None:
     plans = [plan for plan in PLANS if (arguments.plans or "") in plan.title]
     sections = [section for section in map(of, plans) if section is not None]
     before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-    titles = [plan.title for plan in PLANS]
-    text = page(sections, datetime.now(UTC), PAGE.parent, before, titles)
+    text = page(sections, datetime.now(UTC), PAGE.parent, before, TITLES)
     PAGE.write_text(text, encoding="utf-8")
     print(PAGE)
 

@@ -21,6 +21,7 @@ from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
+from infra.evaluation.walk import CUTOFF
 from ray_jobs.nightly.settings import NightSettings
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = ("moonlark", "popularity", "item-knn", "sequential-knn", "ease")
 SHOWN = {
-    "ndcg@10": "ndcg@10",
-    "hr@10": "hr@10",
+    "ndcg@{k}": "ndcg@{k}",
+    "hr@{k}": "hr@{k}",
     "mrr": "mrr",
-    "coverage@10": "cover",
+    "coverage@{k}": "cover",
     "diversity": "divers",
     "warm": "warm",
     "cold": "cold",
@@ -61,6 +62,9 @@ def command(
     seed: Annotated[
         str, typer.Option(help="Of the training runs; several, separated by commas: the mean.")
     ] = "0",
+    k: Annotated[
+        int, typer.Option("--k", help="Length of the lists that are scored.", min=1, max=1000)
+    ] = CUTOFF,
     variant: Annotated[
         list[str] | None,
         typer.Option(help=f"Replay only, of {', '.join(VARIANTS)}; default the last."),
@@ -75,8 +79,8 @@ def command(
     http: Annotated[
         int,
         typer.Option(
-            help="Replay only: so many lists are asked of the shipped API as well, after a night "
-            "on what came before the cut; they must be the same.",
+            help="Replay only: so many lists of 10 are asked of the shipped API as well, after a "
+            "night on what came before the cut; they must be the same.",
             min=0,
         ),
     ] = 0,
@@ -106,6 +110,7 @@ def command(
         protocol=protocol,
         variants=_variants(_split(variant)),
         seeds=_seeds(seed),
+        k=k,
         nights=nights,
         until_ms=None if until is None else round(until.replace(tzinfo=UTC).timestamp() * 1000),
         embed=TextVectors(cache, _bert(settings), say).of,
@@ -122,14 +127,14 @@ def command(
     for table in tables:
         console.print(f"\n{interactions.name}, {table.variant}")
         figures = table.figures()
-        console.print(_shown(figures))
-        for line in _compared(figures):
+        console.print(_shown(figures, k))
+        for line in _compared(figures, k):
             console.print(line, soft_wrap=True)
         if plot is not None:
             for path in draw(table, plot, f"{interactions.name}-{table.variant}"):
                 console.print(str(path))
     for name, gain in result.get("live_feedback", {}).items():
-        console.print(f"live feedback adds to {name}: {_interval(gain)}")
+        console.print(f"live feedback adds to {name}: {_interval(gain, k)}")
     if http:
         found = _over_http(interactions, request, http)
         if json_file is not None:
@@ -188,13 +193,14 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _shown(models: dict[str, dict[str, Any]]) -> RichTable:
+def _shown(models: dict[str, dict[str, Any]], k: int) -> RichTable:
     """A row a model, a column a figure."""
     table = RichTable(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    names = [name for name in SHOWN if any(row.get(name) is not None for row in models.values())]
+    titles = {name.format(k=k): title.format(k=k) for name, title in SHOWN.items()}
+    names = [name for name in titles if any(row.get(name) is not None for row in models.values())]
     for name in names:
-        table.add_column(SHOWN[name], justify="right", no_wrap=True)
+        table.add_column(titles[name], justify="right", no_wrap=True)
     for model, row in models.items():
         cells = [_cell(name, row.get(name)) for name in names]
         table.add_row(model, *cells)
@@ -207,16 +213,16 @@ def _cell(name: str, value: float | None) -> str:
     return f"{value:.4f}" if name.startswith("ndcg") else f"{value:.3f}"
 
 
-def _compared(models: dict[str, dict[str, Any]]) -> list[str]:
+def _compared(models: dict[str, dict[str, Any]], k: int) -> list[str]:
     """How much more the first gains than each of the others."""
     first, *others = models
     return [
-        f"{first} less {name}: {_interval(models[name]['difference'])}"
+        f"{first} less {name}: {_interval(models[name]['difference'], k)}"
         + (f" [{models[name]['chosen']}]" if models[name]["chosen"] else "")
         for name in others
     ]
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(found: dict[str, Any], k: int) -> str:
     real = "" if found["is_real"] else ", may be chance"
-    return f"{found['mean']:+.4f} NDCG@10 ({found['low']:+.4f} to {found['high']:+.4f}{real})"
+    return f"{found['mean']:+.4f} NDCG@{k} ({found['low']:+.4f} to {found['high']:+.4f}{real})"

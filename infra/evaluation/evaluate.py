@@ -28,7 +28,7 @@ from infra.evaluation.registry import Setting, entry_of, make
 from infra.evaluation.replay import Variant, replay
 from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.task import Task
-from infra.evaluation.walk import Answers, Progress, walk
+from infra.evaluation.walk import CUTOFF, Answers, Progress, walk
 from ray_jobs.encoders.fit import TrainConfig, nightly
 
 Protocol = Literal["leave-one-out", "replay"]
@@ -57,6 +57,8 @@ class Request:
     protocol: Protocol = LEAVE_ONE_OUT
     variants: tuple[Variant, ...] = ("nightly+live",)
     seeds: tuple[int, ...] = (0,)
+    k: int = CUTOFF
+    """Length of the lists that are scored."""
     nights: int = 7
     until_ms: int | None = None
     train_days: int = 84
@@ -95,6 +97,7 @@ class Table:
     facts: Facts
     rows: tuple[Row, ...]
     bert_IT: NDArray[np.float32] | None = field(repr=False)
+    k: int = CUTOFF
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """By model; `difference` is against the first one: how much more the first gains."""
@@ -140,7 +143,7 @@ def _table(variant: str, task: Task, request: Request) -> Table:
     bert_IT = None if request.embed is None else request.embed(events.texts_I)
     rows = [_row(name, variant, task, bert_IT, request) for name in request.models]
     asked = tuple(row for row in rows if row.runs)
-    return Table(variant, task, facts_of(task), asked, bert_IT)
+    return Table(variant, task, facts_of(task), asked, bert_IT, request.k)
 
 
 def _row(
@@ -169,7 +172,7 @@ def _row(
         )
         ranker = make(name, setting)
         label = name if variant == LEAVE_ONE_OUT else f"{name}, {variant}"
-        runs.append(walk(task, ranker, request.bar(label, task.steps.count)))
+        runs.append(walk(task, ranker, request.bar(label, task.steps.count), request.k))
         choice = str(getattr(ranker, "choice", ""))
         if path is not None:
             write_answers(path, runs[-1], choice)
@@ -182,6 +185,7 @@ def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> P
     parts = [task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}"]
     shelves = entry_of(name).shelves
     parts += [shelf_digest(*shelves)] if shelves else []
+    parts += [f"k{request.k}"] if request.k != CUTOFF else []
     return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
 
 
@@ -193,6 +197,7 @@ def as_json(interactions: Interactions, request: Request, tables: list[Table]) -
         "data": interactions.name,
         "seed": request.seeds[0],
         "seeds": list(request.seeds),
+        "k": request.k,
         "questions": tables[-1].task.steps.count,
         "models": by_variant[tables[-1].variant],
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.evaluation.interactions import DAY_MS, LONG_AGO_MS, Ints
 from infra.evaluation.task import Task
-from infra.evaluation.walk import CUTOFF, Answers
+from infra.evaluation.walk import Answers
 from ray_jobs.ranking.metrics import coverage
 from ray_jobs.ranking.significance import paired_bootstrap
 
@@ -66,13 +66,14 @@ def facts_of(task: Task) -> Facts:
 def figures_of(
     facts: Facts, runs: Sequence[Answers], bert_IT: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """Of one model; the mean over its `runs` (seeds)."""
+    """Of one model; the mean over its `runs` (seeds). Their names have the lists' length."""
     ndcg_Q = mean_ndcg(runs)
+    k = runs[0].lists_QK.shape[1]
     figures: dict[str, Any] = {
-        f"ndcg@{CUTOFF}": float(ndcg_Q.mean()),
-        f"hr@{CUTOFF}": float(np.mean([run.hit_Q for run in runs])),
+        f"ndcg@{k}": float(ndcg_Q.mean()),
+        f"hr@{k}": float(np.mean([run.hit_Q for run in runs])),
         "mrr": float(np.mean([run.reciprocal_Q for run in runs])),
-        f"coverage@{CUTOFF}": float(
+        f"coverage@{k}": float(
             np.mean([coverage(run.lists_QK.tolist(), facts.could_list) for run in runs])
         ),
     }

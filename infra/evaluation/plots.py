@@ -82,7 +82,7 @@ def _lines(
     ticks = [f"{names[place]}\n({counts[place]})" for place in drawn]
     axes.set_xticks(range(len(drawn)), ticks, fontsize=8)
     axes.set_xlabel(f"{label} (questions)")
-    axes.set_ylabel("NDCG@10")
+    axes.set_ylabel(f"NDCG@{table.k}")
     axes.set_ylim(bottom=0)
     axes.set_title(f"{table.task.log.interactions.name}, {table.variant}")
     axes.legend(fontsize=8)

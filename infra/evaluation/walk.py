@@ -17,6 +17,7 @@ from infra.evaluation.interactions import Ints
 from infra.evaluation.task import Question, Ranker, Task
 
 CUTOFF = 10
+"""Length of the lists, unless another is asked for; options are always chosen by this one."""
 
 Progress = Callable[[int], None]
 """Told how many questions were answered since the last call."""
@@ -37,11 +38,13 @@ class Answers:
     ask_s: float
 
 
-def walk(task: Task, ranker: Ranker, progress: Progress = lambda count: None) -> Answers:
-    """Tune where the ranker can, then learn and answer, lesson by lesson."""
+def walk(
+    task: Task, ranker: Ranker, progress: Progress = lambda count: None, k: int = CUTOFF
+) -> Answers:
+    """Tune where the ranker can, then learn and answer with lists of `k`, lesson by lesson."""
     count = task.steps.count
     figures_3Q = np.zeros((3, count))
-    lists_QK = np.full((count, CUTOFF), -1, np.int64)
+    lists_QK = np.full((count, k), -1, np.int64)
     fit_s = ask_s = 0.0
     saved_before_s = _saved_fit_s(ranker)
     started = time.process_time()
@@ -55,7 +58,7 @@ def walk(task: Task, ranker: Ranker, progress: Progress = lambda count: None) ->
         started = time.process_time()
         for question in questions:
             scores_I = listed(np.asarray(ranker.scores(task.log, question)), question)
-            lists_QK[row] = first_items(scores_I, CUTOFF)
+            lists_QK[row] = first_items(scores_I, k)
             figures_3Q[:, row] = score(scores_I, lists_QK[row], question.relevant)
             row += 1
             progress(1)

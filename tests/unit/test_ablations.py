@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from infra.bench import ablations
+from infra.bench.ablations_why import why
 from infra.evaluation.ablations import texts, variants
 from infra.evaluation.ablations.models import CountGate, SeedGates
 from infra.evaluation.ablations.ranker import TorchCosine
@@ -149,7 +150,29 @@ def test_the_page_is_made_of_what_is_kept(
     assert made == ["shipped", "shipped", "pooling: mean", "pooling: mean"]
     page = (tmp_path / "ABLATIONS.md").read_text()
     assert "| pooling | pooling: mean |" in page
+    assert "What ships, and why" in page
+    three = replace(plan, title="Three", seeds=3)
+    assert ablations.table(three, "rated", tmp_path, 1, True) == []  # two of three were measured
+    monkeypatch.setattr(sys, "argv", ["ablations", "--plans", "none of them"])
+    ablations.main()
+    assert (tmp_path / "ABLATIONS.md").read_text() == page
     assert len(OF_TEXTS) > 4
+
+
+def test_what_beats_what_ships_on_validation_is_told_with_its_figures() -> None:
+    rows = (
+        "| | | NDCG@10 | by seed | more (95 %) | validation | fit s |",
+        "|---" * 7 + "|",
+        "|  | shipped | 0.1 | 0.1 |  | 0.1200 | 5 |",
+        "| size | large | 0.2 | 0.2 | +0.01 (-0.01 to +0.02) (may be chance) | 0.1300 | 5 |",
+        "| size | small | 0.3 | 0.3 | +0.20 (+0.10 to +0.30) | 0.1100 | 5 |",
+        "| size | huge | 0.2 | 0.2 | +0.02 (+0.01 to +0.03) | 0.1400 | 5 |",
+    )
+    told = why({"Made": "\n".join(rows)})
+    first = next(line for line in told.splitlines() if line.startswith("- Made, 0.1200"))
+    assert first.index("huge 0.1400") < first.index("large 0.1300")
+    assert "small" not in first
+    assert "differ really from what ships: huge (Made)." in told
 
 
 @pytest.mark.skipif(texts.snowballstemmer is None, reason="the extra [evaluation] is not installed")

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from infra.bench.accuracy import PLANS, measured
+from infra.bench.accuracy import PLANS, measured, not_measured
 from infra.bench.accuracy_page import Section, page
 from infra.evaluation import registry
 from infra.evaluation.answers_file import read_answers
@@ -94,6 +94,21 @@ def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
     assert shelf_digest(shelf) != before
     ours = [name for name, entry in MODELS.items() if entry.shelves]
     assert ours == ["moonlark", "moonlark-cosine"]
+
+
+def test_a_model_that_lacks_in_one_variant_is_told(tmp_path: Path) -> None:
+    evaluate(made(), Request(models=("popularity", "ease"), protocol="replay", kept=tmp_path))
+    both = Request(
+        models=("popularity", "ease", "item-knn"),
+        protocol="replay",
+        variants=("nightly", "nightly+live"),
+        kept=tmp_path,
+        only_kept=True,
+    )
+    alone = Request(models=("popularity",), protocol="replay", variants=("nightly",), kept=tmp_path)
+    evaluate(made(), alone)
+    tables = evaluate(made(), both)
+    assert not_measured(both.models, tables) == ("ease (nightly)", "item-knn")
 
 
 def test_in_a_replay_only_our_own_models_are_run_with_each_seed(

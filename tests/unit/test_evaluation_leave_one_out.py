@@ -110,6 +110,21 @@ def test_the_json_has_the_documented_keys() -> None:
     assert said
 
 
+def test_lists_are_as_long_as_asked_for(tmp_path: Path) -> None:
+    """Of 20 items each user saw 6, so that lists of 14 hold all that is left."""
+    at = {k: Request(models=("popularity",), k=k, kept=tmp_path) for k in (1, 10, 14)}
+    figures = {}
+    for k, request in at.items():
+        (table,) = evaluate(circle(), request)
+        assert table.rows[0].runs[0].lists_QK.shape[1] == k
+        (figures[k],) = table.figures().values()
+        assert {f"ndcg@{k}", f"hr@{k}", f"coverage@{k}"} <= figures[k].keys()
+        assert as_json(circle(), request, [table])["k"] == k
+    assert figures[1]["hr@1"] < figures[10]["hr@10"] < figures[14]["hr@14"] == 1
+    assert figures[1]["ndcg@1"] == figures[1]["hr@1"]
+    assert figures[1]["mrr"] == figures[14]["mrr"]  # of the whole list
+
+
 def test_what_cannot_be_evaluated_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="popularity"):
         evaluate(circle(), Request(models=("popular",)))

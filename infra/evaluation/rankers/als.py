@@ -25,7 +25,7 @@ class Als:
     """`factors` wide; learned anew every `days`."""
 
     def __init__(
-        self, factors: int, regularization: float, alpha: float, seed: int, days: int = 28
+        self, factors: int, regularization: float, alpha: float, seed: int, days: int = 7
     ) -> None:
         self._options = {
             "factors": factors,

@@ -16,7 +16,7 @@ from ray_jobs.ranking.linear import inverse_of
 class Ease:
     """`ridge` is the paper's lambda."""
 
-    def __init__(self, ridge: float, days: int = 28) -> None:
+    def __init__(self, ridge: float, days: int = 7) -> None:
         self._ridge, self._every = ridge, Every(days)
         self._counts = Cooccurrence()
         self._weights_II = np.zeros((0, 0), np.float32)

@@ -81,7 +81,7 @@ class ItemKNN:
     """The classic (Sarwar et al. 2001): of each item the `k` nearest, summed over the history.
     Learned anew every `days`: to find the nearest of all takes longer than to count."""
 
-    def __init__(self, k: int, days: int = 28) -> None:
+    def __init__(self, k: int, days: int = 7) -> None:
         self._k, self._every = k, Every(days)
         self._counts = Cooccurrence()
         self._cosine_II = np.zeros((0, 0), np.float32)
