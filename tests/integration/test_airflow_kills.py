@@ -78,6 +78,11 @@ class Run:
             return None
         return found
 
+    def is_watched(self) -> bool:
+        """Whether a triggerer has taken the trigger: before that Airflow tells nobody to stop."""
+        trigger = self.airflow.api("GET", self.path)["trigger"]
+        return trigger is not None and trigger["triggerer_id"] is not None
+
     def drivers(self) -> int:
         """How many jobs ever ran for it."""
         return len(list(self.folder.glob("pid-*")))
@@ -152,6 +157,8 @@ def test_mark_failed_stops_the_job_and_clear_runs_it_again(
 ) -> None:
     run = Run(airflow, "deferred", "marked", tmp_path / "marked").start()
     wait_for(lambda: run.drivers() and run.state() == "deferred", "the job is waited for")
+    wait_for(run.is_watched, "a triggerer takes the trigger")
+    time.sleep(3.0)  # it starts it within a second
     before = list(jobs.jobs)
     airflow.api("PATCH", run.path, {"new_state": "failed"})
     last = jobs.jobs[before[-1]]
