@@ -12,7 +12,7 @@ import sys
 
 from infra.bench.results_page import main as write_page
 
-BENCHES = ("fold", "index", "encoder", "train", "night", "growth", "serve")
+BENCHES = ("fold", "index", "encoder", "train", "night", "growth", "serve", "serve_postgres")
 
 
 def main() -> int:

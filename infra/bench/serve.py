@@ -1,14 +1,15 @@
 """The API under load: lists, events and both, beside what they cannot cost less than.
 
-    python -m infra.bench.serve            some 20 minutes on two cores, when the stores are made
+    python -m infra.bench.serve            some 15 minutes on two cores, when the stores are made
     python -m infra.bench.serve --small    a small catalog, on SQLite
 
 The stores (100,000 and 1,000,000 items, 100,000 users) are made once and kept under the state
-directory: a quarter of an hour more.
+directory: a quarter of an hour more. `serve_postgres` measures the larger one on Postgres.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -47,7 +48,6 @@ PLANS = {
     "full": (
         Plan("100,000 items, SQLite", 100_000, 100_000, is_smaller=True),
         Plan("1,000,000 items, SQLite", 1_000_000, 100_000, is_judged=True),
-        Plan("1,000,000 items, Postgres", 1_000_000, 100_000, "postgres"),
     ),
     "small": (Plan("5,000 items, SQLite", 5_000, 500, is_judged=True, is_smaller=True),),
 }
@@ -55,13 +55,18 @@ PLANS = {
 
 def measure(size: Size) -> Report:
     """All plans of that size, one after the other."""
+    return report_of("serve", PLANS[size], size)
+
+
+def report_of(bench: str, plans: Sequence[Plan], size: Size) -> Report:
+    """These plans, one after the other."""
     faiss.omp_set_num_threads(1)  # as in the replicas: the floors are of one thread
     state_dir = CliSettings().state_dir
     bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
     found_ratios: list[Ratio] = []
     found_tables: list[Table] = []
     notes = list(NOTES)
-    for plan in PLANS[size]:
+    for plan in plans:
         figures = measured(plan, LENGTHS[size], state_dir, bert)
         found_ratios += ratios(
             plan.name, figures, is_judged=plan.is_judged, is_smaller=plan.is_smaller
@@ -69,7 +74,7 @@ def measure(size: Size) -> Report:
         found_tables += tables(plan.name, figures)
         notes += wrong(plan.name, figures)
     return Report(
-        bench="serve",
+        bench=bench,
         about="The shipped stack (Ray Serve behind HAProxy, "
         f"{REPLICAS} replicas, keys and exposures on, diversity 0) on made catalogs in clusters, "
         "128 dimensions, k=20; each recommendation is of a user with a new event since the last.",
