@@ -1,6 +1,6 @@
 """The API under load as in `serve`, on Postgres.
 
-python -m infra.bench.serve_postgres            some 8 minutes on two cores, when the store is made
+python -m infra.bench.serve_postgres            some 8 minutes on two cores
 python -m infra.bench.serve_postgres --small    a small catalog
 """
 
