@@ -12,7 +12,17 @@ import sys
 
 from infra.bench.results_page import main as write_page
 
-BENCHES = ("fold", "index", "encoder", "train", "night", "growth", "serve", "serve_postgres")
+BENCHES = (
+    "fold",
+    "index",
+    "encoder",
+    "train",
+    "night",
+    "growth",
+    "list_cost",
+    "serve",
+    "serve_postgres",
+)
 
 
 def main() -> int:
