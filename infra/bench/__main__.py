@@ -1,6 +1,6 @@
 """Every bench of speed, one after the other, then RESULTS.md.
 
-    python -m infra.bench              about an hour and a half on two cores, and `train`
+    python -m infra.bench              hours on two cores
     python -m infra.bench fold index   only these
 
 Each runs as a process of its own, so that none inherits memory, threads or a Ray cluster.

@@ -35,13 +35,13 @@ from infra.bench.serving.floor_apps import api as nothing_by_fastapi
 from infra.bench.serving.floors import search_alone, snapshot_alone
 from infra.bench.serving.made_catalog import item_id, user_id
 from infra.bench.serving.made_store import MadeStore
+from infra.bench.serving.stack import make_bench_key
 from infra.cli.settings import CliSettings
 from ray_jobs.nightly.settings import NightSettings
 from serve.day import Day
 from serve.gateway import build_api
 from serve.settings import ServeSettings
 from sql.engine import open_engine
-from sql.keys import MAX_RATE, make_key, new_secret
 from sql.settings import StoreSettings
 
 SIZES = {"full": ((100_000, 100_000), (1_000_000, 100_000)), "small": ((5_000, 500),)}
@@ -143,15 +143,7 @@ def measured(store: MadeStore, asked: int) -> tuple[Stopwatch, dict[str, float]]
         users = [user_id(int(number)) for number in numbers]
         engine = open_engine(url)
         stack.callback(engine.dispose)
-        secret = new_secret()
-        make_key(
-            engine,
-            secret,
-            name="bench",
-            scopes=("events:write", "recommend:read"),
-            requests_per_minute=MAX_RATE,
-            at_ms=time.time_ns() // 1_000_000,
-        )
+        secret = make_bench_key(engine)
         watch = Stopwatch()
         asyncio.run(_ask(store, url, users, secret, watch))
         floors = {
