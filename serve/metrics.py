@@ -104,7 +104,6 @@ class Metrics:
         except (SQLAlchemyError, StoreError):
             self._tell(Reading(names.DATABASE_UP, 0))
             raise
-        self._tell(Reading(names.DATABASE_UP, 1))
         self._tell(Reading(names.DATABASE_SIZE, database_size_bytes(told.engine)))
 
     def _of_the_replica(self) -> Iterator[Reading]:
@@ -122,6 +121,8 @@ class Metrics:
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
             head = catalog.catalog_seq(conn)
+        # Before anything is made of it: a row that we cannot read is no database that is away.
+        self._tell(Reading(names.DATABASE_UP, 1))
         for reading in readings.of_the_registry(pointer, known, leases, told.now_ms()):
             self._tell(reading)
         if pointer is None:

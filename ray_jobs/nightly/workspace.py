@@ -10,11 +10,12 @@ report that exists means that the step is done and need not run again.
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ray_jobs.shards.atomic import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,8 @@ def generation_directory(root: Path, generation_id: str) -> Path:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that a reader sees all of it or none."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 class NightError(RuntimeError):

@@ -35,6 +35,7 @@ async def trending(
         as_of_ms=None if as_of is None else to_ms(as_of),
     )
     found = await asyncio.to_thread(day.recommender.trending, query, hours)
+    day.counts.mark(found.state.degraded)
     return TrendingAnswer(
         items=found.items,
         hours=hours,
