@@ -1,12 +1,13 @@
 """ABLATIONS.md: what ships, and what was tried instead, on the same questions.
 
     python -m infra.bench.ablations                  MovieLens 100K, leave-one-out
-    python -m infra.bench.ablations --data FOLDER    and texts cleaned otherwise, on FOLDER/ifdb
-    python -m infra.bench.ablations --plans seeds    only tables whose title holds this text
+    python -m infra.bench.ablations --data FOLDER    and texts cleaned otherwise, on FOLDER/ifdb,
+                                                     and replays, of FOLDER/online_retail as well
+    python -m infra.bench.ablations --plans fusion   only tables whose title holds this text
 
-The user vector alone, without fusion. Half an hour a seed on two cores (each row trains a model);
-answers are kept under the state directory, and a run that breaks off goes on where it was. Tables
-that are not measured stay as they are.
+Half an hour a seed on two cores (each row trains a model); answers are kept under the state
+directory, and a run that breaks off goes on where it was. Tables that are not measured stay as they
+are.
 """
 
 import argparse
@@ -16,18 +17,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from infra.bench import ablations_replay
+from infra.bench.ablations_replay import Bench, ReplayPlan
 from infra.bench.ablations_why import why
 from infra.bench.accuracy_page import PACKAGES, TITLE, interval, sections_of
 from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
-from infra.evaluation.ablations.ranker import TorchCosine
-from infra.evaluation.ablations.texts import cleaned
-from infra.evaluation.ablations.variants import AGAIN, OF_TEXTS, VARIANTS, Variant
+from infra.evaluation.ablations.ranker import TorchCosine, Trained
+from infra.evaluation.ablations.texts import RAW, as_it_comes, cleaned
+from infra.evaluation.ablations.variants import OF_TEXTS, VARIANTS, Variant
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.bar import question_bar
+from infra.evaluation.evaluate import Embed
 from infra.evaluation.figures import difference, facts_of, mean_ndcg
+from infra.evaluation.ifdb import read_ifdb
 from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.load import load_interactions
 from infra.evaluation.shelf_digest import shelf_digest
@@ -46,11 +53,15 @@ Regenerate: `python -m infra.bench.ablations --data FOLDER` (with `ifdb/` in it;
 MovieLens alone; `--plans TEXT` the tables whose title holds it). Each table says when it was
 measured, and by what.
 
-Leave-one-out as in `infra/bench/ACCURACY.md`, by the user vector alone: no fusion, so that a
-difference is the encoder's. Each row changes one thing of what ships; epochs are chosen on
-validation, which `validation` shows; nothing was chosen by the test. "more" is NDCG@10 of the row
-less that of what ships: 95 %, paired bootstrap over users, 1,000 resamples, on the mean of the
-seeds. Rows of `window` use the shipped weights and read only the end of a history.
+Each row changes one thing of what ships. The first tables: leave-one-out as in
+`infra/bench/ACCURACY.md`, by the user vector alone (no fusion, so that a difference is the
+encoder's); epochs are chosen on validation, which `validation` shows; nothing was chosen by the
+test. "before the cut": replays of the days on which ACCURACY.md chooses, before its tests begin;
+learned anew every 7 nights, neural weights on the first night alone.
+
+"more" is NDCG@10 of the row less that of what ships: 95 %, paired bootstrap over users, 1,000
+resamples, on the mean of the seeds. Rows of `window` use the shipped weights and read only the end
+of a history.
 """
 
 
@@ -64,13 +75,11 @@ class Plan:
     seeds: int = 1
 
 
-SEEDS = "MovieLens 100K, three seeds"
-
-PLANS = (
-    Plan("MovieLens 100K", "ml-100k", VARIANTS),
-    Plan(SEEDS, "ml-100k", AGAIN, seeds=3),
+LEFT_ONE_OUT = (
+    Plan("MovieLens 100K", "ml-100k", VARIANTS, seeds=3),
     Plan("IFDB, the texts that BERT reads", "ifdb", OF_TEXTS),
 )
+PLANS: tuple[Plan | ReplayPlan, ...] = (*LEFT_ONE_OUT, *ablations_replay.PLANS)
 
 
 def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool) -> list[str]:
@@ -80,6 +89,7 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
     facts = facts_of(task)
     rows: dict[str, tuple[Variant, list[Answers], float]] = {}
     seeds = max(seeds, plan.seeds)
+    trained: Trained = {}
     for variant in plan.variants:
         runs, validation = [], []
         for seed in range(seeds):
@@ -90,7 +100,8 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
                     continue
                 tqdm.write(f"{plan.title}: {variant.name}, seed {seed}")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                ranker = _ranker(variant, task, state_dir, seed)
+                bert_IT = _embed(state_dir)(_texts(variant, task, source))
+                ranker = _ranker(variant, seed, bert_IT, trained)
                 answers = walk(task, ranker, question_bar(variant.name, task.steps.count))
                 write_answers(path, answers, f"{ranker.validation:.4f}")
             answers, valid_ndcg = read_answers(path)
@@ -119,11 +130,22 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
     return [*lines, "", *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else [])]
 
 
-def _ranker(variant: Variant, task: Task, state_dir: Path, seed: int) -> TorchCosine:
+def _ranker(
+    variant: Variant, seed: int, bert_IT: NDArray[np.float32], trained: Trained
+) -> TorchCosine:
+    return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write, trained)
+
+
+def _texts(variant: Variant, task: Task, source: str) -> list[str]:
+    texts_I = task.log.interactions.texts_I
+    if variant.cleaning == RAW:
+        texts_I = leave_one_out(read_ifdb(Path(source), as_it_comes)).log.interactions.texts_I
+    return cleaned(texts_I, variant.cleaning)
+
+
+def _embed(state_dir: Path) -> Embed:
     bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
-    vectors = TextVectors(state_dir / "evaluation", bert, tqdm.write)
-    bert_IT = vectors.of(cleaned(task.log.interactions.texts_I, variant.cleaning))
-    return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write)
+    return TextVectors(state_dir / "evaluation", bert, tqdm.write).of
 
 
 def _slug(name: str) -> str:
@@ -133,7 +155,7 @@ def _slug(name: str) -> str:
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AsWritten)
-    parser.add_argument("--data", type=Path, help="holds ifdb/")
+    parser.add_argument("--data", type=Path, help="holds ifdb/ and online_retail/")
     parser.add_argument("--seeds", type=int, default=1, help="so many of each row")
     parser.add_argument("--fresh", action="store_true", help="forget the answers of earlier runs")
     parser.add_argument("--kept", action="store_true", help="measure nothing: what is kept")
@@ -151,7 +173,11 @@ def main() -> None:
             if arguments.data is None or not (arguments.data / plan.data).is_dir():
                 continue
             source = str(arguments.data / plan.data)
-        lines = table(plan, source, state_dir, arguments.seeds, arguments.kept)
+        if isinstance(plan, ReplayPlan):
+            bench = Bench(state_dir, _embed(state_dir), arguments.seeds, arguments.kept)
+            lines = ablations_replay.table(plan, source, bench)
+        else:
+            lines = table(plan, source, state_dir, arguments.seeds, arguments.kept)
         if lines:
             sections[plan.title] = "\n".join(lines)
     PAGE.write_text(page_of(sections), encoding="utf-8")
@@ -161,7 +187,9 @@ def main() -> None:
 def page_of(sections: Mapping[str, str]) -> str:
     """Tables in the order of PLANS, and last what follows from them."""
     tables = {plan.title: sections[plan.title] for plan in PLANS if plan.title in sections}
-    return "\n".join([HEAD, *tables.values(), why(tables)])
+    chosen = {plan.title for plan in LEFT_ONE_OUT}
+    reasons = why({title: text for title, text in tables.items() if title in chosen})
+    return "\n".join([HEAD, *tables.values(), reasons])
 
 
 _AsWritten = argparse.RawDescriptionHelpFormatter

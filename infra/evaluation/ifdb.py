@@ -6,6 +6,7 @@ A game is a candidate from its day of publication on; where that is unknown, at 
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,8 +32,11 @@ def is_ifdb(folder: Path) -> bool:
     return (folder / GAMES).is_file() and (folder / PLAYS).is_file()
 
 
-def read_ifdb(folder: Path) -> Interactions:
-    """65,000 plays of 6,103 games; replayed from 2025-01-01, an event a question."""
+def read_ifdb(folder: Path, cleaning: Callable[[str], str] = clean) -> Interactions:
+    """65,000 plays of 6,103 games; replayed from 2025-01-01, an event a question.
+
+    `cleaning`: of the texts, which hold markup.
+    """
     games = pq.read_table(folder / GAMES, columns=["gameid", "published", "doc_text"])
     plays = pq.read_table(folder / PLAYS, columns=["userid", "gameid", "date_added"])
     items_E = _codes(pc.index_in(plays["gameid"].cast(pa.string()), games["gameid"].cast("string")))
@@ -41,7 +45,7 @@ def read_ifdb(folder: Path) -> Interactions:
     users = plays["userid"].combine_chunks().dictionary_encode()
     return from_columns(
         "ifdb",
-        [clean(text or "") for text in games["doc_text"].to_pylist()],
+        [cleaning(text or "") for text in games["doc_text"].to_pylist()],
         _codes(users.indices)[kept],
         items_E[kept],
         at_ms_E[kept],

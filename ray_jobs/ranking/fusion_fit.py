@@ -37,6 +37,8 @@ MAX_STEPS = 50
 TOLERANCE = 1e-8
 """Of the loss of a question, between two steps."""
 
+EVERY_F = np.ones(len(FEATURES), np.bool_)
+
 MIN_QUESTIONS = 100
 """Fewer teach some twenty weights nothing: the generation then goes without fusion."""
 
@@ -49,42 +51,53 @@ class Question(NamedTuple):
 
 
 def fit_fusion(
-    lively: Sequence[Question], quiet: Sequence[Question], usual_month: float
+    lively: Sequence[Question],
+    quiet: Sequence[Question],
+    usual_month: float,
+    used_F: NDArray[np.bool_] = EVERY_F,
+    never_worse_F: NDArray[np.bool_] = IS_NEVER_WORSE_F,
 ) -> Fusion | None:
     """The weights that these questions teach; None where they are fewer than MIN_QUESTIONS.
 
-    `quiet`: the same questions, their features as if all activity were long ago.
+    `quiet`: the same questions, their features as if all activity were long ago. Features that are
+    not `used_F` weigh 0, those of `never_worse_F` 0 or more.
     """
     if len(lively) < MIN_QUESTIONS:
         return None
     return Fusion(
-        lively=_fit_users(lively),
-        quiet=_fit_users(quiet),
+        lively=_fit_users(lively, used_F, never_worse_F),
+        quiet=_fit_users(quiet, used_F, never_worse_F),
         usual_month=usual_month,
         questions=len(lively),
     )
 
 
-def _fit_users(questions: Sequence[Question]) -> UserWeights:
+def _fit_users(
+    questions: Sequence[Question], used_F: NDArray[np.bool_], never_worse_F: NDArray[np.bool_]
+) -> UserWeights:
     """Scaled to scores that are spread as widely as the cosines are."""
     cosine_F = np.array([name == "cosine" for name in FEATURES], np.float64)
     spread = _spread(questions, cosine_F)
     of_users = []
-    for used_F in (np.ones(len(FEATURES), np.bool_), ~IS_USERS_F):
-        weights_F = fit_logit(questions, used_F)
+    for of_users_F in (EVERY_F, ~IS_USERS_F):
+        weights_F = fit_logit(questions, used_F & of_users_F, never_worse_F)
         of_users.append(weights_F * spread / max(_spread(questions, weights_F), 1e-9))
     return UserWeights(known=tuple(of_users[0]), new=tuple(of_users[1]))
 
 
-def fit_logit(questions: Sequence[Question], used_F: NDArray[np.bool_]) -> NDArray[np.float64]:
+def fit_logit(
+    questions: Sequence[Question],
+    used_F: NDArray[np.bool_],
+    never_worse_F: NDArray[np.bool_] = IS_NEVER_WORSE_F,
+) -> NDArray[np.float64]:
     """Weights (F,), 0 where not `used_F` or where a feature never varies.
 
-    Those of NEVER_WORSE that would be negative are 0, and the others are learned again without
+    Those of `never_worse_F` that would be negative are 0, and the others are learned again without
     them (an active set that only grows: one pass more for each).
     """
     while True:
         weights_F = _newton(questions, used_F)
-        negative_F = IS_NEVER_WORSE_F & (weights_F < 0)
+        negative_F = never_worse_F & (weights_F < 0)
         if not negative_F.any():
             return weights_F
         used_F = used_F & ~negative_F

@@ -12,7 +12,7 @@ from infra.bench import ablations
 from infra.bench.ablations_why import why
 from infra.evaluation.ablations import texts, variants
 from infra.evaluation.ablations.models import CountGate, SeedGates
-from infra.evaluation.ablations.ranker import TorchCosine
+from infra.evaluation.ablations.ranker import TorchCosine, Trained
 from infra.evaluation.ablations.variants import OF_TEXTS, SHIPPED, VARIANTS, Variant
 from infra.evaluation.errors import NotHere
 from infra.evaluation.interactions import DAY_MS, Interactions, from_columns
@@ -42,7 +42,7 @@ TEXTS = np.random.default_rng(1).normal(size=(ITEMS, 24)).astype(np.float32)
 
 
 def scores(variant: Variant, task: Task) -> np.ndarray:
-    ranker = TorchCosine(variant, RECIPE, TEXTS, lambda line: None)
+    ranker = TorchCosine(variant, RECIPE, TEXTS, lambda line: None, {})
     ((lesson, questions),) = list(task.steps)
     ranker.fit(task.log, lesson)
     assert 0 <= ranker.validation <= 1
@@ -130,14 +130,16 @@ def test_the_page_is_made_of_what_is_kept(
     """Measured once, then written again without measuring."""
     made: list[str] = []
 
-    def ranker(variant: Variant, asked: Task, state_dir: Path, seed: int) -> TorchCosine:
+    def ranker(variant: Variant, seed: int, bert_IT: np.ndarray, trained: Trained) -> TorchCosine:
         made.append(variant.name)
-        return TorchCosine(variant, replace(RECIPE, seed=seed), TEXTS, lambda line: None)
+        return TorchCosine(variant, replace(RECIPE, seed=seed), bert_IT, lambda line: None, trained)
 
     plan = ablations.Plan("Rated", "rated", VARIANTS[:2])
     monkeypatch.setattr(ablations, "PLANS", (plan,))
     monkeypatch.setattr(ablations, "PAGE", tmp_path / "ABLATIONS.md")
+    monkeypatch.setattr(ablations, "LEFT_ONE_OUT", (plan,))
     monkeypatch.setattr(ablations, "_ranker", ranker)
+    monkeypatch.setattr(ablations, "_embed", lambda state_dir: lambda texts: TEXTS)
     monkeypatch.setattr(ablations, "load_interactions", lambda source, state_dir: rated())
     monkeypatch.setenv("MOONLARK_STATE_DIR", str(tmp_path))
     for arguments in (

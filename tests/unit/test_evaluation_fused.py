@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
+from infra.evaluation.ablations.windows import Windowed
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.choosing import OrPopular
@@ -133,3 +135,33 @@ def test_an_earlier_question_is_folded_from_nothing(tmp_path: Path) -> None:
 
 def empty(question: Question) -> Question:
     return Question(question.user + 1, 0, NONE, NONE, 0, 0, 0, NONE, None)
+
+
+def test_fusions_side_by_side_are_those_walked_one_by_one(tmp_path: Path) -> None:
+    task = replay(groups(400), "nightly+live")
+    shipped, *_ = variants = (
+        FUSIONS[0],
+        next(v for v in FUSIONS if v.name == "activity never worse"),
+    )
+    answers, never_worse = walk_fusions(task, fused(tmp_path), variants)
+    assert shipped.name == "shipped"
+    alone = walk(task, fused(tmp_path))
+    assert np.array_equal(answers.lists_QK, alone.lists_QK)
+    assert np.array_equal(answers.ndcg_Q, alone.ndcg_Q)
+    assert not np.array_equal(answers.lists_QK, never_worse.lists_QK)
+
+
+def test_a_window_reads_the_end_of_a_history_alone(tmp_path: Path) -> None:
+    task = replay(groups(400), "live")
+    rng = np.random.default_rng(1)
+    texts = rng.normal(size=(GROUPS * EACH, 24)).astype(np.float32)
+    whole, windowed = (of(tiny(), texts, tmp_path) for of in (Moonlark, Windowed))
+    windowed.last = 3
+    ((lesson, questions),) = list(task.steps)
+    for ranker in (whole, windowed):
+        ranker.fit(task.log, lesson)
+    for question in questions:
+        same = np.allclose(
+            whole.scores(task.log, question), windowed.scores(task.log, question), atol=1e-6
+        )
+        assert same == (len(question.history) <= 3)

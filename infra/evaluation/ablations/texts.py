@@ -39,9 +39,15 @@ def as_in_the_seed(text: str) -> str:
     return stemmed(without_stop_words(text))
 
 
-SHIPPED = "shipped"
+def as_it_comes(text: str) -> str:
+    """As it is."""
+    return text
+
+
+SHIPPED, RAW = "shipped", "markup left in"
 CLEANINGS: Mapping[str, Callable[[str], str]] = {
-    SHIPPED: lambda text: text,
+    SHIPPED: as_it_comes,
+    RAW: as_it_comes,
     "without stop words": without_stop_words,
     "without punctuation": without_punctuation,
     "stemmed": stemmed,
@@ -50,11 +56,11 @@ CLEANINGS: Mapping[str, Callable[[str], str]] = {
 
 
 def cleaned(texts: Sequence[str], cleaning: str) -> list[str]:
-    """The texts by one of CLEANINGS.
+    """The texts by one of CLEANINGS; they were cleaned as it ships before, but for RAW.
 
     Raises:
         NotHere: another than the shipped one, and the extra is not installed.
     """
-    if cleaning != SHIPPED and snowballstemmer is None:
+    if cleaning not in (SHIPPED, RAW) and snowballstemmer is None:
         raise NotHere(cleaning, "its word lists are missing", "pip install -e '.[evaluation]'")
     return [CLEANINGS[cleaning](text) for text in texts]

@@ -16,6 +16,7 @@ from infra.evaluation.ablations.models import (
     SeedGates,
     SeenInSoftmax,
 )
+from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import MakeLoss, MakeModel, TrainConfig, shipped_model
 from ray_jobs.encoders.fit_loss import CatalogSoftmax
 from ray_jobs.encoders.train_data import Ints, TrainData
@@ -63,6 +64,14 @@ def _without_values(data: TrainData, at_ms_E: Ints) -> TrainData:
     return replace(data, values_E=np.full_like(data.values_E, np.nan))
 
 
+def _kinds_by_value(data: TrainData, at_ms_E: Ints) -> TrainData:
+    """Favourites are what got 5, clicks what got 1 or 2, and nobody rates."""
+    kinds_E = data.kinds_E.copy()
+    kinds_E[data.values_E >= 4.5] = KINDS.index("favourite")
+    kinds_E[data.values_E < 2.5] = KINDS.index("click")
+    return _without_values(replace(data, kinds_E=kinds_E), at_ms_E)
+
+
 def _gaps_as_values(data: TrainData, at_ms_E: Ints) -> TrainData:
     """The place of the rating goes to the time since the user's event before."""
     gaps_E = np.diff(at_ms_E, prepend=at_ms_E[:1])
@@ -89,6 +98,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("residual gated by the item's events", "items", model=CountGate),
     Variant("dot product instead of cosine", "items", model=DotProduct),
     Variant("without ratings", "inputs", data=_without_values),
+    Variant("kinds of events in place of ratings", "inputs", data=_kinds_by_value),
     Variant("time gaps in place of ratings", "inputs", data=_gaps_as_values),
     Variant("seen items stay in the softmax", "loss", loss=SeenInSoftmax),
     Variant("sampled softmax, log Q corrected", "loss", lambda c: replace(c, softmax_items=SAMPLE)),
@@ -112,13 +122,9 @@ VARIANTS: tuple[Variant, ...] = (
     *(Variant(f"the last {n} events read", "window", last=n) for n in (10, 20, 50, 100, 200)),
 )
 
-AGAIN: tuple[Variant, ...] = tuple(
-    row for row in VARIANTS if row.name in (SHIPPED.name, "no dropout", "24 epochs")
-)
-"""Close enough to what ships to be measured with more seeds."""
-
 OF_TEXTS: tuple[Variant, ...] = (
     SHIPPED,
+    Variant("markup left in", "texts", cleaning="markup left in"),
     Variant("without stop words", "texts", cleaning="without stop words"),
     Variant("without punctuation", "texts", cleaning="without punctuation"),
     Variant("stemmed", "texts", cleaning="stemmed"),

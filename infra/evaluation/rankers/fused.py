@@ -8,7 +8,7 @@ Shapes: I items.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,16 @@ from ray_jobs.ranking.fusion_fit import Question as Taught
 from ray_jobs.ranking.fusion_fit import fit_fusion
 from ray_jobs.ranking.neighbours import Neighbours, count_neighbours
 from ray_jobs.ranking.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What taught a fusion: the same questions, and as if all activity were long ago."""
+
+    lively: list[Taught]
+    quiet: list[Taught]
+    usual_month: float
+
 
 QUESTIONS, QUESTIONS_A_USER = 2_000, 20
 """That teach them, as by night: a user's newest ones, drawn evenly where they are more."""
@@ -46,6 +56,8 @@ class Fused:
         self._fusion: Fusion | None = None
         self._neighbours = Neighbours.nobody()
         self._timeline: Timeline | None = None
+        self.lessons = Lessons([], [], 0.0)
+        """By which the weights were learned last."""
 
     @classmethod
     def of(
@@ -85,33 +97,29 @@ class Fused:
         self._timeline = None
         lively, quiet, months = [], [], []
         for question in _taught(log, lesson.held_out):
-            found, evidence, month = self._evidence(log, question)
+            found, evidence, month = self.evidence(log, question)
             (target,) = question.relevant
             place = int(np.searchsorted(found, target))
             if place < len(found) and found[place] == target:
                 lively.append(Taught(evidence.features(question.at_ms), place))
                 quiet.append(Taught(evidence.features(question.at_ms, quiet=True), place))
                 months.append(month)
-        self._fusion = fit_fusion(lively, quiet, float(np.mean(months)) if months else 0.0)
+        self.lessons = Lessons(lively, quiet, float(np.mean(months)) if months else 0.0)
+        self._fusion = fit_fusion(lively, quiet, self.lessons.usual_month)
         self._timeline = None  # questions may begin before the last that taught
 
     def scores(self, log: Log, question: Question) -> Floats:
         """NaN for what is no candidate of any source."""
         if self._fusion is None:
             return self._alone.scores(log, question)
-        found, evidence, month = self._evidence(log, question)
-        fused = self._fusion.score(
-            found,
-            evidence,
-            question.at_ms,
-            is_known=bool(len(question.history)),
-            is_quiet=self._fusion.is_quiet(month),
-        )
+        found, evidence, month = self.evidence(log, question)
         scores_I = np.full(log.interactions.item_count, np.nan)
-        scores_I[found] = fused.scores
+        scores_I[found] = fused_scores(self._fusion, found, evidence, month, question)
         return scores_I
 
-    def _evidence(self, log: Log, question: Question) -> tuple[Ints, Evidence, float]:
+    def evidence(self, log: Log, question: Question) -> tuple[Ints, Evidence, float]:
+        """The candidates, what is known of them, and how much was done in the month before.
+        Questions come in order of time."""
         if self._timeline is None:
             self._timeline = self._timeline_at(log, question.known)
         allowed_I = np.ones(log.interactions.item_count, np.bool_)
@@ -153,6 +161,17 @@ class Fused:
         else:
             published_I = np.where(published == LONG_AGO_MS, -1, published)
         return self._make_timeline(events.at_ms_E, events.items_E, weights_E, published_I, start)
+
+
+def fused_scores(
+    fusion: Fusion, found: Ints, evidence: Evidence, month: float, question: Question
+) -> NDArray[np.float32]:
+    """Of the candidates `found`, as by day."""
+    is_known = bool(len(question.history))
+    is_quiet = fusion.is_quiet(month)
+    return fusion.score(
+        found, evidence, question.at_ms, is_known=is_known, is_quiet=is_quiet
+    ).scores
 
 
 def _taught(log: Log, rows: Ints) -> list[Question]:

@@ -111,7 +111,7 @@ class Moonlark:
         if done > len(question.history):  # an earlier question: asked out of order
             done, session = 0, self.encoder.zero()
         tail = question.history[done:]
-        session = fold(self.encoder, session, self._events(log, tail, done + 1))
+        session = fold(self.encoder, session, self.events(log, tail, done + 1))
         self._sessions[question.user] = (len(question.history), session)
         return session
 
@@ -122,7 +122,8 @@ class Moonlark:
         scores_I: Floats = self._items_ID @ vector_D
         return scores_I
 
-    def _events(self, log: Log, rows: Ints, first_seq: int) -> list[FoldEvent]:
+    def events(self, log: Log, rows: Ints, first_seq: int) -> list[FoldEvent]:
+        """These rows of one user as the day folds them."""
         events = log.interactions
         return [
             FoldEvent(
