@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from infra.bench.report import PLOTS, Ratio, Report, Size, Table, run_bench
-from infra.bench.training.curve import (
+from infra.bench.training.ours import train
+from infra.bench.training.plot import draw
+from infra.cli.settings import CliSettings
+from infra.evaluation.interactions import Interactions, from_columns
+from infra.evaluation.leave_one_out import leave_one_out
+from infra.evaluation.load import load_interactions
+from infra.evaluation.rectools.curve import (
     Clock,
     Curve,
     Point,
@@ -32,13 +38,7 @@ from infra.bench.training.curve import (
     is_over,
     times_faster,
 )
-from infra.bench.training.ours import train
-from infra.bench.training.peer import Peer, PeerMissing, environment
-from infra.bench.training.plot import draw
-from infra.cli.settings import CliSettings
-from infra.evaluation.interactions import Interactions, from_columns
-from infra.evaluation.leave_one_out import leave_one_out
-from infra.evaluation.load import load_interactions
+from infra.evaluation.rectools.peer import Peer, PeerMissing, environment
 from infra.evaluation.text_vectors import TextVectors
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import TrainConfig, nightly, tiny

@@ -6,6 +6,7 @@ gives a Table per variant and, from it, the JSON of `moonlark evaluate` (`as_jso
 chosen on validation, the test is walked once a model and seed.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.evaluation import rankers
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.figures import (
     Facts,
@@ -121,7 +123,7 @@ def evaluate(interactions: Interactions, request: Request) -> list[Table]:
         UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned.
     """
     for name in request.models:
-        entry_of(name).check(name, interactions)
+        entry_of(name).check(name, interactions, request.protocol)
     return [_table(variant, task, request) for variant, task in _tasks(interactions, request)]
 
 
@@ -183,10 +185,17 @@ def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> P
     if request.kept is None:
         return None
     parts = [task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}"]
-    shelves = entry_of(name).shelves
-    parts += [shelf_digest(*shelves)] if shelves else []
+    entry = entry_of(name)
+    parts += [shelf_digest(rankers, *entry.shelves)]
+    parts += [_trained_by(request, seed)] if entry.seeded else []
     parts += [f"k{request.k}"] if request.k != CUTOFF else []
     return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
+
+
+def _trained_by(request: Request, seed: int) -> str:
+    """Of what decides neural weights beside the code, 8 hex digits."""
+    said = repr((request.recipe(seed), request.train_days, request.fuse_days))
+    return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
 
 
 def as_json(interactions: Interactions, request: Request, tables: list[Table]) -> dict[str, Any]:

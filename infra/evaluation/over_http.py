@@ -25,6 +25,7 @@ from infra.evaluation.errors import NoReplay
 from infra.evaluation.interactions import LONG_AGO_MS, Interactions, Ints
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.fused import Fused
+from infra.evaluation.rankers.hourly import HourlyTimeline
 from infra.evaluation.rankers.moonlark import Moonlark
 from infra.evaluation.replay import replay
 from infra.evaluation.task import Question
@@ -37,10 +38,7 @@ from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, run_step
 from ray_jobs.nightly.train import WEIGHTS
 from ray_jobs.nightly.workspace import Workspace
-from ray_jobs.ranking.activity import Tally
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.sources import POOL, Pools, most_active
-from ray_jobs.ranking.timeline import Timeline
 from ray_jobs.ranking.trend import HOUR_MS
 from serve.day import Day
 from serve.gateway import build_api
@@ -317,37 +315,6 @@ def _ok(answer: Answer) -> dict[str, Any]:
 
 def _iso(at_ms: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)).isoformat()
-
-
-class HourlyTimeline(Timeline):
-    """As the day counts: by the hour, all that was done in one as of its middle."""
-
-    def __init__(
-        self,
-        at_ms_E: Ints,
-        ordinals_E: Ints,
-        weights_E: NDArray[np.float32],
-        published_S: Ints,
-        start: int = 0,
-    ) -> None:
-        super().__init__(at_ms_E, ordinals_E, weights_E, published_S, 0)
-        self._middles_E = at_ms_E // HOUR_MS * HOUR_MS + HOUR_MS // 2
-        self._counted_E, self._weighed_E = ordinals_E, weights_E
-
-    def forward(self, end: int, at_ms: int) -> Pools:
-        pools = super().forward(0, at_ms)  # what is newest
-        everything = np.arange(len(self.published_S))
-        self.tally = Tally.of_events(
-            len(everything),
-            self._counted_E[:end],
-            self._middles_E[:end],
-            self._weighed_E[:end],
-            at_ms,
-        )
-        self.month = self.tally.month(at_ms)
-        sums_SH = self.tally.at(everything, at_ms)
-        active = most_active(everything, sums_SH, POOL)
-        return Pools(active, sums_SH[active], pools.newest, pools.published)
 
 
 def _compared(

@@ -15,15 +15,19 @@ from infra.evaluation.rankers.als import Als
 from infra.evaluation.rankers.als import is_installed as has_als
 from infra.evaluation.rankers.choosing import Blend, Chosen, OrPopular
 from infra.evaluation.rankers.ease import Ease
-from infra.evaluation.rankers.fused import Fused
+from infra.evaluation.rankers.fused import Fused, MakeTimeline
+from infra.evaluation.rankers.hourly import HourlyTimeline
 from infra.evaluation.rankers.moonlark import Moonlark, Say
 from infra.evaluation.rankers.neighbours import ItemKNN, SequentialKNN
 from infra.evaluation.rankers.popularity import Newest, Popularity
 from infra.evaluation.rankers.sasrec import SasRec
 from infra.evaluation.rankers.text_mean import TextMean
+from infra.evaluation.rankers.transformers import Transformer
+from infra.evaluation.rectools.peer import BERT4REC, SASREC, Model
 from infra.evaluation.task import Ranker
 from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import TrainConfig
+from ray_jobs.ranking.timeline import Timeline
 
 WINDOWS = (30.0, 7.0, 1.0)
 """Days of recent popularity: for blends, and for users without a history."""
@@ -58,15 +62,19 @@ Make = Callable[[Setting], Ranker]
 @dataclass(frozen=True, slots=True)
 class Entry:
     """`seeded`: whether another seed gives another model. `shelves`: of our own models, the code
-    that they ship with; baselines have none. `needs` says what is missing, if any."""
+    that they ship with; baselines have none. `protocol`: the only one, if so. `needs` says what is
+    missing, if any."""
 
     make: Make
     seeded: bool = False
     shelves: tuple[ModuleType, ...] = ()
+    protocol: str | None = None
     needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
 
-    def check(self, name: str, interactions: Interactions) -> None:
-        """Raises NotHere where this data or this installation cannot have it."""
+    def check(self, name: str, interactions: Interactions, protocol: str) -> None:
+        """Raises NotHere where this data, protocol or installation cannot have it."""
+        if self.protocol not in (None, protocol):
+            raise NotHere(name, f"it is measured by {self.protocol} alone", "name another model")
         missing = self.needs(interactions)
         if missing is not None:
             raise NotHere(name, *missing)
@@ -110,9 +118,18 @@ def _cosine(setting: Setting) -> Moonlark:
     return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
 
 
-def _fused(setting: Setting) -> Ranker:
+def _fused(setting: Setting, make_timeline: MakeTimeline = Timeline) -> Ranker:
     cosine = _cosine(setting)
-    return Fused(cosine, OrPopular(cosine, WINDOWS), setting.fuse_days)
+    return Fused(cosine, OrPopular(cosine, WINDOWS), setting.fuse_days, make_timeline)
+
+
+def _fused_hourly(setting: Setting) -> Ranker:
+    return _fused(setting, HourlyTimeline)
+
+
+def _transformer(model: Model) -> Make:
+    """In the environment that the bench `train` makes as well."""
+    return lambda setting: Transformer(model, setting.seed, setting.cache.parent / "rectools")
 
 
 def _or_popular(make: Make) -> Make:
@@ -125,6 +142,7 @@ def _blended(make: Make) -> Make:
 
 MODELS: Mapping[str, Entry] = {
     "moonlark": Entry(_fused, seeded=True, shelves=(encoders, ranking)),
+    "moonlark-hourly": Entry(_fused_hourly, seeded=True, shelves=(encoders, ranking)),
     "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, shelves=(encoders,)),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),
@@ -139,6 +157,8 @@ MODELS: Mapping[str, Entry] = {
     "sasrec": Entry(
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
     ),
+    "sasrec-rectools": Entry(_transformer(SASREC), seeded=True, protocol="leave-one-out"),
+    "bert4rec-rectools": Entry(_transformer(BERT4REC), seeded=True, protocol="leave-one-out"),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),
 }

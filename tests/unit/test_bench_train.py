@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from infra.bench import train as bench
-from infra.bench.training import peer as peers
-from infra.bench.training.curve import (
+from infra.bench.training.ours import train
+from infra.evaluation.errors import NotHere
+from infra.evaluation.interactions import DAY_MS, Interactions, from_columns
+from infra.evaluation.leave_one_out import leave_one_out
+from infra.evaluation.rankers import transformers
+from infra.evaluation.rankers.moonlark import Moonlark
+from infra.evaluation.rectools import peer as peers
+from infra.evaluation.rectools.curve import (
     Point,
     Stopwatch,
     chosen,
@@ -20,12 +26,8 @@ from infra.bench.training.curve import (
     is_over,
     times_faster,
 )
-from infra.bench.training.ours import train
-from infra.bench.training.peer import Asked, Epoch, Peer, PeerMissing, environment
-from infra.bench.training.split import ndcg_of_lists, write_split
-from infra.evaluation.interactions import DAY_MS, Interactions, from_columns
-from infra.evaluation.leave_one_out import leave_one_out
-from infra.evaluation.rankers.moonlark import Moonlark
+from infra.evaluation.rectools.peer import Asked, Epoch, Peer, PeerMissing, environment
+from infra.evaluation.rectools.split import ndcg_of_lists, write_split
 from infra.evaluation.task import Task
 from infra.evaluation.walk import walk
 from ray_jobs.encoders.fit import tiny
@@ -35,7 +37,7 @@ TEXTS = np.random.default_rng(1).normal(size=(ITEMS, 24)).astype(np.float32)
 
 STUB = """
 import json, sys
-events, setting, seed = sys.argv[1:]
+events, model, setting, seed = sys.argv[1:]
 rows = [line.split(",") for line in open(events).read().split()[1:]]
 after = {"1": {}, "2": {}}
 for user, item, row, role in rows:
@@ -135,6 +137,33 @@ def test_a_peer_trains_epoch_by_epoch_and_its_seconds_add_up(
     users = task.log.interactions.user_count
     assert second.validation == 1.0
     assert second.test == pytest.approx(1 - 1 / users)
+
+
+def test_a_transformer_of_the_table_lists_what_its_best_epoch_did(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "stub.py"
+    stub.write_text(STUB)
+    monkeypatch.setattr(peers, "WORKER", stub)
+    monkeypatch.setattr(transformers, "environment", lambda folder: Path(sys.executable))
+    ranker = transformers.Transformer("SASRecModel", 7, tmp_path)
+    answers = walk(task, ranker)
+    missed = np.count_nonzero(answers.ndcg_Q != 1)
+    assert missed == 1
+    assert answers.ndcg_Q.max() == 1
+    assert answers.fit_s >= 1 + transformers.PATIENCE  # a second an epoch, and none was better
+    assert ranker.choice.startswith("epoch 1; ")
+
+
+def test_a_transformer_that_cannot_be_had_says_so(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(folder: Path) -> Path:
+        raise PeerMissing("pip fails", hint="try it")
+
+    monkeypatch.setattr(transformers, "environment", missing)
+    with pytest.raises(NotHere, match="pip fails"):
+        walk(task, transformers.Transformer("BERT4RecModel", 0, tmp_path))
 
 
 def test_a_peer_that_ends_is_told_with_what_it_said(

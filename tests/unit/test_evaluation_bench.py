@@ -1,5 +1,6 @@
 """ACCURACY.md: what the page says comes from the figures, and a run that breaks off goes on."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +12,14 @@ from infra.bench.accuracy import PLANS, measured, not_measured
 from infra.bench.accuracy_page import Section, page
 from infra.evaluation import registry
 from infra.evaluation.answers_file import read_answers
+from infra.evaluation.errors import NotHere
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.rankers.popularity import Popularity
 from infra.evaluation.registry import MODELS, Entry
 from infra.evaluation.shelf_digest import shelf_digest
 from ray_jobs import ranking
+from ray_jobs.encoders.fit import tiny
 
 
 def made() -> Interactions:
@@ -93,7 +96,33 @@ def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("one = 2")
     assert shelf_digest(shelf) != before
     ours = [name for name, entry in MODELS.items() if entry.shelves]
-    assert ours == ["moonlark", "moonlark-cosine"]
+    assert ours == ["moonlark", "moonlark-hourly", "moonlark-cosine"]
+
+
+def test_answers_of_another_recipe_are_not_taken(tmp_path: Path) -> None:
+    def kept(epochs: int, days: int) -> set[str]:
+        request = Request(
+            models=("moonlark-cosine", "ease"),
+            protocol="replay",
+            recipe=lambda seed: replace(tiny(seed), epochs=epochs),
+            train_days=days,
+            embed=lambda texts: np.ones((len(texts), 8), np.float32),
+            cache=tmp_path / "cache",
+            kept=tmp_path / "kept",
+        )
+        evaluate(made(), request)
+        return {path.name for path in request.kept.iterdir()} if request.kept else set()
+
+    first = kept(1, 84)
+    assert kept(1, 84) == first
+    second = kept(2, 84)
+    assert len(second - first) == 1  # EASE has no epochs
+    assert len(kept(2, 7) - second) == 1
+
+
+def test_a_model_of_one_protocol_is_refused_in_another() -> None:
+    with pytest.raises(NotHere, match="leave-one-out alone"):
+        evaluate(made(), Request(models=("sasrec-rectools",), protocol="replay"))
 
 
 def test_a_model_that_lacks_in_one_variant_is_told(tmp_path: Path) -> None:

@@ -1,1 +1,4 @@
-"""The parts of the bench `train`: the split, the peer and its environment, our epochs, curves."""
+"""Our side of the bench `train`, epoch by epoch, and its plot.
+
+The peer is `infra.evaluation.rectools`.
+"""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.bench.training.curve import Curve
+from infra.evaluation.rectools.curve import Curve
 
 try:
     from matplotlib.figure import Figure

@@ -1,8 +1,9 @@
-"""RecTools in an environment of its own, and its SASRec as a process that trains when it is told.
+"""RecTools in an environment of its own, and a transformer of it as a process that trains when it
+is told.
 
 RecTools needs numpy < 2 and attrs < 24 and cannot be installed beside moonlark: `environment` makes
 `rectools/` under the state directory once, with the torch that moonlark has, and the process in it
-(`rectools_worker`) gets the split as a file.
+(`worker`) gets the split as a file.
 """
 
 import json
@@ -15,16 +16,19 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.bench.training.curve import Point
-from infra.bench.training.split import ndcg_of_lists, write_split
+from infra.evaluation.rectools.curve import Point, chosen
+from infra.evaluation.rectools.split import ndcg_of_lists, write_split
 from infra.evaluation.task import Task
 from ray_jobs.shards.atomic import whole_file
 
-WORKER = Path(__file__).with_name("rectools_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
+Model = Literal["SASRecModel", "BERT4RecModel"]
+SASREC: Model = "SASRecModel"
+BERT4REC: Model = "BERT4RecModel"
 RECTOOLS = "rectools[torch]==0.19.0"
 INSTALL_S = 1800.0
 END_S = 60.0
@@ -123,18 +127,26 @@ class Peer:
     """One training. A context manager: the process ends with it."""
 
     def __init__(
-        self, python: Path, task: Task, setting: Mapping[str, Any], seed: int, folder: Path
+        self,
+        python: Path,
+        task: Task,
+        setting: Mapping[str, Any],
+        seed: int,
+        folder: Path,
+        model: Model = SASREC,
     ) -> None:
         """`folder` takes the split and the process's log."""
         self.asked = Asked.of(task)
         self.curve: list[Point] = []
+        self.best_lists: list[list[int]] = []
+        """Before the test events, of the epoch that validation chooses."""
         folder.mkdir(parents=True, exist_ok=True)
         write_split(task, folder / "events.csv")
         self._log = folder / "worker.log"
-        command = [str(python), str(WORKER), str(folder / "events.csv"), json.dumps(dict(setting))]
+        command = [str(python), str(WORKER), str(folder / "events.csv"), model]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, str(seed)],
+                [*command, json.dumps(dict(setting)), str(seed)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -160,8 +172,11 @@ class Peer:
             told = Epoch.model_validate_json(line)
         except ValidationError as error:
             raise PeerMissing(f"an answer of RecTools: {error}", hint=f"see {WORKER}") from error
-        self.curve.append(self.asked.point(told, self.curve[-1] if self.curve else None))
-        return self.curve[-1]
+        point = self.asked.point(told, self.curve[-1] if self.curve else None)
+        self.curve.append(point)
+        if chosen(self.curve) is point:
+            self.best_lists = told.test
+        return point
 
     def _line(self) -> str:
         assert self._process.stdout is not None

@@ -1,11 +1,13 @@
-"""SASRec of RecTools, an epoch each time it is told to: run by the environment that has RecTools.
+"""A transformer of RecTools, an epoch each time it is told to: run by the environment that has it.
 
-    PYTHON rectools_worker.py events.csv '{"n_factors": 256, ...}' SEED
+    PYTHON worker.py events.csv MODEL '{"n_factors": 256, ...}' SEED
+
+MODEL: SASRecModel or BERT4RecModel.
 
 Nothing of moonlark is imported: the two cannot be installed together. `events.csv` has the columns
 user, item, row, role (0 training, 1 validation, 2 test) in order of time. Each line on standard
 input asks for one more epoch; it is answered by one line of JSON (`Epoch` of `peer` reads it) with
-the seconds of the epoch alone and, for each user, the 10 best items before the validation event
+the seconds of the epoch alone and, for each user, the 100 best items before the validation event
 and before the test event, events before it known and not listed. The first line, before any epoch,
 has the versions. What libraries print goes to standard error.
 """
@@ -24,9 +26,10 @@ from pytorch_lightning.callbacks import LambdaCallback
 from rectools import Columns
 from rectools import __version__ as rectools_version
 from rectools.dataset import Dataset
-from rectools.models import SASRecModel
+from rectools.models import BERT4RecModel, SASRecModel
 
-CUTOFF = 10
+MODELS = {model.__name__: model for model in (SASRecModel, BERT4RecModel)}
+LISTED = 100
 NO_END = 1_000_000
 """Epochs: whoever asks decides when it is enough."""
 
@@ -34,12 +37,14 @@ NO_END = 1_000_000
 class Worker:
     """The model, and the stopwatch that runs only while it trains."""
 
-    def __init__(self, events: pd.DataFrame, setting: dict[str, Any], told: TextIO) -> None:
+    def __init__(
+        self, events: pd.DataFrame, model: str, setting: dict[str, Any], told: TextIO
+    ) -> None:
         self._told = told
         self._users = sorted(events["user"].unique().tolist())
         self._learned = _dataset(events[events["role"] == 0])
         self._before_test = _dataset(events[events["role"] <= 1])
-        self._model = SASRecModel(**setting)
+        self._model = MODELS[model](**setting)
         self._model._trainer = Trainer(
             max_epochs=NO_END,
             min_epochs=NO_END,
@@ -83,7 +88,7 @@ class Worker:
 
     def _lists(self, known: Dataset) -> list[list[int]]:
         """By user in order, best first."""
-        found = self._model.recommend(self._users, known, k=CUTOFF, filter_viewed=True)
+        found = self._model.recommend(self._users, known, k=LISTED, filter_viewed=True)
         by_user = found.sort_values(Columns.Rank).groupby(Columns.User)[Columns.Item].apply(list)
         return [[int(item) for item in by_user.get(user, [])] for user in self._users]
 
@@ -114,9 +119,9 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    events, setting, seed = sys.argv[1:]
+    events, model, setting, seed = sys.argv[1:]
     seed_everything(int(seed))
-    worker = Worker(pd.read_csv(events), json.loads(setting), told)
+    worker = Worker(pd.read_csv(events), model, json.loads(setting), told)
     say(told, {"rectools": rectools_version, "torch": str(torch.__version__)})
     worker.run()
 
