@@ -57,7 +57,8 @@ Each row changes one thing of what ships. The first tables: leave-one-out as in
 `infra/bench/ACCURACY.md`, by the user vector alone (no fusion, so that a difference is the
 encoder's); epochs are chosen on validation, which `validation` shows; nothing was chosen by the
 test. "before the cut": replays of the days on which ACCURACY.md chooses, before its tests begin;
-learned anew every 7 nights, neural weights on the first night alone.
+learned anew every 7 nights (weights of fusion on IFDB every 28), neural weights on the first night
+alone.
 
 "more" is NDCG@10 of the row less that of what ships: 95 %, paired bootstrap over users, 1,000
 resamples, on the mean of the seeds. Rows of `window` use the shipped weights and read only the end

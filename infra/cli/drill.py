@@ -20,6 +20,7 @@ SCENARIOS = {
     "kill-node": "infra.drills.kill_cluster:run_node",
     "kill-database": "infra.drills.kill_database:run",
     "kill-airflow": "infra.drills.kill_airflow:run",
+    "standalone": "infra.drills.standalone:run",
     "pause": "infra.drills.pause:run",
     "bad-generation": "infra.drills.bad_generation:run",
     "corrupt": "infra.drills.corrupt:run",

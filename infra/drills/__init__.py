@@ -29,6 +29,8 @@
     ward         a stack on Postgres with a Prometheus that scrapes it
     faults       one for each alert whose runbook is tried
     runbooks     scenario: the fault, the alert, the runbook's commands, no alert
+    airflow_nights  a small catalog's nights on a real Airflow; jobs without Ray by jobs_api
+    kill_airflow, standalone  scenarios: its processes are killed; it runs by itself
     erase        scenario: replay, rollback, a night and a restore bring nobody back
 
 A scenario is a module with a function `run(Options) -> Figures`, named in `infra.cli.drill`.

@@ -2,8 +2,11 @@
 
 API server, scheduler (with the LocalExecutor), DAG processor and triggerer, each in a session of
 its own, so that a drill may kill one of them with all that it started, as a lost container would,
-and start it again. `airflow standalone` is the same four, but its children outlive a SIGTERM and
-its API listens on every interface.
+and start it again.
+
+`StandaloneAirflow` is the same four by one command, `airflow standalone`. Its children outlive a
+SIGTERM, and its scheduler and triggerer serve task logs on every interface (to who has a token
+signed by the secret, which is drawn anew at each start): for a drill, not for production.
 """
 
 import json
@@ -31,6 +34,7 @@ SCHEDULER = "scheduler"
 DAG_PROCESSOR = "dag-processor"
 TRIGGERER = "triggerer"
 COMPONENTS = (API_SERVER, SCHEDULER, DAG_PROCESSOR, TRIGGERER)
+STANDALONE = "standalone"
 START_TIMEOUT_S = 240.0
 API_TIMEOUT_S = 60.0
 USER = "admin"
@@ -57,6 +61,8 @@ class LocalAirflow:
         settings: of Airflow (`AIRFLOW__...`), over those of QUICK_RECOVERY.
         parallelism: tasks at a time in the worker processes; deferred ones do not count.
     """
+
+    NAMES: tuple[str, ...] = COMPONENTS
 
     def __init__(
         self,
@@ -102,7 +108,7 @@ class LocalAirflow:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump({USER: self._password}, file)
         try:
-            for name in COMPONENTS:
+            for name in self.NAMES:
                 self.start(name)
             self._wait_for_the_api()
         except BaseException:
@@ -209,9 +215,27 @@ class LocalAirflow:
             if time.monotonic() >= deadline:
                 raise StackStartFailed(
                     f"no API server within {START_TIMEOUT_S:.0f} s",
-                    hint=f"read {self.log_path(API_SERVER)}",
+                    hint=f"read {self.log_path(self.NAMES[0])}",
                 )
             time.sleep(POLL_S)
+
+
+class StandaloneAirflow(LocalAirflow):
+    """`airflow standalone` below `<state_dir>/airflow`: LocalAirflow in all else."""
+
+    NAMES = (STANDALONE,)
+
+    def __enter__(self) -> Self:
+        task_logs = find_free_run(2)
+        path = [str(Path(sys.executable).parent), self.env.get("PATH", os.defpath)]
+        self.env |= {
+            "AIRFLOW__API__HOST": LOOPBACK,
+            "AIRFLOW__API__PORT": str(self._port),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(task_logs),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(task_logs + 1),
+            "PATH": os.pathsep.join(reversed(path)),  # it starts its four as `airflow`
+        }
+        return super().__enter__()
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

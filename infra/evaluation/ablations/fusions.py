@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.rankers.every import Every
-from infra.evaluation.rankers.fused import Fused, fused_scores
+from infra.evaluation.rankers.fused import Fused, Lessons, fused_scores
 from infra.evaluation.task import Task
 from infra.evaluation.walk import CUTOFF, Answers, Progress, first_items, listed, score
 from ray_jobs.ranking.fusion import FEATURES, IS_NEVER_WORSE_F, PARTS, Fusion
@@ -22,9 +22,8 @@ from ray_jobs.ranking.fusion_fit import EVERY_F, fit_fusion
 
 Bools = NDArray[np.bool_]
 
-WEEKLY, NEVER_AGAIN = 7, 10**6
-"""Days between two lessons of the weights. The night learns them each time; a lesson of a replay is
-a week."""
+EACH_TIME, NEVER_AGAIN = 0, 10**6
+"""Days between two lessons of a variant's weights, beside those of the shipped one."""
 
 
 def _of(names: Sequence[str]) -> Bools:
@@ -39,7 +38,7 @@ class FusionVariant:
     about: str
     used_F: Bools
     never_worse_F: Bools
-    days: int = WEEKLY
+    days: int = EACH_TIME
 
 
 def _without(about: str, name: str, names: Sequence[str]) -> FusionVariant:
@@ -67,7 +66,6 @@ FUSIONS: tuple[FusionVariant, ...] = (
         "activity never worse", "signs", EVERY_F, IS_NEVER_WORSE_F | _of(PARTS["activity"])
     ),
     FusionVariant("any sign", "signs", EVERY_F, ~EVERY_F),
-    FusionVariant("weights of every 28 days", "learned", EVERY_F, IS_NEVER_WORSE_F, 28),
     FusionVariant("weights of the first night", "learned", EVERY_F, IS_NEVER_WORSE_F, NEVER_AGAIN),
 )
 
@@ -78,7 +76,7 @@ def walk_fusions(
     variants: Sequence[FusionVariant],
     progress: Progress = lambda count: None,
 ) -> list[Answers]:
-    """Answers of each variant, in their order; `fused` learns weights at every lesson.
+    """Answers of each variant, in their order, whose weights are learned when those of `fused` are.
 
     Raises:
         ValueError: a lesson has too few questions to learn weights from.
@@ -86,14 +84,16 @@ def walk_fusions(
     count = task.steps.count
     figures_V3Q = np.zeros((len(variants), 3, count))
     lists_VQK = np.full((len(variants), count, CUTOFF), -1, np.int64)
-    due = [Every(variant.days) for variant in variants]
+    due, lessons = [Every(variant.days) for variant in variants], None
     fusions: list[Fusion | None] = [None] * len(variants)
     started, row = time.process_time(), 0
     for lesson, questions in task.steps:
         fused.fit(task.log, lesson)
-        for number, variant in enumerate(variants):
-            if due[number].is_due(task.log, lesson):
-                fusions[number] = _learned(fused, variant)
+        if lessons is not fused.lessons:
+            lessons = fused.lessons
+            for number, variant in enumerate(variants):
+                if due[number].is_due(task.log, lesson):
+                    fusions[number] = _learned(lessons, variant)
         for question in questions:
             found, evidence, month = fused.evidence(task.log, question)
             for number, fusion in enumerate(fusions):
@@ -112,8 +112,7 @@ def walk_fusions(
     ]
 
 
-def _learned(fused: Fused, variant: FusionVariant) -> Fusion:
-    lessons = fused.lessons
+def _learned(lessons: Lessons, variant: FusionVariant) -> Fusion:
     learned = fit_fusion(
         *(lessons.lively, lessons.quiet, lessons.usual_month),
         *(variant.used_F, variant.never_worse_F),
