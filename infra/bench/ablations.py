@@ -29,7 +29,7 @@ from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
 from infra.evaluation.ablations.ranker import TorchCosine, Trained
 from infra.evaluation.ablations.texts import RAW, as_it_comes, cleaned
-from infra.evaluation.ablations.variants import OF_TEXTS, VARIANTS, Variant
+from infra.evaluation.ablations.variants import AGAIN, OF_TEXTS, VARIANTS, Variant
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Embed
@@ -77,7 +77,8 @@ class Plan:
 
 
 LEFT_ONE_OUT = (
-    Plan("MovieLens 100K", "ml-100k", VARIANTS, seeds=3),
+    Plan("MovieLens 100K", "ml-100k", VARIANTS),
+    Plan("MovieLens 100K, three seeds", "ml-100k", AGAIN, seeds=3),
     Plan("IFDB, the texts that BERT reads", "ifdb", OF_TEXTS),
 )
 PLANS: tuple[Plan | ReplayPlan, ...] = (*LEFT_ONE_OUT, *ablations_replay.PLANS)
