@@ -33,6 +33,12 @@ def read_hour(
     return ordinals, np.array([float(row[1]) for row in rows], np.float32)
 
 
+def newest_hour(conn: Connection) -> int | None:
+    """The last hour in which something was done with an item; None where nothing ever was."""
+    found: int | None = conn.scalar(select(func.max(item_activity.c.hour)))
+    return found
+
+
 def iterate_activity(
     conn: Connection, before_hour: int, kind_weights: Mapping[str, float], chunk: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:

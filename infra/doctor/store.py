@@ -6,14 +6,15 @@ from sqlalchemy import Connection, Engine, text
 
 from infra.doctor.findings import Finding, Look, NotSeen, looked
 from serve.readings import why_failed
-from sql import generations
+from sql import activity, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
+from sql.event_rules import HOUR_MS
 from sql.generations import Generation, LivePointer
 from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
-MAX_AGE_MS = 36 * 3_600_000
+MAX_AGE_MS = 36 * HOUR_MS
 MIN_RECALL = 0.95
 MIN_COSINE = 0.9999
 MAX_DIFF = 1e-5
@@ -55,11 +56,13 @@ def look_at_store(engine: Engine) -> Look:
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
             blockers = list(_blockers(conn))
+            active_hour = activity.newest_hour(conn)
     except StoreError as error:
         found = Finding("DatabaseGone", f"the database stopped answering: {error}")
         return looked("", found)
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
+    look += looked("events come in", _events(active_hour, now_ms))
     look += looked("the last nights", *_nights(live, known))
     if pointer is None or live is None:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
@@ -77,6 +80,17 @@ def _blockers(conn: Connection) -> Iterator[Finding]:
         yield Finding(
             "EventsNotStored", f"session {pid} holds a lock that others wait for", since_ms
         )
+
+
+def _events(active_hour: int | None, now_ms: int) -> Finding | None:
+    """Activity is counted by the hour: a whole one without any is an hour without events."""
+    if active_hour is None or active_hour >= activity.hour_of(now_ms) - 1:
+        return None
+    since_ms = (active_hour + 1) * HOUR_MS
+    hours = (now_ms - since_ms) / HOUR_MS
+    return Finding(
+        "EventsStopped", f"nothing was done with an item for {hours:.1f} hours", since_ms
+    )
 
 
 def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Finding]:
@@ -101,7 +115,7 @@ def _hold(pointer: LivePointer) -> Finding | None:
 
 
 def _age(live: Generation, now_ms: int) -> Finding | None:
-    hours = (now_ms - live.created_at_ms) / 3_600_000
+    hours = (now_ms - live.created_at_ms) / HOUR_MS
     if now_ms - live.created_at_ms <= MAX_AGE_MS:
         return None
     what = f"{live.generation_id} is {hours:.0f} hours old"

@@ -5,31 +5,42 @@ badly), it makes the trace that the cause leaves, by the shipped code that recor
 """
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
+import psutil
 import psycopg
 from sqlalchemy import update
 
 from infra.drills.catalog import made_title
 from infra.drills.local import LocalStore
 from infra.drills.small_night import open_small_night
-from infra.drills.victims import wait_for
-from infra.drills.ward import ITEMS, Ward
+from infra.drills.stack import now_ms
+from infra.drills.victims import of_stack, wait_for
+from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.workspace import GateRefused, NightError
 from sql import generations
 from sql.engine import write
+from sql.keys import revoke_key
 from sql.tables import generations as generations_table
+from sql.tables import item_activity
 
 HOUR_MS = 3_600_000
+KEYS_KNOWN_S = 6.0
+FULL_SHARE = 0.05
+"""Left free of a disk that is almost full."""
 SEEN_S = 60.0
 DELETE_APP = (
     "import ray; from ray import serve; ray.init(namespace='serve'); serve.delete('moonlark')"
@@ -41,11 +52,13 @@ class Fault:
     """`inject`: returns what takes away what the runbook does not mend, such as a connection.
 
     `stand_ins`: commands that are done, not run, for want of the thing (a service manager, BERT).
+    `hands_on`: what the on-call does with what a command printed.
     `is_named`: whether the doctor can see it, too.
     """
 
     inject: Callable[[Ward], Callable[[], None] | None]
     stand_ins: Mapping[str, Callable[[Ward], None]]
+    hands_on: Mapping[str, Callable[[Ward, str], None]] = field(default_factory=dict)
     is_named: bool = True
 
 
@@ -124,7 +137,8 @@ def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
 def _delta(ward: Ward) -> None:
     rng = np.random.default_rng(0)
     items = [{"item_id": f"new{n}", "title": made_title(rng)} for n in range(ITEMS // 2)]
-    answer = httpx.put(f"{ward.stack.url}/v1/items", json={"items": items}, timeout=60)
+    url, asks = f"{ward.stack.url}/v1/items", bearer(ward.key)
+    answer = httpx.put(url, json={"items": items}, headers=asks, timeout=60)
     assert answer.status_code == 200, answer.text
 
 
@@ -162,6 +176,53 @@ def _serve_again(ward: Ward) -> None:
     connect(ward.stack.database_url).close()
 
 
+def _frozen(deployment: str) -> Callable[[Ward], Callable[[], None]]:
+    """A replica that is there and does nothing: Serve needs half a minute to find that out."""
+
+    def inject(ward: Ward) -> Callable[[], None]:
+        title = f"ray::ServeReplica:moonlark:{deployment}"
+        found = of_stack(ward.stack, lambda line: bool(line) and line[0].startswith(title))
+        assert found, f"no replica of {deployment}"
+        for process in found:
+            process.send_signal(signal.SIGSTOP)
+
+        def thaw() -> None:
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+
+        return thaw
+
+    return inject
+
+
+def _key_revoked(ward: Ward) -> None:
+    """The sender's, some hours ago; replicas know it within 5 seconds."""
+    revoke_key(ward.stack.engine, SENDER, at_ms=now_ms())
+    time.sleep(KEYS_KNOWN_S)
+    earlier = item_activity.c.hour - 3
+    with write(ward.stack.engine) as conn:
+        conn.execute(update(item_activity).values(hour=earlier))
+
+
+def _key_taken(ward: Ward, said: str) -> None:
+    """The sender is given what was printed."""
+    ward.murmur.key = said.strip()
+
+
+def _disk_full_of_generations(ward: Ward) -> None:
+    """Old generations fill the disk: one large file stands for many of them."""
+    root = ward.stack.root
+    if not os.path.ismount(root):
+        raise OSError("the right to mount a disk of its own is missing here")
+    oldest, *_ = [ward.make() for _ in range(3)]
+    ward.publish(ward.make())
+    free = shutil.disk_usage(root)
+    ballast = free.free - int(FULL_SHARE * free.total)
+    with (root / "generations" / oldest / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, ballast)
+
+
 def _made_night(ward: Ward) -> None:
     """`moonlark night` needs BERT and minutes; what it ends with is a published generation."""
     name = ward.make(ward.failed if ward.failed != "none" else None)
@@ -184,6 +245,10 @@ FAULTS: Mapping[str, Fault] = {
     "EventsNotStored": Fault(_locked("users", "EXCLUSIVE"), {}),
     "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE"), {}),
     "DatabaseGone": Fault(_server_gone, {"systemctl restart postgresql": _serve_again}),
+    "DiskAlmostFull": Fault(_disk_full_of_generations, {}),
+    "EventsStopped": Fault(_key_revoked, {}, {"moonlark keys make": _key_taken}),
+    "EncoderGone": Fault(_frozen("WordsEncoder"), {}),
+    "ShardGone": Fault(_frozen("Shards1"), {}),
     "NothingAnswers": Fault(_app_gone, {}),
 }
 """In an order in which what one leaves behind does not stand in another's way."""

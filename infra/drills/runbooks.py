@@ -92,3 +92,6 @@ def _do(here: Ward, command: str, fault: Fault, figures: Figures) -> None:
     if done.returncode != 0:
         said = (done.stdout + done.stderr)[-500:]
         figures.tell(f"{command!r} ended with {done.returncode}: {said}")
+    for beginning, hand_on in fault.hands_on.items():
+        if command.startswith(beginning):
+            hand_on(here, done.stdout)

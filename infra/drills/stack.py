@@ -74,15 +74,16 @@ def drill_stack(
     database_url: str | None = None,
     nodes: int = 0,
     node_memory_bytes: int | None = None,
+    root: Path | None = None,
 ) -> Iterator[DrillStack]:
     """A catalog, a log of `users`, generation g0 live, `replicas` behind HAProxy.
 
     `env`: further settings of the replicas. `shards`: of g0. `database_url`: an empty one; None is
     a SQLite file. `nodes`: beside the head, which then runs no replica, and the memory
-    that each has for those that ask for some.
+    that each has for those that ask for some. `root`: the artifact root, by default in the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="moonlark-drill-"))
-    url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", folder / "artifacts"
+    url, root = database_url or f"sqlite:///{folder / 'moonlark.db'}", root or folder / "artifacts"
     engine = open_engine(url)
     environment = {
         "MOONLARK_DATABASE_URL": url,

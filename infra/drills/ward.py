@@ -11,13 +11,16 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from sqlalchemy import Engine
 
+from infra.drills.catalog import TOPICS
+from infra.drills.disk import small_disk
 from infra.drills.night_worker import make
 from infra.drills.stack import APP, PROJECT, DrillStack, drill_stack, now_ms
 from infra.prometheus.check import RULES
@@ -27,51 +30,79 @@ from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
 from sql import generations
 from sql.engine import read_snapshot
+from sql.keys import MAX_RATE, SCOPES, make_key, new_secret
 
 ITEMS = 200
 USERS = 100
 PAUSE_S = 0.25
+SEARCHES = 4
+"""One event of so many."""
 COMMAND_TIMEOUT_S = 300.0
 DATABASE = "moonlark"
+SENDER = "shop"
+"""Who sends events."""
 SETTINGS = {
     "RAY_metrics_report_interval_ms": "2000",
     "MOONLARK_METRICS_INTERVAL_S": "0.5",
     "MOONLARK_STATEMENT_TIMEOUT_S": "2",
     "MOONLARK_WATCH_INTERVAL_S": "0.2",
+    "MOONLARK_SHARD_PLACEMENT": "deployments",
 }
+HURRIED_STOP = "moonlark_last_event_timestamp_seconds) > 10"
+DISK_BYTES = 256 * 1024**2
 STAGE = NightSettings(stage_deadline_s=120)
 
 
 def hurried(rules: str) -> str:
-    """The rules, for who has no time."""
+    """The rules, for who has no time: an hour without events is ten seconds."""
     rules = re.sub(r"^( +for:) .*$", r"\1 1s", rules, flags=re.M)
+    rules = rules.replace("moonlark_last_event_timestamp_seconds) > 3600", HURRIED_STOP)
     return re.sub(r"\[\d+m\]", "[15s]", rules)
 
 
 class Murmur(threading.Thread):
-    """Some users who click and ask, whatever they are answered."""
+    """Some users who click, search and ask, whatever they are answered."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str) -> None:
         super().__init__(name="murmur", daemon=True)
         self._url = url
         self._ending = threading.Event()
+        self.key = key
+        """With which they are sent; lists are asked for with the first one."""
 
     def run(self) -> None:
         """Until `end`."""
+        asks = bearer(self.key)
         with httpx.Client(base_url=self._url, timeout=15) as http:
             for n in itertools.count():
                 if self._ending.wait(PAUSE_S):
                     return
                 user = f"idle{n % 10}"
-                event = {"kind": "click", "user_id": user, "item_id": f"i{n % ITEMS}"}
                 with contextlib.suppress(httpx.HTTPError):
-                    http.post("/v1/events", json=event)
-                    http.get(f"/v1/users/{user}/recommendations")
+                    http.post("/v1/events", json=_event(n, user), headers=bearer(self.key))
+                    http.get(f"/v1/users/{user}/recommendations", headers=asks)
 
     def end(self) -> None:
         """And wait for it."""
         self._ending.set()
         self.join(30)
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that a key is sent in."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _key(engine: Engine, name: str, scopes: Sequence[str]) -> str:
+    secret = new_secret()
+    make_key(engine, secret, name=name, scopes=scopes, requests_per_minute=MAX_RATE, at_ms=now_ms())
+    return secret
+
+
+def _event(n: int, user: str) -> dict[str, str]:
+    if n % SEARCHES == 0:
+        return {"kind": "search", "user_id": user, "text": f"{TOPICS[n % len(TOPICS)]} {n}"}
+    return {"kind": "click", "user_id": user, "item_id": f"i{n % ITEMS}"}
 
 
 @dataclass
@@ -81,6 +112,9 @@ class Ward:
     stack: DrillStack
     server: PostgresServer
     prometheus: LocalPrometheus
+    murmur: Murmur
+    key: str
+    """The on-call's."""
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     failed: str = "none"
     """The generation that GENERATION stands for in commands."""
@@ -153,6 +187,7 @@ class Ward:
             "MOONLARK_DATABASE_URL": stack.database_url,
             "MOONLARK_ARTIFACT_ROOT": str(stack.root),
             "MOONLARK_URL": stack.url,
+            "MOONLARK_API_KEY": self.key,
             "MOONLARK_STAGE_DEADLINE_S": "120",
             "PGURL": stack.database_url.replace("+psycopg", ""),
         }
@@ -166,6 +201,7 @@ def ward(seed: int) -> Iterator[Ward]:
         ends.callback(server.stop)
         server.start()
         create_database(server.url(), DATABASE)
+        root = ends.enter_context(small_disk(DISK_BYTES))
         stack = ends.enter_context(
             drill_stack(
                 items=ITEMS,
@@ -174,12 +210,13 @@ def ward(seed: int) -> Iterator[Ward]:
                 env=SETTINGS,
                 app=APP,
                 database_url=server.url(DATABASE),
+                root=root,
             )
         )
         rules = hurried(RULES.read_text(encoding="utf-8"))
         port = stack.cluster.state.ports.metrics_export
         prometheus = ends.enter_context(LocalPrometheus(stack.folder / "prometheus", port, rules))
-        murmur = Murmur(stack.url)
+        murmur = Murmur(stack.url, _key(stack.engine, SENDER, ("events:write", "recommend:read")))
         murmur.start()
         ends.callback(murmur.end)
-        yield Ward(stack, server, prometheus)
+        yield Ward(stack, server, prometheus, murmur, _key(stack.engine, "on-call", SCOPES))

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import insert, text, update
 from typer.testing import CliRunner
 
 from infra.cli import doctor
@@ -21,6 +21,7 @@ from infra.drills.stack import now_ms
 from sql import generations
 from sql.engine import write
 from sql.tables import generations as table
+from sql.tables import item_activity
 
 URL = "http://doctor.test"
 
@@ -62,6 +63,14 @@ def measured(**figures: float) -> Callable[[LocalStore], None]:
 
 def void(_: object) -> None:
     return None
+
+
+def quiet(store: LocalStore) -> None:
+    """Five hours ago something was done, and nothing since."""
+    hour = now_ms() // 3_600_000 - 5
+    row = {"hour": hour, "ordinal": 1, "kind": "click", "slot": 0, "n": 1}
+    with write(store.engine) as conn:
+        conn.execute(insert(item_activity).values(row))
 
 
 def hold(store: LocalStore) -> None:
@@ -113,6 +122,7 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
 @pytest.mark.parametrize(
     ("inject", "name", "said"),
     [
+        (quiet, "EventsStopped", "hours"),
         (hold, "HoldSet", "anna"),
         (age, "GenerationOld", "g1 is 40 hours old"),
         (fail("GateRefused"), "GateRefused", "it broke"),
