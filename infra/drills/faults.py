@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -38,6 +39,8 @@ from sql.tables import generations as generations_table
 from sql.tables import item_activity
 
 HOUR_MS = 3_600_000
+DREAM_S = 1.6
+"""Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
@@ -53,13 +56,13 @@ class Fault:
 
     `stand_ins`: commands that are done, not run, for want of the thing (a service manager, BERT).
     `hands_on`: what the on-call does with what a command printed.
-    `is_named`: whether the doctor can see it, too.
     """
 
     inject: Callable[[Ward], Callable[[], None] | None]
     stand_ins: Mapping[str, Callable[[Ward], None]]
     hands_on: Mapping[str, Callable[[Ward, str], None]] = field(default_factory=dict)
-    is_named: bool = True
+    named: str | None = ""
+    """By the doctor: as its runbook, as another (the cause), or None: it cannot see it."""
 
 
 class DataRefused(NightError):
@@ -154,6 +157,31 @@ def _locked(table: str, mode: str) -> Callable[[Ward], Callable[[], None]]:
     return inject
 
 
+def _locked_again_and_again(table: str, mode: str) -> Callable[[Ward], Callable[[], None]]:
+    """A session that takes a lock, dreams and lets go, again and again: until it is ended."""
+
+    def inject(ward: Ward) -> Callable[[], None]:
+        dreamer = psycopg.connect(ward.stack.database_url.replace("+psycopg", "", 1))
+
+        def dream() -> None:
+            with suppress(psycopg.Error):
+                while True:
+                    dreamer.execute(f"LOCK TABLE {table} IN {mode} MODE")
+                    time.sleep(DREAM_S)
+                    dreamer.commit()
+
+        thread = threading.Thread(target=dream, name="dreamer", daemon=True)
+        thread.start()
+
+        def awake() -> None:
+            dreamer.close()
+            thread.join(10)
+
+        return awake
+
+    return inject
+
+
 def _server_gone(ward: Ward) -> None:
     ward.server.kill()
 
@@ -236,13 +264,18 @@ FAULTS: Mapping[str, Fault] = {
     "ParityBroken": Fault(_parity, {}),
     "LiveGenerationRefused": Fault(_refused, {}),
     "IndexRecallLow": Fault(_recall, {}),
-    "AccuracyDropped": Fault(_accuracy, {}, is_named=False),
+    "AccuracyDropped": Fault(_accuracy, {}, named=None),
     "GenerationOld": Fault(_old, NIGHT),
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
     "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint="")), NIGHT),
     "DeltaLarge": Fault(_delta, NIGHT),
     "EventsNotStored": Fault(_locked("users", "EXCLUSIVE"), {}),
+    "EventsSlow": Fault(_locked_again_and_again("users", "EXCLUSIVE"), {}, named="EventsNotStored"),
+    "ListsSlow": Fault(
+        _locked_again_and_again("users", "ACCESS EXCLUSIVE"), {}, named="EventsNotStored"
+    ),
+    "ErrorsHigh": Fault(_locked("users", "ACCESS EXCLUSIVE"), {}, named="EventsNotStored"),
     "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE"), {}),
     "DatabaseGone": Fault(_server_gone, {"systemctl restart postgresql": _serve_again}),
     "DiskAlmostFull": Fault(_disk_full_of_generations, {}),
