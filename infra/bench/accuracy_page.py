@@ -51,11 +51,13 @@ EASE, ALS and histories are learned anew every 7 nights, neural weights as each 
 table of a replay dated before 2026-11-29 item-kNN, EASE, ALS and EASE with popularity only every
 28 nights (EASE with popularity on Online Retail: 0.096 by 28, 0.098 by 7).
 
-Not all of the design was chosen so. Which features fusion has, that its weights are learned weekly
-and that those of activity may be negative was looked at on the windows of the test
-(`infra/decisions/LOG.md`, "Fusion at re-ranking"); the linear neighbours and what speaks of the
-whole history were chosen on the months before the cut. Epochs and days between trainings of the
-replays were set for the time of the machine, and not tuned.
+Some of the design was first looked at on the windows of the tests: which features fusion has, that
+its weights are learned weekly, and that those of activity may be negative. It was compared again on
+the days before the cuts, which no test has (`infra/decisions/ABLATIONS.md`, "before the cut"), and
+stands: each group of features pays on one of the two data sets at least, but for the texts of the
+last items, which cost nothing there; weights that follow the season, and negative ones, pay on
+Online Retail and cost nothing on IFDB. Epochs and days between trainings of the replays were set
+for the time of the machine; what epochs are worth under drift is there, too.
 
 What to know of the figures: in the replays of IFDB and Online Retail the user vector alone
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
@@ -68,9 +70,11 @@ model less the row's: a row whose interval leaves 0 out differs really. "warm" a
 with and without events before the cut (for a basket: most of its items). fit: CPU seconds of one
 run, all trainings together.
 
-`moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships.
-SASRec is our own on torch's layers (full softmax): RecTools 0.19 needs attrs < 24 and numpy < 2
-and does not install beside moonlark.
+`moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it counts
+activity to the millisecond, `moonlark-hourly` by the hour, as a replica does. `sasrec-rectools` and
+`bert4rec-rectools` are those of RecTools 0.19 in an environment of their own (it needs attrs < 24 and
+numpy < 2), each trained until validation stops it, by leave-one-out alone; `sasrec` is our own on
+torch's layers (full softmax), which can be trained on from night to night.
 """
 
 
