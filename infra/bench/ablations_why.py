@@ -12,13 +12,16 @@ REASONS = """None was adopted. One seed cannot tell such differences from luck: 
 of a figure is about 0.009 (`ray_jobs/encoders/train_config.py`), and the best row is the luckiest
 of many. What else speaks:
 
-- more epochs: two thirds more time of training, every night. Prototypes did better with few epochs
-  where tastes drift; it was not measured again.
+- more epochs: half to two thirds more time of training, every night, and nothing gained where
+  tastes drift ("epochs and windows, before the cut"). Prototypes did better with few epochs there;
+  measured, three lose.
 - sampled softmax: ships above 20,000 items, with log Q. Below, all items cost little, and nothing
   is drawn.
 - no dropout: dropout of residuals keeps the text useful, which new items depend on. Leave-one-out
   has no new items and cannot see what that is worth.
-- ratings left out or replaced: ahead by half a thousandth. Wider states: a third more time.
+- ratings left out or replaced: within half a thousandth. Kinds of events tell as much as ratings;
+  each public set has one kind alone, so that these kinds are made of its ratings. Wider states: a
+  third more time.
 - texts without stop words or punctuation: lists of words are of one language each, and catalogs
   are of any.
 """
