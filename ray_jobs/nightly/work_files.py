@@ -74,8 +74,9 @@ def _is_still(file: BinaryIO, path: Path) -> bool:
 def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], list[str]]:
     """Take the rows of users that are no more out of all work folders.
 
-    The folders of nights that ended without a publish are discarded (such a night begins anew with
-    its export); those of nights that go on, or are held, are rewritten.
+    What no night goes on with (published, pruned, of no registered generation) is discarded. The
+    folders of nights that go on, are held or failed are rewritten: a failed one may only wait for
+    its next try, which needs them; what never gets one goes by `discard_old_work`.
 
     Returns:
         generations whose folder was discarded, whose was rewritten, and which have a step running
@@ -91,7 +92,7 @@ def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], lis
                 busy.append(work.name)
                 continue
             found = known.get(work.name)
-            if found is None or found.state not in ("building", "sealed", "staged"):
+            if found is None or found.state in ("published", "pruned"):
                 shutil.rmtree(work)
                 discarded.append(work.name)
             elif _rewrite(engine, Workspace(root, work.name)):

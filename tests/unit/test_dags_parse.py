@@ -69,13 +69,13 @@ def rollback(airflow_home: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def upkeep(airflow_home: Path) -> dict[str, Any]:
-    return parse("dags.upkeep", airflow_home)
+def rebuild(airflow_home: Path) -> dict[str, Any]:
+    return parse("dags.rebuild_generation", airflow_home)
 
 
 @pytest.fixture(scope="module")
 def others(airflow_home: Path) -> dict[str, dict[str, Any]]:
-    names = ("verify_live", "prune_artifacts")
+    names = ("verify_live", "prune_artifacts", "erase_users", "upkeep")
     return {name: parse(f"dags.{name}", airflow_home) for name in names}
 
 
@@ -84,18 +84,22 @@ def test_parsing_loads_nothing_heavy(
     heavy: str,
     night: dict[str, Any],
     rollback: dict[str, Any],
-    upkeep: dict[str, Any],
+    rebuild: dict[str, Any],
     others: dict[str, dict[str, Any]],
 ) -> None:
-    for found in (night, rollback, upkeep, *others.values()):
+    for found in (night, rollback, rebuild, *others.values()):
         assert heavy not in found["modules"]
 
 
-def test_erasures_are_finished_before_what_is_old_goes(upkeep: dict[str, Any]) -> None:
-    assert upkeep["tasks"]["erase_users"]["downstream"] == ["retain"]
-    for job, task in upkeep["tasks"].items():
-        assert task["entrypoint"] == ["python", "-m", f"ray_jobs.nightly.{job}"]
-        assert importlib.util.find_spec(f"ray_jobs.nightly.{job}") is not None
+def test_erasures_are_finished_by_schedule_or_by_hand(others: dict[str, dict[str, Any]]) -> None:
+    from jsonschema import Draft7Validator
+
+    found = others["erase_users"]
+    words = found["tasks"]["erase_users"]["entrypoint"]
+    assert words[2:] == ["ray_jobs.nightly.erase_users", "--compare", "{{ params.compare }}"]
+    validator = Draft7Validator(found["params"]["compare"])
+    assert all(validator.is_valid(value) for value in ("new", "all"))
+    assert not any(validator.is_valid(value) for value in ("", "none", None, True))
 
 
 def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any]) -> None:
