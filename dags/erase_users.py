@@ -13,6 +13,7 @@ import pendulum
 from airflow.sdk import Param, dag
 
 from dags.ray_job.operator import RayJobOperator
+from dags.ray_job.orphans import stop_jobs_of_run
 
 
 @dag(
@@ -30,6 +31,7 @@ from dags.ray_job.operator import RayJobOperator
         ),
     },
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],
     doc_md=__doc__,
 )

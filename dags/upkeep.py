@@ -9,6 +9,7 @@ import pendulum
 from airflow.sdk import dag
 
 from dags.ray_job.operator import RayJobOperator
+from dags.ray_job.orphans import stop_jobs_of_run
 
 JOB_TIMEOUT_S = 2 * 3_600.0
 
@@ -20,6 +21,7 @@ JOB_TIMEOUT_S = 2 * 3_600.0
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],
     doc_md=__doc__,
 )

@@ -100,6 +100,34 @@ def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], lis
     return discarded, rewritten, busy
 
 
+def fail_abandoned(engine: Engine, root: Path, *, before_ms: int, now_ms: int) -> list[str]:
+    """Mark failed what began before `before_ms`, is still building and has no step running.
+
+    Nobody else would: a night that is out of time (`dagrun_timeout`), or whose machine is gone, has
+    no step that could say so. One that is taken up all the same is building again
+    (`generations.resume`).
+    """
+    marked: list[str] = []
+    for generation in _known(engine).values():
+        if generation.state != "building" or generation.created_at_ms >= before_ms:
+            continue
+        name = generation.generation_id
+        if _runs(Workspace(root, name).work):
+            continue
+        generations.fail(engine, name, "it broke off: no step of it runs, and its time is over")
+        told = {"failed_as": "NightAbandoned", "failed_at_ms": now_ms}
+        generations.add_metrics(engine, name, told)
+        marked.append(name)
+    return marked
+
+
+def _runs(work: Path) -> bool:
+    if not work.exists():
+        return False
+    with if_free(work) as is_free:
+        return not is_free
+
+
 def discard_old_work(engine: Engine, root: Path, *, before_ms: int) -> list[str]:
     """Discard the work files of nights that began before `before_ms`, and what failed ones of them
     had made of their generation; return the failed ones, which are pruned now."""
