@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ from sql.tables import users
 log = logging.getLogger("moonlark.night")
 
 LOCK = ".lock"
+ABANDONED = "it broke off: no step of it runs, and its time is over"
 USERS_A_QUERY = 10_000
 
 
@@ -109,23 +110,17 @@ def fail_abandoned(engine: Engine, root: Path, *, before_ms: int, now_ms: int) -
     """
     marked: list[str] = []
     for generation in _known(engine).values():
+        name, work = generation.generation_id, Workspace(root, generation.generation_id).work
         if generation.state != "building" or generation.created_at_ms >= before_ms:
             continue
-        name = generation.generation_id
-        if _runs(Workspace(root, name).work):
-            continue
-        generations.fail(engine, name, "it broke off: no step of it runs, and its time is over")
-        told = {"failed_as": "NightAbandoned", "failed_at_ms": now_ms}
-        generations.add_metrics(engine, name, told)
-        marked.append(name)
+        # Under the lock of its steps: one that begins now waits, and makes it building again.
+        with if_free(work) if work.exists() else nullcontext(True) as is_free:
+            if is_free and _known(engine)[name].state == "building":
+                generations.fail(engine, name, ABANDONED)
+                told = {"failed_as": "NightAbandoned", "failed_at_ms": now_ms}
+                generations.add_metrics(engine, name, told)
+                marked.append(name)
     return marked
-
-
-def _runs(work: Path) -> bool:
-    if not work.exists():
-        return False
-    with if_free(work) as is_free:
-        return not is_free
 
 
 def discard_old_work(engine: Engine, root: Path, *, before_ms: int) -> list[str]:
