@@ -9,29 +9,20 @@ the cluster breaks is tried again, what the data or the gate refuses is told at 
 stays live. Two nights at once never both publish (`ray_jobs.nightly.publish`). `verify` rolls
 back, with hold, what it finds broken after the publish. Try it: `airflow dags test
 nightly_generation`, with `--conf '{"publish": false}'` for a night that changes nothing.
+
+A backfill (`airflow backfill create --dag-id nightly_generation ...`) makes past nights again, each
+from its stored watermark as `rebuild_generation` does, and publishes none.
 """
 
 import os
-from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pendulum
-from airflow.sdk import Param, TaskGroup, chain, dag, task
+from airflow.sdk import Param, dag, task
 
-from dags.generation_name import generation_id
-from dags.ray_job.operator import RayJobOperator
-
-HOURS = {
-    **{"export": 2, "check": 1, "embed": 8, "train": 8, "plan_shards": 1, "build_shard": 2},
-    **{"build": 2, "fuse": 4, "fold": 4, "evaluate": 4, "publish": 1, "verify": 1, "parity": 1},
-}
-"""After so long a step's job is stopped and tried again: far above what a large catalog takes."""
-NIGHT_TIMEOUT = timedelta(hours=20)
-POOL = os.environ.get("MOONLARK_AIRFLOW_POOL", "default_pool")
-"""Bounds the jobs on the cluster; it must count deferred tasks (`airflow pools set ...
---include-deferred`)."""
-SHARDS_AT_ONCE = 8
+from dags.generation_name import generation_id, night_prefix
+from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
+from dags.ray_job.orphans import stop_jobs_of_run
 
 SCHEDULE = os.environ.get("MOONLARK_NIGHT_SCHEDULE", "0 3 * * *") or None
 """A cron expression in UTC; empty: by hand only."""
@@ -47,23 +38,27 @@ PARAMS = {
         True, type="boolean", description="false: seal what passes its gate, leave what is live"
     ),
 }
+BACKFILL = "backfill"
+"""Airflow's type of a run that `airflow backfill create` made."""
 SETTINGS = {
     "MOONLARK_EMBED_ALL": "{{ 'true' if params.full else '' }}",
     "MOONLARK_TRAIN_SEED": "{{ params.seed or '' }}",
-    "MOONLARK_PUBLISH": "{{ '' if params.publish else 'false' }}",
+    "MOONLARK_PUBLISH": (
+        "{{ '' if params.publish and dag_run.run_type != '" + BACKFILL + "' else 'false' }}"
+    ),
 }
 """Empty where the run asks for nothing: then it is as the cluster's environment says."""
 
 
-def job(step: str, generation: Any) -> RayJobOperator:
-    """The task of one step."""
-    return RayJobOperator(
-        task_id=step,
-        entrypoint=["python", "-m", f"ray_jobs.nightly.{step}", "--generation", generation],
-        env_vars=SETTINGS,
-        deferrable=True,
-        job_timeout_s=HOURS[step] * 3600.0,
-    )
+def name_night(run_id: str, run_type: str, stamp: Any) -> dict[str, str]:
+    """The id of the run's generation, and of which past night it is a rebuild ("": of none)."""
+    if run_type != BACKFILL:
+        return {"generation": generation_id(run_id, stamp), "rebuild": ""}
+    # A backfill may take up the run of that night itself: its generation has that name already.
+    return {
+        "generation": generation_id(f"{run_id} {BACKFILL}", stamp),
+        "rebuild": night_prefix(stamp),
+    }
 
 
 @dag(
@@ -75,56 +70,21 @@ def job(step: str, generation: Any) -> RayJobOperator:
     max_active_runs=1,
     dagrun_timeout=NIGHT_TIMEOUT,
     params=PARAMS,
-    default_args={
-        "pool": POOL,
-        # Of the infrastructure alone (dags/ray_job/retries.py): half an hour of outage in all.
-        "retries": 4,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=15),
-    },
+    default_args=DEFAULT_ARGS,
+    on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],
     doc_md=__doc__,
 )
 def nightly_generation() -> None:
     @task
-    def begin(**context: Any) -> str:
-        """The id of tonight's generation, computed once from the run."""
+    def begin(**context: Any) -> dict[str, str]:
+        """Tonight's generation, named once from the run."""
         dag_run = context["dag_run"]
         # A run that was triggered by hand may have no logical date.
-        return generation_id(dag_run.run_id, dag_run.logical_date or dag_run.run_after)
+        stamp = dag_run.logical_date or dag_run.run_after
+        return name_night(dag_run.run_id, str(dag_run.run_type), stamp)
 
-    @task
-    def shard_commands(generation: str, plan: dict[str, Any]) -> list[list[str]]:
-        """The words of one job a shard, as many as `plan_shards` decided."""
-        words = ["python", "-m", "ray_jobs.nightly.build_shard", "--generation", generation]
-        return [[*words, "--shard", str(number)] for number in range(plan["shards"])]
-
-    generation: Any = begin()
-
-    def group(name: str, steps: Sequence[str]) -> TaskGroup:
-        # Names of tasks stay those of the steps: reports, metrics and runbooks say them.
-        with TaskGroup(name, prefix_group_id=False) as made:
-            chain(*(job(step, generation) for step in steps))
-        return made
-
-    data = group("data", ["export", "check"])
-    model = group("model", ["embed", "train"])
-    with TaskGroup("index", prefix_group_id=False) as index:
-        plan = job("plan_shards", generation)
-        commands: Any = shard_commands(generation, plan.output)  # type: ignore[arg-type]
-        shards = RayJobOperator.partial(
-            task_id="build_shard",
-            env_vars=SETTINGS,
-            deferrable=True,
-            job_timeout_s=HOURS["build_shard"] * 3600.0,
-            max_active_tis_per_dagrun=SHARDS_AT_ONCE,
-        ).expand(entrypoint=commands)
-        chain(plan, commands, shards, job("build", generation))
-    users = group("users", ["fuse", "fold"])
-    judgement = group("judgement", ["evaluate"])
-    live = group("live", ["publish", "verify", "parity"])
-    chain(generation, data, model, index, users, judgement, live)
+    night_tasks(begin(), SETTINGS)
 
 
 nightly_generation()

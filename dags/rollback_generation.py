@@ -8,6 +8,7 @@ import pendulum
 from airflow.sdk import Param, dag
 
 from dags.ray_job.operator import RayJobOperator
+from dags.ray_job.orphans import stop_jobs_of_run
 
 
 @dag(
@@ -20,6 +21,7 @@ from dags.ray_job.operator import RayJobOperator
         "to": Param(type="string", minLength=1, description="generation to go back to"),
         "why": Param(type="string", minLength=1, description="reason, kept in the history"),
     },
+    on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],
     doc_md=__doc__,
 )

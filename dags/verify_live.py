@@ -10,6 +10,7 @@ import pendulum
 from airflow.sdk import dag
 
 from dags.ray_job.operator import RayJobOperator
+from dags.ray_job.orphans import stop_jobs_of_run
 
 
 @dag(
@@ -19,6 +20,7 @@ from dags.ray_job.operator import RayJobOperator
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=2)},
+    on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],
     doc_md=__doc__,
 )

@@ -1,5 +1,6 @@
 """The schema in the database: brought up to date by Alembic, checked at each start."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from sqlalchemy import Engine, text
 
 from sql.errors import SchemaBehind, StoreBusy
 from sql.transactions import read_snapshot, shown, write
+
+log = logging.getLogger("moonlark.schema")
 
 # Any constant will do; all processes that migrate one database must use the same.
 _MIGRATION_LOCK = 0x6D6F6F6E
@@ -38,6 +41,9 @@ def migrate(
     advisory lock on Postgres), the others wait and find nothing to do. The version before may go on
     serving: on Postgres a table that somebody holds is asked for again, `LOCK_TRIES` times.
 
+    A schema that is newer than this code's is left alone, and the log says so: the version before
+    goes on with it (`check_schema`).
+
     Raises:
         StoreBusy: a table was never free; nothing was changed.
     """
@@ -57,6 +63,14 @@ def _migrate(engine: Engine, revision: str) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": _MIGRATION_LOCK})
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+        actual = MigrationContext.configure(connection).get_current_revision()
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        if actual is not None and newest is not None and actual > newest:
+            log.warning(
+                "%s: schema revision %s is newer than this version's %s: left as it is",
+                *(shown(engine), actual, newest),
+            )
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 

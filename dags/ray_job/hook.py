@@ -12,14 +12,20 @@ from typing import Any, TypeVar
 from airflow.sdk import BaseHook
 
 from dags.ray_job.errors import RayJobsRefused, RayJobsUnreachable
-from dags.ray_job.submission import MAX_ATTEMPTS, JobSeen, TaskCoordinates
+from dags.ray_job.submission import ACTIVE_STATUSES, MAX_ATTEMPTS, JobSeen, TaskCoordinates
 
 JOBS_URL_VARIABLE = "MOONLARK_RAY_JOBS_URL"
 TRY_NUMBER_KEY = "moonlark_try_number"
+RUN_KEY = "moonlark_run"
 MAX_CLEARS_LOOKED_BACK = 3
 CLIENT_MODULE = "dags.ray_job.client"
 
 Answer = TypeVar("Answer")
+
+
+def run_name(dag_id: str, run_id: str) -> str:
+    """By which the jobs of a DAG run are found (in their metadata)."""
+    return f"{dag_id}/{run_id}"
 
 
 class RayJobHook(BaseHook):
@@ -78,18 +84,33 @@ class RayJobHook(BaseHook):
         try_number: int,
         env_vars: Mapping[str, str],
         num_cpus: float,
+        num_gpus: float = 0.0,
+        run: str = "",
     ) -> None:
-        """Submit under exactly this id; an id that is taken raises RayJobsRefused."""
+        """Submit under exactly this id; an id that is taken raises RayJobsRefused.
+
+        `run`: `run_name` of the DAG run it belongs to.
+        """
         runtime_env = {"env_vars": dict(env_vars)} if env_vars else {}
         self._call(
             lambda client: client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=submission_id,
                 runtime_env=runtime_env,
-                metadata={TRY_NUMBER_KEY: str(try_number)},
+                metadata={TRY_NUMBER_KEY: str(try_number), RUN_KEY: run},
                 entrypoint_num_cpus=num_cpus,
+                entrypoint_num_gpus=num_gpus or None,
             )
         )
+
+    def active_of_run(self, run: str) -> list[str]:
+        """Submission ids of the jobs of a DAG run (`run_name`) that have not ended."""
+        jobs = self._call(lambda client: client.list_jobs()) or []
+        return [
+            job.submission_id
+            for job in jobs
+            if (job.metadata or {}).get(RUN_KEY) == run and _plain(job.status) in ACTIVE_STATUSES
+        ]
 
     def logs(self, submission_id: str) -> str:
         """All that the job's driver has printed so far ("" before it runs)."""

@@ -24,7 +24,7 @@ from dags.ray_job.errors import (
     RayJobsUnreachable,
     RayJobTimedOut,
 )
-from dags.ray_job.hook import RayJobHook
+from dags.ray_job.hook import RayJobHook, run_name
 from dags.ray_job.job_log import new_lines
 from dags.ray_job.retries import InfrastructureRetries
 from dags.ray_job.submission import (
@@ -59,6 +59,7 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
         deferrable: wait in the triggerer; False: in the worker.
         entrypoint_num_cpus: what Ray sets aside for the driver; 0, since its tasks do the work
             and a driver that holds a CPU would starve them on a small machine.
+        entrypoint_num_gpus: as above; above 0 only where the driver itself computes on a GPU.
         poll_interval_s: between two looks.
         job_timeout_s: the job is stopped and the task fails after this.
         unreachable_limit_s: for how long the Jobs API may be away (a restarting head).
@@ -81,6 +82,7 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
         env_vars: Mapping[str, str] | None = None,
         deferrable: bool = False,
         entrypoint_num_cpus: float = 0.0,
+        entrypoint_num_gpus: float = 0.0,
         poll_interval_s: float = 1.0,
         job_timeout_s: float = 4 * 3600.0,
         unreachable_limit_s: float = 120.0,
@@ -94,6 +96,7 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
         self.env_vars = env_vars
         self.deferrable = deferrable
         self.entrypoint_num_cpus = entrypoint_num_cpus
+        self.entrypoint_num_gpus = entrypoint_num_gpus
         self.poll_interval_s = poll_interval_s
         self.job_timeout_s = job_timeout_s
         self.unreachable_limit_s = unreachable_limit_s
@@ -215,14 +218,18 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
             if decision.action is Action.STOP_FIRST:
                 hook.stop(decision.submission_id)
                 self._follow(hook, decision.submission_id, time.time() + self.job_timeout_s, 0)
-            elif decision.action is not Action.SUBMIT or self._submit(hook, decision, try_number):
+            elif decision.action is not Action.SUBMIT or self._submit(
+                hook, task, decision, try_number
+            ):
                 return decision
         raise RayJobsRefused(
             f"task {task.task_id}: no decision after {MAX_DECISIONS} looks",
             hint="another operator fights for the same job; `ray job list` shows it",
         )
 
-    def _submit(self, hook: RayJobHook, decision: Decision, try_number: int) -> bool:
+    def _submit(
+        self, hook: RayJobHook, task: TaskCoordinates, decision: Decision, try_number: int
+    ) -> bool:
         """False if the answer was lost or another operator was first: look again."""
         try:
             hook.submit(
@@ -231,6 +238,8 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
                 try_number=try_number,
                 env_vars={name: value for name, value in (self.env_vars or {}).items() if value},
                 num_cpus=self.entrypoint_num_cpus,
+                num_gpus=self.entrypoint_num_gpus,
+                run=run_name(task.dag_id, task.run_id),
             )
         except RayJobsUnreachable as error:
             self.log.warning("Submitting: %s; looking again", error)

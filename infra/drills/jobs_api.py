@@ -105,6 +105,9 @@ class JobsApi:
     def get(self, path: str) -> tuple[int, Any]:
         if path == "/api/version":
             return 200, {"version": "4", "ray_version": "2.60.0", "ray_commit": ""}
+        if path == "/api/jobs/":
+            with self.lock:
+                return 200, [job.details(name) for name, job in self.jobs.items()]
         submission_id, _, what = path.removeprefix("/api/jobs/").partition("/")
         job = self.jobs.get(submission_id)
         if job is None:

@@ -70,7 +70,8 @@ def check(night: Night) -> Report:
         DataRefused: names each check that is out of its bounds, its figure and its limit.
     """
     exported = night.workspace.require_report("export")
-    bounds = judge(night.workspace, night.settings, exported["created_at_ms"])
+    as_of_ms = exported.get("as_of_ms", exported["created_at_ms"])
+    bounds = judge(night.workspace, night.settings, as_of_ms)
     broken = [bound.sentence() for bound in bounds if bound.is_broken]
     if broken:
         raise DataRefused("; ".join(broken), hint=RUNBOOK)

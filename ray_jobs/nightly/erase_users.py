@@ -4,9 +4,10 @@ By day the rows of an erased user are gone at once. Copies remain in work files 
 bytes of the database until this job has run. Where a step of a night is running, its work files
 cannot be touched: the erasures stay open, and the job is run again.
 
-Run: python -m ray_jobs.nightly.erase_users
+Run: python -m ray_jobs.nightly.erase_users [--compare new|all]
 """
 
+import argparse
 import json
 import sys
 import time
@@ -26,14 +27,18 @@ from sql.settings import StoreSettings
 RESULT_MARK = "MOONLARK_RESULT"
 
 
-def finish_erasures(engine: Engine, root: Path, *, now_ms: int) -> dict[str, Any]:
+def finish_erasures(
+    engine: Engine, root: Path, *, now_ms: int, thorough: bool = False
+) -> dict[str, Any]:
     """Rewrite every stored copy and complete the receipts of all erasures so far.
+
+    `thorough`: every user is compared with the ledger first (`sql.erasure.apply_ledger`).
 
     Returns:
         `completed` and `open`, numbers of erasures; `busy`, the nights that are running; what was
         rewritten. Nothing is touched where no erasure is open.
     """
-    apply_ledger(engine, Ledger.open(root))
+    apply_ledger(engine, Ledger.open(root), thorough=thorough)
     with read_snapshot(engine) as conn:
         erasure_ids = incomplete(conn)
     report: dict[str, Any] = {"completed": 0, "open": len(erasure_ids), "busy": []}
@@ -54,11 +59,20 @@ def finish_erasures(engine: Engine, root: Path, *, now_ms: int) -> dict[str, Any
 
 def main() -> None:
     """Entrypoint of the Ray job."""
+    parser = argparse.ArgumentParser(description="rewrite every stored copy of erased users")
+    parser.add_argument(
+        "--compare",
+        choices=["new", "all"],
+        default="new",
+        help="all: compare every user with the ledger, as after a restore",
+    )
+    thorough = parser.parse_args().compare == "all"
     store = StoreSettings()
     engine = open_engine(store.database_url)
     check_schema(engine)
     now_ms = time.time_ns() // 1_000_000
-    report = finish_erasures(engine, Path(store.artifact_root).absolute(), now_ms=now_ms)
+    root = Path(store.artifact_root).absolute()
+    report = finish_erasures(engine, root, now_ms=now_ms, thorough=thorough)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

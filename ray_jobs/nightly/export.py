@@ -2,11 +2,15 @@
 
 What a night sees is exactly this snapshot: the watermark of the log is the last `user_seq` of
 each user in it, the watermark of the catalog is its `change_seq`. What comes later is the delta.
+A rebuild reads both as they were at the watermark of a past night (`ray_jobs.nightly.rebuild`).
 
-Run: python -m ray_jobs.nightly.export --generation ID
+Run: python -m ray_jobs.nightly.export --generation ID [--rebuild ID]
 """
 
+import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
-from ray_jobs.nightly.step import Night, Report, main
+from ray_jobs.nightly.prune import mark_abandoned
+from ray_jobs.nightly.rebuild import REBUILDS, Watermark, kept_settings, watermark_of
+from ray_jobs.nightly.step import Night, Report, run_job
 from ray_jobs.nightly.workspace import NothingToDo
 from ray_jobs.ranking.trend import KIND_WEIGHTS
 from ray_jobs.shards.items import Item, attributes_json, write_items
 from sql import catalog, events, generations
 from sql.activity import hour_of, iterate_activity
 from sql.engine import read_snapshot
+from sql.past_reads import iterate_items_at, read_cuts
 
 CHUNK = 10_000
 """Rows in a Parquet row group: the unit in which later steps read."""
@@ -56,9 +63,49 @@ The hour of the export is the day's: it goes on."""
 TEXTS_SCHEMA = pa.schema([("text_digest", pa.string()), ("text", pa.string())])
 
 
-def export(night: Night) -> Report:
-    """Write items, events and the texts they name; register the generation as building."""
+def export(night: Night, rebuild: str = "") -> Report:
+    """Write items, events and the texts they name; register the generation as building.
+
+    `rebuild`: of which night the watermark is taken (`rebuild.watermark_of`); "": of now.
+    """
     created_at_ms = night.now_ms()
+    mark_abandoned(night)
+    past = _past(night, rebuild)
+    as_of_ms = created_at_ms if past is None else past.as_of_ms
+    _register(night, created_at_ms)
+    night.workspace.make()
+    with read_snapshot(night.engine) as conn:
+        catalog_seq = catalog.catalog_seq(conn) if past is None else past.catalog_seq
+        live = generations.read_live(conn)
+        pages = _pages(conn) if past is None else iterate_items_at(conn, catalog_seq, CHUNK)
+        items, digests = _export_items(pages, night.workspace.work)
+        cuts = {} if past is None else read_cuts(conn, past.received_until_ms)
+        log = _export_events(conn, night.workspace.events, cuts)
+        _export_trimmed(conn, night.workspace.trimmed)
+        activity_hour = hour_of(as_of_ms)
+        _export_activity(conn, night.workspace.activity, activity_hour)
+        texts = _export_texts(conn, night.workspace.texts, digests | log.digests)
+    if items == 0:
+        raise NothingToDo("the catalog is empty", hint="moonlark ingest --items FILE")
+    if log.events == 0:
+        raise NothingToDo("the event log is empty", hint="moonlark ingest --events FILE")
+    return {
+        "created_at_ms": created_at_ms,
+        "as_of_ms": as_of_ms,
+        "received_until_ms": past.received_until_ms if past else log.received_until_ms,
+        "settings": past.settings if past else kept_settings(night.settings),
+        "catalog_seq": catalog_seq,
+        "live_generation": None if live is None else live.generation_id,
+        "activity_hour": activity_hour,
+        "items": items,
+        "events": log.events,
+        "users": len(log.users),
+        "texts": texts,
+        **_against(past, log),
+    }
+
+
+def _register(night: Night, created_at_ms: int) -> None:
     registered = generations.register(
         night.engine,
         night.generation_id,
@@ -72,39 +119,45 @@ def export(night: Night) -> Report:
             f"generation {night.generation_id} is {registered.state} already",
             hint="moonlark night, without --generation, makes another one",
         )
-    night.workspace.make()
+
+
+def _past(night: Night, rebuild: str) -> Watermark | None:
+    if not rebuild:
+        return None
     with read_snapshot(night.engine) as conn:
-        catalog_seq = catalog.catalog_seq(conn)
-        live = generations.read_live(conn)
-        items, digests = _export_items(conn, night.workspace.work)
-        event_count, user_count, event_digests = _export_events(conn, night.workspace.events)
-        _export_trimmed(conn, night.workspace.trimmed)
-        activity_hour = hour_of(created_at_ms)
-        _export_activity(conn, night.workspace.activity, activity_hour)
-        texts = _export_texts(conn, night.workspace.texts, digests | event_digests)
-    if items == 0:
-        raise NothingToDo("the catalog is empty", hint="moonlark ingest --items FILE")
-    if event_count == 0:
-        raise NothingToDo("the event log is empty", hint="moonlark ingest --events FILE")
-    return {
-        "created_at_ms": created_at_ms,
-        "catalog_seq": catalog_seq,
-        "live_generation": None if live is None else live.generation_id,
-        "activity_hour": activity_hour,
-        "items": items,
-        "events": event_count,
-        "users": user_count,
-        "texts": texts,
-    }
+        return watermark_of(conn, rebuild)
 
 
-def _export_items(conn: Connection, work: Path) -> tuple[int, set[str]]:
+@dataclass
+class _Log:
+    """What was exported of the event log."""
+
+    events: int = 0
+    users: set[int] = field(default_factory=set)
+    digests: set[str] = field(default_factory=set)
+    received_until_ms: int = 0
+
+
+def _against(past: Watermark | None, log: _Log) -> Report:
+    """Of a rebuild: whose, and how many events and users of it are gone (below 0: came in)."""
+    if past is None:
+        return {}
+    gone = {"events_gone": past.events - log.events, "users_gone": past.users - len(log.users)}
+    return {REBUILDS: past.generation_id, **gone}
+
+
+def _pages(conn: Connection) -> Iterator[list[catalog.Item]]:
+    after = -1
+    while page := catalog.read_items(conn, after_ordinal=after, limit=CHUNK):
+        after = page[-1].ordinal
+        yield page
+
+
+def _export_items(pages: Iterator[list[catalog.Item]], work: Path) -> tuple[int, set[str]]:
     digests: set[str] = set()
 
     def rows() -> Iterator[Item]:
-        after = -1
-        while page := catalog.read_items(conn, after_ordinal=after, limit=CHUNK):
-            after = page[-1].ordinal
+        for page in pages:
             digests.update(item.text_digest for item in page)
             yield from map(as_shown, page)
 
@@ -126,20 +179,24 @@ def as_shown(item: catalog.Item) -> Item:
     )
 
 
-def _export_events(conn: Connection, path: Path) -> tuple[int, int, set[str]]:
-    count = 0
-    users: set[int] = set()
-    digests: set[str] = set()
+def _export_events(conn: Connection, path: Path, cuts: dict[int, int]) -> _Log:
+    """`cuts`: of whom only the events before that `user_seq` are exported."""
+    log = _Log()
     with pq.ParquetWriter(path, EVENTS_SCHEMA) as writer:
-        for chunk in events.iterate_log(conn, chunk=CHUNK):
-            count += len(chunk)
-            users.update(event.user_key for event in chunk)
-            digests.update(event.text_digest for event in chunk if event.text_digest is not None)
+        for page in events.iterate_log(conn, chunk=CHUNK):
+            chunk = [e for e in page if e.user_key not in cuts or e.user_seq < cuts[e.user_key]]
+            if not chunk:
+                continue
+            log.events += len(chunk)
+            log.users.update(event.user_key for event in chunk)
+            log.digests.update(e.text_digest for e in chunk if e.text_digest is not None)
+            newest_ms = max(event.received_at_ms for event in chunk)
+            log.received_until_ms = max(log.received_until_ms, newest_ms)
             rows: list[dict[str, Any]] = [
                 {name: getattr(event, name) for name in EVENTS_SCHEMA.names} for event in chunk
             ]
             writer.write_table(pa.Table.from_pylist(rows, EVENTS_SCHEMA), row_group_size=CHUNK)
-    return count, len(users), digests
+    return log
 
 
 def _export_trimmed(conn: Connection, path: Path) -> None:
@@ -174,4 +231,12 @@ def _chunks(values: list[str]) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    main("export", export)
+    parser = argparse.ArgumentParser(description="the step 'export' of the night")
+    parser.add_argument("--generation", required=True, help="id of the generation being made")
+    parser.add_argument(
+        "--rebuild",
+        default="",
+        help="of which generation the watermark is taken; 'g...-': the newest whose id begins so",
+    )
+    asked = parser.parse_args()
+    run_job("export", partial(export, rebuild=asked.rebuild), asked.generation)

@@ -10,7 +10,7 @@ import shutil
 import sys
 
 from ray_jobs.nightly.step import RESULT_MARK, Night, open_night
-from ray_jobs.nightly.work_files import discard_old_work
+from ray_jobs.nightly.work_files import discard_old_work, fail_abandoned
 from ray_jobs.nightly.workspace import generation_directory
 from sql import generations, sessions
 from sql.engine import read_snapshot
@@ -23,6 +23,7 @@ def prune(night: Night) -> list[str]:
     Returns:
         the ids of the generations that are gone.
     """
+    mark_abandoned(night)
     with read_snapshot(night.engine) as conn:
         live = generations.read_live(conn)
         known = generations.list_generations(conn)
@@ -43,9 +44,18 @@ def prune(night: Night) -> list[str]:
     return gone
 
 
+def mark_abandoned(night: Night) -> list[str]:
+    """Nights that broke off without a word are failed from now on: their ids."""
+    now_ms = night.now_ms()
+    before_ms = now_ms - int(night.settings.night_max_hours * 3_600_000)
+    root = night.workspace.root
+    return fail_abandoned(night.engine, root, before_ms=before_ms, now_ms=now_ms)
+
+
 def main() -> None:
     """Entrypoint of the Ray job. Where nothing is live yet, nothing is old either."""
     night = open_night("none")
+    mark_abandoned(night)
     with read_snapshot(night.engine) as conn:
         live = generations.read_live(conn)
     gone = [] if live is None else prune(open_night(live.generation_id))

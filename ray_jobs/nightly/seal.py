@@ -1,5 +1,6 @@
 """A generation is sealed: the digest of every file, in the manifest and in the registry."""
 
+from ray_jobs.nightly.rebuild import watermark_metric
 from ray_jobs.nightly.step import Night
 from ray_jobs.nightly.step_figures import STEPS, of_night
 from ray_jobs.shards.manifest import (
@@ -69,6 +70,7 @@ def seal(night: Night, manifest: Manifest, *, index_recall: float) -> None:
             **checks,
             "index_recall": index_recall,
             STEPS: of_night(night.workspace),
+            **watermark_metric(exported),
         },
         event_count=exported["events"],
         user_count=exported["users"],

@@ -113,6 +113,10 @@ class NightSettings(BertSettings):
     keep_generations: int = Field(3, ge=2)
     """Generations kept on disk besides the live one and the one before it."""
 
+    night_max_hours: float = Field(24.0, gt=0)
+    """A generation that is building for longer, and has no step running, broke off: it is marked
+    failed. More than what Airflow gives a night (`dagrun_timeout`, 20 hours)."""
+
     keep_work_days: float = Field(7.0, gt=0)
     """A night that broke off can be taken up again for so long; then its work files go, for they
     hold rows of users."""

@@ -30,6 +30,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
+from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_report
 from ray_jobs.nightly.work_files import in_use
@@ -107,7 +108,8 @@ def open_night(generation_id: str) -> Night:
     check_schema(engine)
     root = Path(store.artifact_root).absolute()
     apply_ledger(engine, Ledger.open(root))  # the database may have been restored
-    return Night(engine, store, NightSettings(), Workspace(root, generation_id))
+    workspace = Workspace(root, generation_id)
+    return Night(engine, store, as_exported(NightSettings(), workspace), workspace)
 
 
 def run_step(

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ from sql.tables import users
 log = logging.getLogger("moonlark.night")
 
 LOCK = ".lock"
+ABANDONED = "it broke off: no step of it runs, and its time is over"
 USERS_A_QUERY = 10_000
 
 
@@ -74,8 +75,9 @@ def _is_still(file: BinaryIO, path: Path) -> bool:
 def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], list[str]]:
     """Take the rows of users that are no more out of all work folders.
 
-    The folders of nights that ended without a publish are discarded (such a night begins anew with
-    its export); those of nights that go on, or are held, are rewritten.
+    What no night goes on with (published, pruned, of no registered generation) is discarded. The
+    folders of nights that go on, are held or failed are rewritten: a failed one may only wait for
+    its next try, which needs them; what never gets one goes by `discard_old_work`.
 
     Returns:
         generations whose folder was discarded, whose was rewritten, and which have a step running
@@ -91,12 +93,34 @@ def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], lis
                 busy.append(work.name)
                 continue
             found = known.get(work.name)
-            if found is None or found.state not in ("building", "sealed", "staged"):
+            if found is None or found.state in ("published", "pruned"):
                 shutil.rmtree(work)
                 discarded.append(work.name)
             elif _rewrite(engine, Workspace(root, work.name)):
                 rewritten.append(work.name)
     return discarded, rewritten, busy
+
+
+def fail_abandoned(engine: Engine, root: Path, *, before_ms: int, now_ms: int) -> list[str]:
+    """Mark failed what began before `before_ms`, is still building and has no step running.
+
+    Nobody else would: a night that is out of time (`dagrun_timeout`), or whose machine is gone, has
+    no step that could say so. One that is taken up all the same is building again
+    (`generations.resume`).
+    """
+    marked: list[str] = []
+    for generation in _known(engine).values():
+        name, work = generation.generation_id, Workspace(root, generation.generation_id).work
+        if generation.state != "building" or generation.created_at_ms >= before_ms:
+            continue
+        # Under the lock of its steps: one that begins now waits, and makes it building again.
+        with if_free(work) if work.exists() else nullcontext(True) as is_free:
+            if is_free and _known(engine)[name].state == "building":
+                generations.fail(engine, name, ABANDONED)
+                told = {"failed_as": "NightAbandoned", "failed_at_ms": now_ms}
+                generations.add_metrics(engine, name, told)
+                marked.append(name)
+    return marked
 
 
 def discard_old_work(engine: Engine, root: Path, *, before_ms: int) -> list[str]:

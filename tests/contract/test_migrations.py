@@ -109,3 +109,18 @@ def test_the_version_before_starts_after_a_newer_migration(engine: Engine) -> No
 def _revision(engine: Engine) -> str:
     with engine.connect() as conn:
         return str(conn.execute(text("SELECT version_num FROM alembic_version")).scalar())
+
+
+def test_the_version_before_leaves_a_newer_schema_alone(
+    empty_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_engine(empty_url)
+    migrate(engine)
+    with write(engine) as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate(engine)  # what `moonlark init` does
+    check_schema(engine)
+    assert "9999 is newer" in caplog.text
+    with write(engine) as conn:
+        assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    engine.dispose()

@@ -1,5 +1,6 @@
 """A step that failed can be run again, and the night ends as if nothing had happened."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from infra.cli.night_steps import STEPS, run_night, steps_left
 from ray_jobs.encoders.item_text import text_digest
 from ray_jobs.nightly.embed_missing import reused_vectors
 from ray_jobs.nightly.export import export
+from ray_jobs.nightly.prune import mark_abandoned, prune
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.manifest import verify, write_manifest
@@ -83,6 +86,23 @@ def test_a_try_that_finds_its_step_done_goes_on_with_the_night(night: Night) -> 
     generations.fail(night.engine, "g1", "train: its figures were not kept")
     run_step(night, "train", broken)
     assert state(night) == ("building", None)
+
+
+def test_a_night_that_broke_off_without_a_word_is_failed_and_may_still_go_on(night: Night) -> None:
+    day_ms = 86_400_000
+    later = replace(night, now_ms=lambda: NOW_MS + day_ms + 1)
+    with in_use(night.workspace.work):  # slow, but alive
+        assert mark_abandoned(later) == []
+    assert mark_abandoned(night) == [], "its time is not over"
+    assert mark_abandoned(later) == ["g1"]
+    assert state(night)[0] == "failed"
+    run_step(night, "train", lambda _: {"loss": 1.0})
+    assert state(night) == ("building", None)
+    much_later = replace(night, now_ms=lambda: NOW_MS + 9 * day_ms)
+    assert prune(much_later) == ["g1"]
+    assert state(night)[0] == "pruned"
+    assert not night.workspace.work.exists()
+    assert not night.workspace.directory.exists()
 
 
 def test_a_step_that_is_done_is_not_run_again(night: Night) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 HEAVY = ["ray", "torch", "faiss", "transformers", "numpy", "pyarrow", "pandas", "sql", "serve"]
@@ -26,6 +27,7 @@ for task in dag.tasks if dag else []:
         "downstream": sorted(task.downstream_task_ids),
         "entrypoint": [str(w) for w in getattr(task, "entrypoint", [])],
         "cpus": getattr(task, "entrypoint_num_cpus", None),
+        "gpus": getattr(task, "partial_kwargs", {}).get("entrypoint_num_gpus"),
         "deferrable": getattr(task, "deferrable", None),
     }
 found = {"modules": sorted(sys.modules), "tasks": tasks}
@@ -43,8 +45,8 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("airflow")
 
 
-def parse(module: str, airflow_home: Path) -> dict[str, Any]:
-    environment = {**os.environ, "AIRFLOW_HOME": str(airflow_home)}
+def parse(module: str, airflow_home: Path, **more: str) -> dict[str, Any]:
+    environment = {**os.environ, "AIRFLOW_HOME": str(airflow_home), **more}
     done = subprocess.run(
         [sys.executable, "-c", PROBE, module],
         env=environment,
@@ -69,13 +71,13 @@ def rollback(airflow_home: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def upkeep(airflow_home: Path) -> dict[str, Any]:
-    return parse("dags.upkeep", airflow_home)
+def rebuild(airflow_home: Path) -> dict[str, Any]:
+    return parse("dags.rebuild_generation", airflow_home)
 
 
 @pytest.fixture(scope="module")
 def others(airflow_home: Path) -> dict[str, dict[str, Any]]:
-    names = ("verify_live", "prune_artifacts")
+    names = ("verify_live", "prune_artifacts", "erase_users", "upkeep")
     return {name: parse(f"dags.{name}", airflow_home) for name in names}
 
 
@@ -84,18 +86,22 @@ def test_parsing_loads_nothing_heavy(
     heavy: str,
     night: dict[str, Any],
     rollback: dict[str, Any],
-    upkeep: dict[str, Any],
+    rebuild: dict[str, Any],
     others: dict[str, dict[str, Any]],
 ) -> None:
-    for found in (night, rollback, upkeep, *others.values()):
+    for found in (night, rollback, rebuild, *others.values()):
         assert heavy not in found["modules"]
 
 
-def test_erasures_are_finished_before_what_is_old_goes(upkeep: dict[str, Any]) -> None:
-    assert upkeep["tasks"]["erase_users"]["downstream"] == ["retain"]
-    for job, task in upkeep["tasks"].items():
-        assert task["entrypoint"] == ["python", "-m", f"ray_jobs.nightly.{job}"]
-        assert importlib.util.find_spec(f"ray_jobs.nightly.{job}") is not None
+def test_erasures_are_finished_by_schedule_or_by_hand(others: dict[str, dict[str, Any]]) -> None:
+    from jsonschema import Draft7Validator
+
+    found = others["erase_users"]
+    words = found["tasks"]["erase_users"]["entrypoint"]
+    assert words[2:] == ["ray_jobs.nightly.erase_users", "--compare", "{{ params.compare }}"]
+    validator = Draft7Validator(found["params"]["compare"])
+    assert all(validator.is_valid(value) for value in ("new", "all"))
+    assert not any(validator.is_valid(value) for value in ("", "none", None, True))
 
 
 def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any]) -> None:
@@ -143,6 +149,72 @@ def test_the_night_takes_only_what_its_schema_allows(night: dict[str, Any]) -> N
         validator = Draft7Validator(schema)
         assert all(validator.is_valid(value) for value in accepted[name]), name
         assert not any(validator.is_valid(value) for value in refused[name]), name
+
+
+def test_a_rebuild_is_the_same_steps_and_does_not_publish_unless_told(
+    rebuild: dict[str, Any], night: dict[str, Any]
+) -> None:
+    from jsonschema import Draft7Validator
+
+    assert {name: task["downstream"] for name, task in rebuild["tasks"].items()} == {
+        name: task["downstream"] for name, task in night["tasks"].items()
+    }
+    export = rebuild["tasks"]["export"]["entrypoint"]
+    assert export[5] == "--rebuild"
+    assert "begin" in export[6]
+    accepted = {"publish": [True, False], "generation": [None, "g20260101T030000Z-a1b2c3"]}
+    refused = {"publish": [None, "yes"], "generation": ["", "--to", "g2026-", "a b", 7]}
+    accepted["at"], refused["at"] = [None, "2026-01-01T03:00:00+00:00"], [7]
+    assert sorted(rebuild["params"]) == sorted(accepted)
+    assert rebuild["max_active_runs"] == 1
+    for name, schema in rebuild["params"].items():
+        validator = Draft7Validator(schema)
+        assert all(validator.is_valid(value) for value in accepted[name]), name
+        assert not any(validator.is_valid(value) for value in refused[name]), name
+
+
+BACKFILLED = """
+import json
+from datetime import UTC, datetime
+from dags.nightly_generation import SETTINGS, name_night
+from dags.rebuild_generation import which
+stamp = datetime(2026, 1, 1, 3, tzinfo=UTC)
+runs = [name_night("run", kind, stamp) for kind in ("scheduled", "manual", "backfill")]
+print("FOUND " + json.dumps([runs, which(None, stamp.isoformat()), which("g1", None), SETTINGS]))
+"""
+
+
+def test_a_backfill_makes_past_nights_again_under_other_names(airflow_home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BACKFILLED],
+        env={**os.environ, "AIRFLOW_HOME": str(airflow_home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))
+    (scheduled, manual, backfill), by_date, by_id, settings = json.loads(line[6:])
+    assert scheduled == manual
+    assert scheduled["rebuild"] == ""
+    assert backfill["rebuild"] == by_date == "g20260101T030000Z-"
+    assert by_id == "g1"
+    assert backfill["generation"] != scheduled["generation"]
+    assert backfill["generation"].startswith(backfill["rebuild"])
+    publish = jinja2.Template(settings["MOONLARK_PUBLISH"])
+    told = {
+        kind: publish.render(params={"publish": True}, dag_run={"run_type": kind})
+        for kind in ("scheduled", "manual", "backfill")
+    }
+    assert told == {"scheduled": "", "manual": "", "backfill": "false"}
+
+
+def test_a_shard_asks_for_the_gpu_that_its_driver_uses(
+    night: dict[str, Any], airflow_home: Path
+) -> None:
+    assert night["tasks"]["build_shard"]["gpus"] == 0
+    on_gpus = parse("dags.nightly_generation", airflow_home, MOONLARK_DEVICE="cuda")
+    assert on_gpus["tasks"]["build_shard"]["gpus"] == 0.25
 
 
 def test_only_one_night_runs_and_none_for_ever(night: dict[str, Any]) -> None:

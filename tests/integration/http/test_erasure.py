@@ -132,14 +132,28 @@ def test_erasure_reaches_every_copy(lived: Stack, caplog: pytest.LogCaptureFixtu
     assert (after["completed_at"], after["to_rewrite"]) == ("1970-01-01T00:00:00.007000Z", [])
     assert second.get("/v1/erasures/none").status_code == 404
 
-    assert not failed.workspace.work.exists()
-    kept = pq.read_table(going_on.workspace.events)["user_key"].to_pylist()
-    assert (kept, user_key in kept) == ([neighbour], False)
-    assert EventVectors.open(going_on.workspace.work).keys_S2.tolist() == [[neighbour, 1]]
+    for night in (going_on, failed):  # the failed one may only wait for its next try
+        kept = pq.read_table(night.workspace.events)["user_key"].to_pylist()
+        assert (kept, user_key in kept) == ([neighbour], False)
+        assert EventVectors.open(night.workspace.work).keys_S2.tolist() == [[neighbour, 1]]
+    assert run_step(failed, "export", export)["events"] == 6, "its next try goes on where it was"
     # the test's own client logs the addresses it asks; what counts is what moonlark logged
     logged = [line for line in caplog.record_tuples if not line[0].startswith("httpx")]
     assert CANARY not in str(logged)
     assert finish_erasures(stack.engine, stack.root, now_ms=8)["completed"] == 0
+
+
+def test_what_no_night_goes_on_with_is_discarded(lived: Stack) -> None:
+    gone, orphan = night_of(lived, "night-1"), lived.root / "work" / "unknown"
+    shutil.copytree(gone.workspace.work, orphan)
+    generations.prune(lived.engine, "night-1")
+    lived.replicas[0].delete(URL)
+    assert finish_erasures(lived.engine, lived.root, now_ms=7)["work_discarded"] == [
+        *("night-1", "unknown")
+    ]
+    assert scanned(lived) == []
+    assert not gone.workspace.work.exists()
+    assert not orphan.exists()
 
 
 def test_a_late_retry_is_gone_and_a_new_event_makes_a_new_user(lived: Stack) -> None:

@@ -1,0 +1,73 @@
+"""A past night made again, from its stored watermark, as a new generation that is not published.
+
+Which one: `generation` (its id), or `at` (the logical date of its run). The export reads the log
+and the catalog as they were, seed and settings are that night's: what can differ is listed in
+`ray_jobs.nightly.rebuild` (events erased or retained away since, counts by hour). Try it:
+`airflow dags test rebuild_generation --conf '{"generation": "g2026..."}'`. Many at once:
+`airflow backfill create --dag-id nightly_generation --from-date DATE --to-date DATE
+--reprocess-behavior completed`.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import pendulum
+from airflow.sdk import Param, dag, task
+
+from dags.generation_name import generation_id, night_prefix
+from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
+from dags.ray_job.orphans import stop_jobs_of_run
+
+SETTINGS = {"MOONLARK_PUBLISH": "{{ '' if params.publish else 'false' }}"}
+
+
+def which(generation: str | None, at: str | None) -> str:
+    """What `export --rebuild` is told.
+
+    Raises:
+        ValueError: neither is given, or both.
+    """
+    if bool(generation) == bool(at):
+        raise ValueError(f"generation={generation!r}, at={at!r}: accepted is one of the two")
+    return generation or night_prefix(datetime.fromisoformat(str(at)))
+
+
+@dag(
+    dag_id="rebuild_generation",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=NIGHT_TIMEOUT,
+    params={
+        "generation": Param(
+            None, type=["null", "string"], pattern="^[^-\\s]\\S*[^-\\s]$", description="its id"
+        ),
+        "at": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            description="or the logical date of its run, with a time zone",
+        ),
+        "publish": Param(
+            False, type="boolean", description="true: make it live, if it passes its gate"
+        ),
+    },
+    default_args=DEFAULT_ARGS,
+    on_failure_callback=stop_jobs_of_run,
+    tags=["moonlark"],
+    doc_md=__doc__,
+)
+def rebuild_generation() -> None:
+    @task
+    def begin(**context: Any) -> dict[str, str]:
+        """The new generation, named once from the run, and the one it is made after."""
+        dag_run, params = context["dag_run"], context["params"]
+        stamp = dag_run.logical_date or dag_run.run_after
+        rebuild = which(params["generation"], params["at"])
+        return {"generation": generation_id(dag_run.run_id, stamp), "rebuild": rebuild}
+
+    night_tasks(begin(), SETTINGS)
+
+
+rebuild_generation()
