@@ -52,8 +52,7 @@ REQUEST = "the whole request"
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("body checked", serve.guard, "check_json"),
     ("shape checked", sql.event_log, "shape_problems"),
-    ("users inserted", sql.event_log, "insert_users"),
-    ("users locked", sql.event_log, "lock_users"),
+    ("users made and locked", sql.event_log, "_users_of"),
     ("what the log knows", sql.event_log, "_open_book"),
     ("rules", sql.event_log, "_decide"),
     ("rows written", sql.event_log, "_store"),
