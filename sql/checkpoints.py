@@ -10,7 +10,7 @@ the log, and only then does the log begin anew. So a long one is ended by RESTAR
 wait while it copies what came during the last PASSIVE.
 """
 
-import sqlite3
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -48,7 +48,7 @@ def checkpoint(engine: Engine, long_log_pages: int = LONG_LOG_PAGES) -> bool:
             connection.close()  # back to the pool
 
 
-def _copy(cursor: sqlite3.Cursor, mode: str) -> tuple[int, int]:
+def _copy(cursor: Any, mode: str) -> tuple[int, int]:
     """(pages of the log, pages of it that were copied so far); -1 where another copies now."""
     (_, pages, copied) = cursor.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
     return pages, copied
