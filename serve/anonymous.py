@@ -58,9 +58,21 @@ def inline_log(
     if refused := tuple(answer for answer in taken if isinstance(answer, Problem)):
         return Rejected(refused)
     draft.merge()
-    names = StoredEvent.__slots__
     stored = [
-        StoredEvent(**{n: row[n] for n in names} | {"kind": EventKind(row["kind"])})
+        StoredEvent(
+            user_key=row.user_key,
+            user_seq=row.known.user_seq,
+            event_id=row.event_id,
+            kind=EventKind(row.known.kind),
+            item_id=row.known.item_id,
+            ordinal=row.known.ordinal,
+            text_digest=row.known.text_digest,
+            text=row.known.text,
+            value=row.known.value,
+            undoes_seq=row.known.undoes_seq,
+            occurred_at_ms=row.occurred_at_ms,
+            received_at_ms=row.known.received_at_ms,
+        )
         for row in book.rows
     ]
     vectors: dict[str, dict[int, NDArray[np.float32]]] = {}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from itertools import accumulate
+from typing import Any
 
 from starlette.types import Message, Receive, Scope
 
@@ -17,6 +18,9 @@ would take seconds of everybody's time."""
 
 MAX_ELEMENTS = 1_000
 """Members of one array: `exclude` may have so many."""
+
+PARSED = "json"
+"""Where in a request's state its parsed body is, for a route that takes it from there."""
 
 _NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEPS = [0] * 256
@@ -98,8 +102,8 @@ class Bodies:
         )
 
 
-def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Refuse what is not JSON in UTF-8, is too deep, or says a key twice, before it is parsed.
+def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> Any:
+    """The JSON of a body; what is not JSON in UTF-8, is too deep, or says a key twice is refused.
 
     Raises:
         ProblemError: 415 for another content type, 422 for the rest.
@@ -108,7 +112,8 @@ def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     if depth(body) > MAX_DEPTH:
         raise _no_json(f"JSON of at most {MAX_DEPTH} arrays and objects in each other")
     try:
-        _check_array(json.loads(body.decode("utf-8"), object_pairs_hook=_check_object))
+        parsed = json.loads(body.decode("utf-8"), object_pairs_hook=_check_object)
+        _check_array(parsed)
     except json.JSONDecodeError as error:
         raise _no_json(f"JSON: {error.msg}, at {error.pos}") from error
     except UnicodeDecodeError as error:
@@ -117,6 +122,7 @@ def check_json(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         raise _no_json("JSON") from error
     except ValueError as error:  # a key twice, too many of them; an integer of 4,301 digits
         raise _no_json(f"JSON: {error}") from error
+    return parsed
 
 
 def depth(body: bytes) -> int:
@@ -147,15 +153,18 @@ def _check_type(value: bytes) -> None:
         )
 
 
-def _check_object(pairs: list[tuple[str, object]]) -> None:
+def _check_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(pairs) > MAX_MEMBERS:
         raise ValueError(f"at most {MAX_MEMBERS} keys in an object")
-    seen: set[str] = set()
-    for name, value in pairs:
-        if name in seen:
-            raise ValueError(f"each key once; {name[:100]!r} is repeated")
-        seen.add(name)
-        _check_array(value)
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"each key once; {repeated[:100]!r} is repeated")
+    for value in members.values():
+        if type(value) is list:
+            _check_array(value)
+    return members
 
 
 def _check_array(value: object) -> None:
@@ -164,7 +173,8 @@ def _check_array(value: object) -> None:
         if len(value) > MAX_ELEMENTS:
             raise ValueError(f"at most {MAX_ELEMENTS} members in an array")
         for member in value:
-            _check_array(member)
+            if type(member) is list:
+                _check_array(member)
 
 
 def _no_json(accepted: str) -> ProblemError:

@@ -23,6 +23,7 @@ from serve.routes import (
     health,
     items,
     policies,
+    quick_events,
     quick_list,
     recommendations,
     trending,
@@ -63,6 +64,7 @@ def build_api(settings: ServeSettings, start: Callable[[], Awaitable[Day]]) -> F
         api.include_router(module.router, dependencies=[Depends(refuse_unknown_query)])
     api.include_router(health.router)  # what probes ask: whatever they append does no harm
     quick_list.install(api)
+    quick_events.install(api)
     docs.install(api)
     openapi.install(api)
     guard = Guard(settings)

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.bodies import Bodies, check_json
+from serve.bodies import PARSED, Bodies, check_json
 from serve.day import Day
 from serve.problems import ProblemError, problem_response, unavailable
 from serve.scopes import scope_needed
@@ -46,7 +46,10 @@ class Guard:
         body = await self._bodies.read(scope, receive) if has_body else b""
         try:
             if body:
-                check_json(scope["headers"], body)
+                parsed = check_json(scope["headers"], body)
+                if getattr(app, "takes_json", False):
+                    scope["state"][PARSED] = parsed
+                del parsed  # of others nobody holds two
             if self._running >= self._settings.max_concurrent_requests:
                 raise unavailable(
                     "too many requests at once",

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 from sql.batch import batch_of, batch_rows
 from sql.ids import BadInput
 from sql.item import CatalogChange, Item, ItemBody, ItemRef
+from sql.prepared import fetch
 from sql.tables import catalog_head, catalog_log, item_vectors, items, texts
 from sql.vectors import from_bytes
 
@@ -92,7 +93,7 @@ def resolve_items(conn: Connection, item_ids: Collection[str]) -> dict[str, Item
     if not item_ids:
         return {}
     parameters = batch_rows((item_id,) for item_id in item_ids)
-    rows = conn.execute(_resolve_sql(conn.dialect.name), parameters)
+    rows = fetch(conn, _resolve_sql(conn.dialect.name), parameters)
     return {row[0]: ItemRef(*row) for row in rows}
 
 

@@ -21,6 +21,8 @@ from sql.transactions import BEGIN_IMMEDIATE, BEGIN_OPTION, read_snapshot, shown
 __all__ = ["check_schema", "migrate", "open_engine", "read_snapshot", "shown", "write"]
 
 LOCK_TIMEOUT_MS = 30_000
+LONGEST_LOG_PAGES = 50_000
+"""200 MB: where nobody else copied it, the commit does that makes SQLite's log so long."""
 WAL_RETRY_S = 0.005
 LOCK_RETRY_S = 0.002
 POOL_SIZE = 16
@@ -34,11 +36,17 @@ _LOCKED = ("SQLITE_BUSY", "SQLITE_BUSY_RECOVERY")
 """Another writes; another reads the log of one that was killed."""
 
 
-def open_engine(database_url: str, *, statement_timeout_s: float | None = None) -> Engine:
+def open_engine(
+    database_url: str,
+    *,
+    statement_timeout_s: float | None = None,
+    checkpoints_beside: bool = False,
+) -> Engine:
     """Open the database, creating the folder of a SQLite file.
 
     `statement_timeout_s`: Postgres gives up a statement that takes longer, waiting for a lock
-    included. None: a bulk write may take its time.
+    included. None: a bulk write may take its time. `checkpoints_beside`: SQLite's log is copied by
+    a thread of the caller's (`sql.checkpoints`), so that no commit has to.
 
     Raises `UnsafeDatabase` where a committed write might be lost, `StoreUnavailable` where the
     database does not answer, `ValueError` for a URL that is neither SQLite nor Postgres.
@@ -51,7 +59,7 @@ def open_engine(database_url: str, *, statement_timeout_s: float | None = None) 
     if url.drivername in _POSTGRES_SCHEMES:
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite":
-        engine = _open_sqlite(url)
+        engine = _open_sqlite(url, checkpoints_beside)
     elif url.get_backend_name() == "postgresql":
         engine = _open_postgres(url, statement_timeout_s)
     else:
@@ -60,7 +68,7 @@ def open_engine(database_url: str, *, statement_timeout_s: float | None = None) 
         return engine
 
 
-def _open_sqlite(url: URL) -> Engine:
+def _open_sqlite(url: URL, checkpoints_beside: bool) -> Engine:
     name = url.database or ":memory:"
     if ":memory:" in name or "mode=memory" in str(url):
         raise UnsafeDatabase(str(url), "database", "in memory", "a file")
@@ -82,6 +90,8 @@ def _open_sqlite(url: URL) -> Engine:
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")  # an erased row leaves zeros (erasure_bytes)
+        if checkpoints_beside:
+            cursor.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
         check_sqlite(cursor, str(url))
         cursor.close()
 

@@ -28,6 +28,7 @@ from sql.erasure_ledger import ErasureKey
 from sql.errors import StoreBusy
 from sql.event import Appended, EventKind, NewEvent, Problem, Rejected, shape_problems
 from sql.event_rules import Book, Draft, Known, UserState
+from sql.prepared import fetch, run_each
 from sql.tables import events, item_activity, text_vectors, users
 from sql.transactions import shown, write
 from sql.unlisted import Unlisted, look_up, reserve
@@ -103,12 +104,7 @@ def _append_group(
     """The transaction."""
     flat = [event for request, _ in group for event in request]
     user_ids = sorted({event.user_id for event in flat}, key=str.encode)
-    created = insert_users(conn, user_ids, received_at_ms)
-    if created and erasures is not None:
-        mark_returned(conn, created, erasures)
-    locked = lock_users(conn, user_ids)
-    if len(locked) != len(user_ids):
-        raise _UserErased
+    created, locked = _users_of(conn, user_ids, received_at_ms, erasures)
     book = _open_book(conn, flat, locked, received_at_ms)
     book.history = history
     kept = {e.item_id for request, keep in group if keep for e in request if e.item_id is not None}
@@ -119,14 +115,33 @@ def _append_group(
         book.unlisted = unlisted.ordinals
     answers = [_decide(book, request, keep) for request, keep in group]
     if unlisted is not None:
-        named = (row["item_id"] for row in book.rows if row["item_id"] is not None)
+        named = (row.known.item_id for row in book.rows if row.known.item_id is not None)
         reserve(conn, unlisted, named, received_at_ms)
     _store(conn, book)
-    touched = {row["user_key"] for row in book.rows}
+    touched = {row.user_key for row in book.rows}
     if unused := [book.keys[user_id] for user_id in created if book.keys[user_id] not in touched]:
         # They were made for requests that were rejected.
         delete_users(conn, unused)
     return answers
+
+
+def _users_of(
+    conn: Connection, user_ids: Sequence[str], received_at_ms: int, erasures: ErasureKey | None
+) -> tuple[list[str], dict[str, tuple[int, UserState]]]:
+    """Who was inserted, and everybody's key and counters, locked."""
+    # SQLite's one writer has the whole database by now, so whoever is there stays. In Postgres all
+    # are inserted before any is locked: else two groups may wait for each other.
+    locked = lock_users(conn, user_ids) if conn.dialect.name == "sqlite" else {}
+    missing = [user_id for user_id in user_ids if user_id not in locked]
+    if not missing:
+        return [], locked
+    created = insert_users(conn, missing, received_at_ms)
+    if created and erasures is not None:
+        mark_returned(conn, created, erasures)
+    locked |= lock_users(conn, missing)
+    if len(locked) != len(user_ids):
+        raise _UserErased
+    return created, locked
 
 
 def _decide(book: Book, request: Sequence[NewEvent], keep: bool) -> Answer:
@@ -151,7 +166,7 @@ def _open_book(
     names |= {(keys[e.user_id], e.undoes) for e in flat if e.undoes is not None}
     known: dict[tuple[int, str], Known] = {}
     undone: dict[tuple[int, int], int] = {}
-    for row in conn.execute(_known_sql(dialect), batch_rows(names)):
+    for row in fetch(conn, _known_sql(dialect), batch_rows(names)):
         known[row[0], row[1]] = Known(*row[2:-1])
         if row[-1] is not None:
             undone[row[0], row[2]] = row[-1]
@@ -162,7 +177,7 @@ def _open_book(
     }
     ratings: dict[tuple[int, str], Known | None] = {}
     if rated:
-        for row in conn.execute(_ratings_sql(dialect), batch_rows(rated)):
+        for row in fetch(conn, _ratings_sql(dialect), batch_rows(rated)):
             ratings[row[0], row[4]] = Known(*row[2:])
     item_ids = {e.item_id for e in flat if e.item_id is not None}
     return Book(
@@ -219,8 +234,11 @@ def _ratings_sql(dialect: str) -> Select[Any]:
     )
 
 
-_INSERT_EVENTS = insert(events)
-_INSERT_VECTORS = insert(text_vectors)
+_ROW = ("user_key", "event_id", "occurred_at_ms", *Known._fields)
+_INSERT_EVENTS = insert(events).values({name: bindparam(name) for name in _ROW})
+_VECTOR = ("user_key", "user_seq", "encoder_id", "vector")
+_INSERT_VECTORS = insert(text_vectors).values({name: bindparam(name) for name in _VECTOR})
+_COUNTERS = ("seq", "of_day", "of_day_count", "key")
 _UPDATE_USERS = (
     update(users)
     .where(users.c.user_key == bindparam("key"))
@@ -228,51 +246,42 @@ _UPDATE_USERS = (
         last_user_seq=bindparam("seq"), day=bindparam("of_day"), day_count=bindparam("of_day_count")
     )
 )
+_COUNT = ("hour", "ordinal", "kind", "slot", "n")
 
 
 def _store(conn: Connection, book: Book) -> None:
     if not book.rows:
         return
-    conn.execute(_INSERT_EVENTS, book.rows)
-    if book.vectors:
-        conn.execute(
-            _INSERT_VECTORS,
-            [
-                {
-                    "user_key": user_key,
-                    "user_seq": user_seq,
-                    "encoder_id": encoder_id,
-                    "vector": to_bytes("vectors", vector),
-                }
-                for user_key, user_seq, event in book.vectors
-                for encoder_id, vector in event.vectors.items()
-            ],
-        )
-    touched = {row["user_key"] for row in book.rows}
-    conn.execute(
-        _UPDATE_USERS,
-        [
-            {"key": k, "seq": s.last_user_seq, "of_day": s.day, "of_day_count": s.day_count}
-            for k, s in book.users.items()
-            if k in touched
-        ],
+    rows = [(row.user_key, row.event_id, row.occurred_at_ms, *row.known) for row in book.rows]
+    run_each(conn, _INSERT_EVENTS, _ROW, rows)
+    vectors = (
+        (user_key, user_seq, encoder_id, to_bytes("vectors", vector))
+        for user_key, user_seq, event in book.vectors
+        for encoder_id, vector in event.vectors.items()
     )
+    run_each(conn, _INSERT_VECTORS, _VECTOR, vectors)
+    touched = {row.user_key for row in book.rows}
+    counters = (
+        (state.last_user_seq, state.day, state.day_count, key)
+        for key, state in book.users.items()
+        if key in touched
+    )
+    run_each(conn, _UPDATE_USERS, _COUNTERS, counters)
     # One slot a transaction: two groups meet on a hot item's row once in ACTIVITY_SLOTS times.
     # Sorted, so that where they meet, they do not wait for each other in a circle.
     slot = min(touched) % ACTIVITY_SLOTS
-    counts = [
-        {"hour": hour, "ordinal": ordinal, "kind": kind, "slot": slot, "n": n}
+    counts = (
+        (hour, ordinal, kind, slot, n)
         for (hour, ordinal, kind), n in sorted(book.activity.items())
         if n
-    ]
-    if counts:
-        conn.execute(_count_sql(conn.dialect.name), counts)
+    )
+    run_each(conn, _count_sql(conn.dialect.name), _COUNT, counts)
 
 
 @cache
 def _count_sql(dialect: str) -> Any:
     statement = insert_into(dialect, item_activity)
-    return statement.on_conflict_do_update(
+    return statement.values({name: bindparam(name) for name in _COUNT}).on_conflict_do_update(
         index_elements=["hour", "ordinal", "kind", "slot"],
         set_={"n": item_activity.c.n + statement.excluded.n},
     )

@@ -16,6 +16,7 @@ from sqlalchemy import Dialect, Engine, Select, bindparam, case, func, select
 from sql.event import TEXT_KINDS, StoredEvent
 from sql.history import EVENT_COLUMNS, USER_COLUMNS, UserRow, to_event
 from sql.live import LIVE_COLUMNS, LivePointer
+from sql.prepared import prepared
 from sql.tables import catalog_head, events, live, sessions, users
 from sql.transactions import driver_errors
 
@@ -134,8 +135,8 @@ def _transaction(engine: Engine) -> Iterator[Execute]:
             cursor = driver.cursor()
 
             def execute(statement: Select[Any], named: Mapping[str, Any]) -> list[Any]:
-                compiled = _compiled(dialect, statement)
-                cursor.execute(compiled.text, compiled.parameters(named))
+                found = prepared(dialect, statement)
+                cursor.execute(found.text, found.parameters(named))
                 rows: list[Any] = cursor.fetchall()
                 return rows
 
@@ -171,31 +172,3 @@ _BOUNDS: Mapping[str, tuple[Callable[[Any], None], Callable[[Any], None]]] = {
     "sqlite": (_begin_sqlite, _end_sqlite),
     "postgresql": (_begin_postgres, _end_postgres),
 }
-
-
-class _Compiled(NamedTuple):
-    """A statement as the driver takes it. `order`: of parameters that have no names."""
-
-    text: str
-    given: Mapping[str, Any]
-    """Parameters that SQLAlchemy adds by itself."""
-    order: Sequence[str] | None
-
-    def parameters(self, named: Mapping[str, Any]) -> Mapping[str, Any] | list[Any]:
-        """Those of one execution."""
-        values = {**self.given, **named}
-        return values if self.order is None else [values[name] for name in self.order]
-
-
-_kept: dict[tuple[str, int], _Compiled] = {}
-"""By dialect and statement; there are two of each."""
-
-
-def _compiled(dialect: Dialect, statement: Select[Any]) -> _Compiled:
-    key = dialect.name, id(statement)
-    found = _kept.get(key)
-    if found is None:
-        compiled = statement.compile(dialect=dialect)
-        order = None if compiled.positiontup is None else tuple(compiled.positiontup)
-        found = _kept[key] = _Compiled(str(compiled), compiled.params, order)
-    return found

@@ -22,6 +22,7 @@ from sql.batch import batch_of, batch_rows, insert_into
 from sql.erasure_ledger import ErasureKey
 from sql.erasure_receipts import erased_before
 from sql.event_rules import UserState
+from sql.prepared import fetch
 from sql.tables import users
 
 
@@ -29,7 +30,7 @@ def insert_users(conn: Connection, user_ids: Sequence[str], now_ms: int) -> list
     """Insert those who are missing, in byte order; return them."""
     rows = [(user_id, secrets.randbits(63)) for user_id in user_ids]
     parameters = {**batch_rows(rows), "now_ms": now_ms}
-    return list(conn.execute(_insert_users_sql(conn.dialect.name), parameters).scalars())
+    return [row[0] for row in fetch(conn, _insert_users_sql(conn.dialect.name), parameters)]
 
 
 @cache
@@ -86,9 +87,9 @@ _MARK_RETURNED = (
 
 
 def lock_users(conn: Connection, user_ids: Sequence[str]) -> dict[str, tuple[int, UserState]]:
-    rows = conn.execute(
-        _lock_users_sql(conn.dialect.name), batch_rows((user_id,) for user_id in user_ids)
-    )
+    """(user_key, counters) of those of `user_ids` who are there, locked in that order."""
+    parameters = batch_rows((user_id,) for user_id in user_ids)
+    rows = fetch(conn, _lock_users_sql(conn.dialect.name), parameters)
     return {row[0]: (row[1], UserState(*row[2:])) for row in rows}
 
 

@@ -19,6 +19,7 @@ BENCHES = (
     "train",
     "night",
     "growth",
+    "append_cost",
     "list_cost",
     "serve",
     "serve_postgres",

@@ -91,10 +91,10 @@ class Stopwatch:
         return measured
 
     @contextmanager
-    def on_all(self) -> Iterator[None]:
-        """In the place of the functions of STEPS."""
-        kept = [(of, name, getattr(of, name)) for _, of, name in STEPS]
-        for (step, of, name), (_, _, function) in zip(STEPS, kept, strict=True):
+    def on_all(self, steps: Sequence[tuple[str, Any, str]] = STEPS) -> Iterator[None]:
+        """In the place of the functions of `steps`."""
+        kept = [(of, name, getattr(of, name)) for _, of, name in steps]
+        for (step, of, name), (_, _, function) in zip(steps, kept, strict=True):
             setattr(of, name, self.around(step, function))
         try:
             yield
@@ -149,8 +149,8 @@ def measured(store: MadeStore, asked: int) -> tuple[Stopwatch, dict[str, float]]
         floors = {
             "faiss alone": _each_ms(search_alone(engine, store.directory, users, K), len(users)),
             "bare snapshot": _each_ms(snapshot_alone(url, users), len(users)),
-            "no-op ASGI app": asyncio.run(_nothing_ms(answer_nothing)),
-            "no-op FastAPI app": asyncio.run(_nothing_ms(nothing_by_fastapi)),
+            "no-op ASGI app": asyncio.run(nothing_ms(answer_nothing)),
+            "no-op FastAPI app": asyncio.run(nothing_ms(nothing_by_fastapi)),
         }
         return watch, floors
 
@@ -161,7 +161,7 @@ async def _ask(
     """One event and one list of each user in turn."""
     settings = ServeSettings()
     of_store = StoreSettings(database_url=url, artifact_root=store.root)
-    api = build_api(settings, lambda: Day.start(of_store, settings, _no_bert))
+    api = build_api(settings, lambda: Day.start(of_store, settings, no_bert))
     rng = np.random.default_rng(2)
     async with api.router.lifespan_context(api):
         while not api.state.day.watch.loaded:
@@ -180,7 +180,7 @@ async def _ask(
                     watch.note(REQUEST, time.process_time() - started_s)
 
 
-async def _no_bert(texts: list[str]) -> tuple[str, NDArray[np.float32]]:
+async def no_bert(texts: list[str]) -> tuple[str, NDArray[np.float32]]:
     raise ConnectionError("no text is embedded here")
 
 
@@ -221,7 +221,7 @@ async def asked_of(
     return answer
 
 
-async def _nothing_ms(app: ASGIApp, times: int = 500) -> float:
+async def nothing_ms(app: ASGIApp, times: int = 500) -> float:
     took: list[float] = []
     for _ in range(times):
         started_s = time.thread_time()

@@ -1,6 +1,6 @@
 """POST /v1/events: what users did. Acknowledged when durable; in force for the next answer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -24,18 +24,28 @@ async def post_events(
 
     Send the same `event_id` again after a timeout: it is a duplicate, and does no harm.
     """
+    told = await stored(day, body, keep_unknown_items=on_unknown_item == "keep")
+    return EventsAnswer(
+        events=[StoredEventAnswer(**one) for one in told], request_id=request_id_of(request)
+    )
+
+
+async def stored(day: Day, body: EventsBody, *, keep_unknown_items: bool) -> list[dict[str, Any]]:
+    """What `EventsAnswer` tells of each event of `body`, once all are durable.
+
+    Raises `ProblemError` where they are refused.
+    """
     events = body.events if isinstance(body, EventBatch) else [body]
     new, received_ms = await new_events(day, [(event.user_id, event) for event in events])
-    outcome = await day.feedback.post(new, keep_unknown_items=on_unknown_item == "keep")
+    outcome = await day.feedback.post(new, keep_unknown_items=keep_unknown_items)
     if isinstance(outcome, Rejected):
         raise refusal(outcome, received_ms, single=not isinstance(body, EventBatch))
-    stored = [
-        StoredEventAnswer(
-            event_id=appended.event_id,
-            user_id=event.user_id,
-            user_seq=appended.user_seq,
-            duplicate=appended.duplicate,
-        )
+    return [
+        {
+            "event_id": appended.event_id,
+            "user_id": event.user_id,
+            "user_seq": appended.user_seq,
+            "duplicate": appended.duplicate,
+        }
         for event, appended in zip(new, outcome, strict=True)
     ]
-    return EventsAnswer(events=stored, request_id=request_id_of(request))

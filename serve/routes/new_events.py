@@ -16,6 +16,9 @@ from sql.events import EventKind, NewEvent, Problem, Rejected
 
 log = logging.getLogger(__name__)
 
+_WITH_TEXT = (InlineSearch, InlineComment)
+_WITHOUT_ITEM = (InlineSearch, InlineUndo)
+
 MAX_TOLD = 50
 """Refused events that one answer names."""
 
@@ -68,7 +71,7 @@ async def _embed(day: Day, events: Sequence[InlineEvent]) -> dict[int, Embedded]
     texts = {
         position: clean(event.text)
         for position, event in enumerate(events)
-        if isinstance(event, InlineSearch | InlineComment)
+        if isinstance(event, _WITH_TEXT)
     }
     if not texts:
         return {}
@@ -87,8 +90,8 @@ def _new_event(
         user_id=user_id,
         event_id=event.event_id or uuid.uuid4().hex,
         kind=EventKind(event.kind),
-        item_id=None if isinstance(event, InlineSearch | InlineUndo) else event.item_id,
-        text=event.text if isinstance(event, InlineSearch | InlineComment) else None,
+        item_id=None if isinstance(event, _WITHOUT_ITEM) else event.item_id,
+        text=event.text if isinstance(event, _WITH_TEXT) else None,
         value=event.value if isinstance(event, InlineRating) else None,
         undoes=event.undoes if isinstance(event, InlineUndo) else None,
         occurred_at_ms=received_ms if event.occurred_at is None else to_ms(event.occurred_at),
