@@ -16,7 +16,12 @@ from dags.ray_job.hook import RayJobHook, run_name
 log = logging.getLogger(__name__)
 
 
-def stop_jobs_of_run(context: Mapping[str, Any], jobs_url: str | None = None) -> list[str]:
+def stop_jobs_of_run(context: Mapping[str, Any]) -> None:
+    """The callback of a DAG."""
+    stop_orphans(context)
+
+
+def stop_orphans(context: Mapping[str, Any], jobs_url: str | None = None) -> list[str]:
     """Stop what still runs of the failed run; their submission ids."""
     hook = RayJobHook(jobs_url)
     name = run_name(context["dag"].dag_id, context["run_id"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dags.ray_job.hook import RayJobHook, run_name
-from dags.ray_job.orphans import stop_jobs_of_run
+from dags.ray_job.orphans import stop_orphans
 from infra.drills.jobs_api import JobsApi
 
 
@@ -23,15 +23,15 @@ def test_the_jobs_of_a_failed_run_are_stopped_and_no_others(tmp_path: Path) -> N
             )
         api.jobs["over"].process.wait(timeout=60)
         context = {"dag": SimpleNamespace(dag_id="night"), "run_id": "failed"}
-        assert stop_jobs_of_run(context, api.url) == ["orphan"]
+        assert stop_orphans(context, api.url) == ["orphan"]
         api.jobs["orphan"].process.wait(timeout=60)
         assert api.jobs["other"].process.poll() is None
-        assert stop_jobs_of_run(context, api.url) == []
+        assert stop_orphans(context, api.url) == []
 
 
 def test_a_head_that_is_away_is_told_and_nothing_is_raised(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     context = {"dag": SimpleNamespace(dag_id="night"), "run_id": "failed"}
-    assert stop_jobs_of_run(context, "http://127.0.0.1:9") == []
+    assert stop_orphans(context, "http://127.0.0.1:9") == []
     assert "may still run" in caplog.text
