@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ray_jobs.shards.atomic import TEMPORARY_PREFIX, whole_file
-from ray_jobs.shards.errors import CorruptArtifact, DamagedObject
+from ray_jobs.shards.errors import CorruptArtifact, DamagedObject, MissingObject
 from ray_jobs.shards.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -89,10 +89,27 @@ def fetch_generation(
     directory = root / GENERATIONS / generation_id
     if (directory / MANIFEST_NAME).exists():
         return directory
-    with _one_at_a_time(root):
+    with one_at_a_time(root):
         if not (directory / MANIFEST_NAME).exists():  # else another process was quicker
             _fetch(store, directory, generation_id, sealed_digest)
     return directory
+
+
+def look_at_objects(store: ObjectStore, generation_id: str, sealed_digest: str | None) -> None:
+    """Whether a generation could be fetched: its manifest is read, of the others the sizes.
+
+    Raises: as `fetch_generation`; only who reads the bytes finds a flipped one.
+    """
+    manifest, _ = _manifest_of(store, generation_id, sealed_digest)
+    prefix = f"{GENERATIONS}/{generation_id}"
+    sizes = store.sizes(prefix)
+    for name, entry in sorted(manifest.files.items()):
+        place, size = f"{prefix}/{name}", sizes.get(f"{prefix}/{name}")
+        if size is None:
+            raise MissingObject(store.place(place))
+        if size != entry.size:
+            expected, actual = f"{entry.size} bytes", f"{size} bytes"
+            raise DamagedObject(store.place(place), expected=expected, actual=actual)
 
 
 def delete_generation(store: ObjectStore, generation_id: str) -> None:
@@ -117,12 +134,7 @@ def _fetch(
     store: ObjectStore, directory: Path, generation_id: str, sealed_digest: str | None
 ) -> None:
     prefix = f"{GENERATIONS}/{generation_id}"
-    raw = store.get_bytes(f"{prefix}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
-    digest = hashlib.sha256(raw).hexdigest()
-    if sealed_digest is not None and digest != sealed_digest:
-        place = store.place(f"{prefix}/{MANIFEST_NAME}")
-        raise DamagedObject(place, expected=f"sha256 {sealed_digest}", actual=f"sha256 {digest}")
-    manifest = parse_manifest(raw, directory / MANIFEST_NAME)
+    manifest, raw = _manifest_of(store, generation_id, sealed_digest)
     _sweep(directory.parent)
     temporary = directory.with_name(TEMPORARY_PREFIX + directory.name)  # no id begins with a dot
     total = sum(entry.size for entry in manifest.files.values())
@@ -140,6 +152,19 @@ def _fetch(
         raise
 
 
+def _manifest_of(
+    store: ObjectStore, generation_id: str, sealed_digest: str | None
+) -> tuple[Manifest, bytes]:
+    name = f"{GENERATIONS}/{generation_id}/{MANIFEST_NAME}"
+    raw = store.get_bytes(name, MAX_MANIFEST_BYTES)
+    digest = hashlib.sha256(raw).hexdigest()
+    if sealed_digest is not None and digest != sealed_digest:
+        raise DamagedObject(
+            store.place(name), expected=f"sha256 {sealed_digest}", actual=f"sha256 {digest}"
+        )
+    return parse_manifest(raw, Path(name)), raw
+
+
 def _sweep(folder: Path) -> None:
     """What a killed fetch left: nobody else fetches now."""
     for torn in folder.glob(f"{TEMPORARY_PREFIX}*"):
@@ -147,8 +172,8 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """The replicas of a node start at once, and are to fetch once."""
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """One fetch a node: its replicas start at once, and are to fetch once."""
     (root / GENERATIONS).mkdir(parents=True, exist_ok=True)
     with (root / LOCK).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -223,11 +223,20 @@ def _safe_path(directory: Path, name: str) -> Path:
     return path
 
 
+def is_plain(name: str) -> bool:
+    """Whether a relative path stays in its folder: each segment is a plain, visible name."""
+    return all(_SEGMENT.fullmatch(part) for part in name.split("/"))
+
+
+def digest_file(path: Path) -> FileEntry:
+    """Digest and size of a file as it is now."""
+    return _digest(path, None)
+
+
 def _segments(manifest: Path, name: str) -> list[str]:
-    segments = name.split("/")
-    if name == MANIFEST_NAME or not all(_SEGMENT.fullmatch(part) for part in segments):
+    if name == MANIFEST_NAME or not is_plain(name):
         raise UnsafePath(manifest, f"lists the path {name!r}")
-    return segments
+    return name.split("/")
 
 
 def _all_files(directory: Path) -> set[str]:
