@@ -22,6 +22,7 @@ from serve.allowances import Allowances
 from serve.clock import wall_clock_ms
 from serve.counts import Counts
 from serve.feedback import Feedback
+from serve.fetching import Fetching
 from serve.forgetting import Forgetting
 from serve.fused import AHEAD_S
 from serve.generation_watch import GenerationWatch
@@ -103,12 +104,13 @@ class Day:
 
         Raises:
             sql.errors.StoreError: an unsafe or outdated database.
+            ray_jobs.shards.errors.BadStoreUri: MOONLARK_ARTIFACT_URI names no store.
         """
         # One query is one core's work; more threads a query only make them wait for each other.
         faiss.omp_set_num_threads(1)
         root = Path(store.artifact_root).absolute()
         engine, ledger, pulse = await asyncio.to_thread(
-            _open, store.database_url, settings.statement_timeout_s, root
+            _open, store.database_url, settings.statement_timeout_s, store.ledger_folder
         )
         replica_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         keys = KeyRing(engine, settings)
@@ -121,6 +123,7 @@ class Day:
             settings.watch_interval_s,
             None,
             _opener(settings, ask_shards),
+            Fetching.open(store.artifact_uri, root),
         )
         await asyncio.to_thread(watch.start)
         write_behind = WriteBehind(engine, settings.write_behind_queue)

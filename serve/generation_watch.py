@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
+from serve.fetching import Fetching
 from serve.periodic import Periodic
 from sql import generations
 from sql.engine import read_snapshot
@@ -51,6 +52,7 @@ class FellBehind(Exception):
 class GenerationWatch(Generic[HeldT]):
     """The generations of one replica. `start` loads before it returns; then a thread keeps on.
 
+    `fetching`: where an object store carries the files, how this node gets those it lacks.
     `lease_now_ms`: the clock of the leases; None is the database's, which all replicas share.
     `open_generation`: (artifact root, generation id, digest of its manifest) -> what is held of it.
     """
@@ -63,12 +65,14 @@ class GenerationWatch(Generic[HeldT]):
         interval_s: float,
         lease_now_ms: Callable[[], int] | None,
         open_generation: Callable[[Path, str, str], HeldT],
+        fetching: Fetching | None = None,
     ) -> None:
         self._engine = engine
         self._artifact_root = artifact_root
         self._replica_id = replica_id
         self._lease_now_ms = lease_now_ms
         self._open_generation = open_generation
+        self._fetching = fetching
         self._loaded: dict[str, HeldT] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
@@ -77,7 +81,7 @@ class GenerationWatch(Generic[HeldT]):
 
     def start(self) -> None:
         """Load what is wanted now, then keep watching."""
-        self.look()
+        self.look(wait=True)
         self._rounds.start()
 
     def stop(self) -> None:
@@ -107,8 +111,8 @@ class GenerationWatch(Generic[HeldT]):
         if self._looks_behind >= TAKEN_OUT_AFTER:
             raise FellBehind(f"the live generation is not loaded here: {self._refused}")
 
-    def look(self) -> None:
-        """One round: load, catch up, let go, report."""
+    def look(self, *, wait: bool = False) -> None:
+        """One round: load, catch up, let go, report. `wait`: for what has to be fetched."""
         with read_snapshot(self._engine) as conn:
             pointer = generations.read_live(conn)
             known = generations.list_generations(conn)
@@ -121,9 +125,11 @@ class GenerationWatch(Generic[HeldT]):
         gone = {g.generation_id for g in known if g.state in ("pruned", "failed")}
         if self._looks % RETRY_REFUSED_AFTER == 0:
             self._refused.clear()
+            if self._fetching is not None:
+                self._fetching.discard([g.generation_id for g in known if g.state == "pruned"])
         self._looks += 1
         for generation_id in sorted(wanted - gone - self._loaded.keys() - self._refused.keys()):
-            self._load(generation_id, sealed.get(generation_id, ""))
+            self._load(generation_id, sealed.get(generation_id, ""), wait=wait)
         for generation in self._loaded.values():
             generation.catch_up(self._engine)
         live = pointer.generation_id if pointer else None
@@ -134,8 +140,12 @@ class GenerationWatch(Generic[HeldT]):
             self._engine, self._replica_id, list(self._loaded), self._at_ms(), refused
         )
 
-    def _load(self, generation_id: str, sealed_digest: str) -> None:
+    def _load(self, generation_id: str, sealed_digest: str, *, wait: bool) -> None:
         try:
+            if self._fetching is not None and not self._fetching.is_here(
+                generation_id, sealed_digest, wait=wait
+            ):
+                return  # under way: the next look asks again
             generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
             generation.catch_up(self._engine)
             generation.warm()

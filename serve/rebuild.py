@@ -18,6 +18,8 @@ from sqlalchemy import Connection, Engine
 from ray_jobs.encoders.fold import fold, user_vector
 from ray_jobs.encoders.logged import fold_events
 from ray_jobs.ranking.explain import TOLERANCE, differences
+from ray_jobs.shards.carry import fetch_generation
+from ray_jobs.shards.object_store import ObjectStore
 from ray_jobs.shards.search import live_vectors_of
 from serve.loaded_generation import CatalogView, LoadedGeneration
 from sql.engine import read_snapshot
@@ -72,14 +74,16 @@ class RebuiltAnswer:
         return self.max_abs_difference is None or self.max_abs_difference <= TOLERANCE
 
 
-def rebuild(engine: Engine, artifact_root: Path, exposure: Exposure) -> RebuiltAnswer:
-    """Rebuild the answer that `exposure` records.
+def rebuild(
+    engine: Engine, artifact_root: Path, exposure: Exposure, artifact_uri: str | None = None
+) -> RebuiltAnswer:
+    """Rebuild the answer that `exposure` records. `artifact_uri`: of the object store, if any.
 
     Raises:
         NotRebuilt: the files of its generation are gone.
-        ray_jobs.shards.errors.ShardsError: they are damaged.
+        ray_jobs.shards.errors.ShardsError: they are damaged, or the object store is away.
     """
-    generation = _open(engine, artifact_root, exposure)
+    generation = _open(engine, artifact_root, exposure, artifact_uri)
     view = generation.catch_up_to(engine, exposure.catalog_seq)
     reasons: list[str] = []
     if view.catalog_seq < exposure.catalog_seq:
@@ -114,7 +118,15 @@ def rebuild(engine: Engine, artifact_root: Path, exposure: Exposure) -> RebuiltA
     )
 
 
-def _open(engine: Engine, artifact_root: Path, exposure: Exposure) -> LoadedGeneration:
+def _open(
+    engine: Engine, artifact_root: Path, exposure: Exposure, artifact_uri: str | None
+) -> LoadedGeneration:
+    with read_snapshot(engine) as conn:
+        known = get_generation(conn, exposure.generation_id)
+    sealed_digest = None if known is None else known.manifest_digest
+    objects = ObjectStore.open(artifact_uri)
+    if objects is not None and known is not None and known.state != "pruned":
+        fetch_generation(objects, artifact_root, exposure.generation_id, sealed_digest)
     if not (artifact_root / "generations" / exposure.generation_id).is_dir():
         raise NotRebuilt(
             exposure.request_id,
@@ -122,9 +134,6 @@ def _open(engine: Engine, artifact_root: Path, exposure: Exposure) -> LoadedGene
             "`moonlark generations` lists those whose files are kept; MOONLARK_ARTIFACT_ROOT says "
             "where they are looked for",
         )
-    with read_snapshot(engine) as conn:
-        known = get_generation(conn, exposure.generation_id)
-    sealed_digest = None if known is None else known.manifest_digest
     return LoadedGeneration.open(artifact_root, exposure.generation_id, sealed_digest)
 
 

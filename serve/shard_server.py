@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from ray_jobs.shards.distant import HeldShards, Reply, ShardQuery
 from ray_jobs.shards.faiss_index import Assignment
 from ray_jobs.shards.manifest import COARSE_NAME, shard_name, verify
+from serve.fetching import Fetching
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import open_sealed
 from serve.settings import ServeSettings
@@ -81,13 +82,15 @@ class ShardServer:
         check_schema(self._engine)
         self._pulse = Pulse(self._engine)
         self._pulse.start()
+        root = Path(store.artifact_root).absolute()
         self._watch = GenerationWatch(
             self._engine,
-            Path(store.artifact_root).absolute(),
+            root,
             f"shards{index}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
             settings.watch_interval_s,
             None,  # leases keep the database's time
             partial(ShardsOfGeneration.open, index, settings.shard_deployments),
+            Fetching.open(store.artifact_uri, root),
         )
         self._watch.start()
 

@@ -98,6 +98,18 @@ class ErasureKeyLost(StoreError):
         self.path = path
 
 
+class LedgerNotShared(StoreError):
+    """Nodes without a folder in common would each have their own key: an erased user's late events
+    would be taken by all nodes but one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MOONLARK_ARTIFACT_URI is set, and nothing says where the ledger of erasures lies",
+            hint="Set MOONLARK_LEDGER_ROOT to a folder that every gateway, job and command line "
+            "reaches; the ledger and its key do not go through the object store.",
+        )
+
+
 class FlipLost(StoreError):
     """The live pointer is at flip `actual`, the caller expected `expected`."""
 

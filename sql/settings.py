@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sql.errors import LedgerNotShared
+
 
 class StoreSettings(BaseSettings):
     """Settings of the store, from variables that begin with `MOONLARK_`."""
@@ -16,6 +18,27 @@ class StoreSettings(BaseSettings):
 
     artifact_root: Path = Path(".moonlark/artifacts")
     """Folder that holds the generations' files (weights, vectors, shards)."""
+
+    artifact_uri: str | None = None
+    """Object store that carries them between nodes (`s3://bucket/prefix?region=...`, `gs://...`,
+    `file://...`); `artifact_root` is then each node's own. None: all nodes reach that folder."""
+
+    ledger_root: Path | None = None
+    """Folder of `erasures.jsonl` and `erasure.key`, one for all nodes. None: `artifact_root`, which
+    must then be one for all nodes too."""
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Where the ledger of erasures lies.
+
+        Raises:
+            LedgerNotShared: each node would have a ledger and a key of its own.
+        """
+        if self.ledger_root is not None:
+            return self.ledger_root.absolute()
+        if self.artifact_uri is not None:
+            raise LedgerNotShared
+        return self.artifact_root.absolute()
 
 
 class RetentionSettings(BaseSettings):

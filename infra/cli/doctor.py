@@ -51,7 +51,9 @@ def _look(url: str | None, *, deep: bool) -> Look:
     else:
         look += look_at_store(engine)
         if not any(finding.runbook == "DatabaseGone" for finding in look.findings):
-            look += look_at_artefacts(engine, store.artifact_root, deep=deep)
+            look += look_at_artefacts(
+                engine, store.artifact_root, deep=deep, artifact_uri=store.artifact_uri
+            )
         engine.dispose()
     key = settings.api_key.get_secret_value() if settings.api_key else None
     return look + look_at_day(url or settings.url, key)

@@ -3,7 +3,7 @@
 import typer
 
 from infra.cli.store import Store
-from infra.doctor.artefacts import damage_of
+from infra.doctor.artefacts import damage_in_store, damage_of, is_on
 from sql import generations
 from sql.engine import read_snapshot
 
@@ -26,7 +26,11 @@ def tell(store: Store, generation_id: str, *, is_rollback: bool, clears_hold: bo
     elif found.state not in PUBLISHABLE:
         refused.append(f"it is {found.state}, accepted is {', '.join(PUBLISHABLE)}")
     else:
-        damage = damage_of(store.artifact_root, found)
+        uri = store.artifact_uri
+        if uri is not None and not is_on(store.artifact_root, found):
+            damage = damage_in_store(uri, found)
+        else:
+            damage = damage_of(store.artifact_root, found)
         refused += [] if damage is None else [f"its files are damaged: {damage}"]
     if live is not None and live.generation_id == generation_id:
         typer.echo("it is live already: nothing would change")

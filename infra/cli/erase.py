@@ -44,7 +44,7 @@ def command(
     if ledger:
         _apply(store)
     if user is not None:
-        receipt = erase_user(store.engine, Ledger.open(store.artifact_root), user, at_ms=now_ms())
+        receipt = erase_user(store.engine, Ledger.open(store.ledger_folder), user, at_ms=now_ms())
         _tell(receipt, json_path)
     if finish:
         _finish(store)
@@ -54,7 +54,7 @@ def command(
 
 def _apply(store: Store) -> None:
     with tqdm(desc="users", unit=" users", disable=None) as bar:
-        ledger = Ledger.open(store.artifact_root)
+        ledger = Ledger.open(store.ledger_folder)
         erased = apply_ledger(store.engine, ledger, thorough=True, progress=bar.update)
     typer.echo(f"erased again: {erased:,} users")
     _, damaged = ledger.examine()
@@ -92,7 +92,13 @@ def _finish(store: Store) -> None:
     for path in rejected.glob("*.jsonl"):
         path.unlink()  # rejected rows, and the reasons why, name users
     run = load("ray_jobs.nightly.erase_users:finish_erasures")
-    report = run(store.engine, store.artifact_root.absolute(), now_ms=now_ms())
+    report = run(
+        store.engine,
+        store.artifact_root.absolute(),
+        now_ms=now_ms(),
+        ledger_root=store.ledger_folder,
+        artifact_uri=store.artifact_uri,
+    )
     typer.echo(f"erasures: {report['completed']:,} completed, {report['open']:,} open")
     for generation in report["busy"]:
         typer.echo(f"  a step of the night {generation} is running: run this again after it")

@@ -48,7 +48,9 @@ def command(
     store = open_store()
     exposure = wait_for_exposure(store.engine, request_id)
     # torch-free, but it loads faiss and pyarrow: not for a request that is not there.
-    answer = load("serve.rebuild:rebuild")(store.engine, store.artifact_root, exposure)
+    answer = load("serve.rebuild:rebuild")(
+        store.engine, store.artifact_root, exposure, store.artifact_uri
+    )
     if json_file is not None:
         json_file.write_text(json.dumps(_document(answer), indent=2) + "\n", encoding="utf-8")
     console.print(_table(answer))

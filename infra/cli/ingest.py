@@ -108,7 +108,7 @@ def command(
     store = open_store()
     run = IngestRun(
         store.engine,
-        ErasureKey.open(store.artifact_root),
+        ErasureKey.open(store.ledger_folder),
         rejects_dir or state_dir / "rejected",
         late=late,
         keep_unknown_items=keep_unknown_items,

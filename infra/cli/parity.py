@@ -15,6 +15,7 @@ from infra.cli.settings import CliSettings
 from infra.cli.store import now_ms, open_store
 from infra.client import Moonlark, NotFound
 from ray_jobs.nightly.parity import USERS, Answer, Ask, Parity, check, store
+from ray_jobs.shards.object_store import ObjectStore
 from sql import generations
 from sql.engine import read_snapshot
 
@@ -42,7 +43,8 @@ def command(
     opened = open_store()
     generation_id = generation or _live(opened.engine)
     with _asking(url) as ask:
-        measured = Parity(opened.engine, opened.artifact_root, generation_id, ask)
+        objects = ObjectStore.open(opened.artifact_uri)
+        measured = Parity(opened.engine, opened.artifact_root, generation_id, ask, objects=objects)
         report = measured.report(load_encoder(), users, seed)
     store(opened.engine, generation_id, report, now_ms())
     document = {"generation": generation_id, "seed": seed, **report}

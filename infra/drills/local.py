@@ -41,6 +41,8 @@ class LocalStore:
     folder: Path
     database_url: str
     engine: Engine
+    artifact_uri: str | None = None
+    ledger_root: Path | None = None
 
     @property
     def root(self) -> Path:
@@ -50,7 +52,12 @@ class LocalStore:
     @property
     def settings(self) -> StoreSettings:
         """As a replica or a job is told it."""
-        return StoreSettings(database_url=self.database_url, artifact_root=self.root)
+        return StoreSettings(
+            database_url=self.database_url,
+            artifact_root=self.root,
+            artifact_uri=self.artifact_uri,
+            ledger_root=self.ledger_root,
+        )
 
     def publish(self, generation_id: str, seed: int) -> None:
         """Make a generation of the catalog as it stands, and make it live."""

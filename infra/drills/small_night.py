@@ -32,6 +32,7 @@ from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.train import WEIGHTS, training_data
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.workspace import Workspace
+from ray_jobs.shards.object_store import ObjectStore
 from sql import catalog
 from sql.events import EventKind, NewEvent, append
 from sql.sessions import SessionRow
@@ -93,7 +94,7 @@ def open_small_night(store: LocalStore, generation_id: str) -> Night:
     settings = NightSettings(
         holdout_hours=1.0, fusion_questions=300, stage_deadline_s=20, verify_deadline_s=20
     )
-    workspace = Workspace(store.root, generation_id)
+    workspace = Workspace(store.root, generation_id, ObjectStore.open(store.artifact_uri))
     return Night(store.engine, store.settings, settings, workspace, now_ms, sleep_shortly)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from ray_jobs.nightly.build import PLAN, build_shard, shard_step, shard_task
 from ray_jobs.nightly.step import Night, Report, run_job
+from ray_jobs.shards.manifest import shard_name
 
 
 def one_shard(number: int, night: Night) -> Report:
@@ -26,4 +27,5 @@ if __name__ == "__main__":
         partial(one_shard, asked.shard),
         asked.generation,
         beside_others=True,
+        wrote=lambda workspace: [workspace.directory / shard_name(asked.shard)],
     )

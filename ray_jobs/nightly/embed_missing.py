@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.canary import TextEncoder
+from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.event_vectors import write_event_vectors
 from ray_jobs.nightly.step import Night, Report
-from ray_jobs.nightly.workspace import generation_directory
-from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.errors import ShardsError, StoreAway
 from ray_jobs.shards.manifest import open_manifest, verify
 from ray_jobs.shards.texts import (
     DIGESTS_NAME,
@@ -117,11 +117,13 @@ def _newest_texts(night: Night, encoder_id: str) -> TextVectors | None:
             if g.encoder_id == encoder_id and g.generation_id != night.generation_id
         ]
     for generation in sorted(earlier, key=lambda g: g.created_at_ms, reverse=True):
-        directory = generation_directory(night.workspace.root, generation.generation_id)
         try:
+            directory = directory_of(night.workspace.root, night.workspace.objects, generation)
             # A wrong byte copied from here would get a right digest in the new generation.
             verify(directory, open_manifest(directory), names=(DIGESTS_NAME, VECTORS_NAME))
             return TextVectors.open(directory)
+        except StoreAway:
+            raise  # embedding all of them again would take longer than another try
         except ShardsError as error:
             log.warning("no vectors are taken from %s: %s", generation.generation_id, error)
     return None

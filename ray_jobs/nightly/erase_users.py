@@ -16,7 +16,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from ray_jobs.nightly.carried_work import forget_in_store
 from ray_jobs.nightly.work_files import forget_erased
+from ray_jobs.shards.object_store import ObjectStore
 from sql.engine import check_schema, open_engine, read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_bytes import purge_bytes
@@ -28,7 +30,13 @@ RESULT_MARK = "MOONLARK_RESULT"
 
 
 def finish_erasures(
-    engine: Engine, root: Path, *, now_ms: int, thorough: bool = False
+    engine: Engine,
+    root: Path,
+    *,
+    now_ms: int,
+    ledger_root: Path | None = None,
+    artifact_uri: str | None = None,
+    thorough: bool = False,
 ) -> dict[str, Any]:
     """Rewrite every stored copy and complete the receipts of all erasures so far.
 
@@ -36,15 +44,18 @@ def finish_erasures(
 
     Returns:
         `completed` and `open`, numbers of erasures; `busy`, the nights that are running; what was
-        rewritten. Nothing is touched where no erasure is open.
+        rewritten. Nothing is touched where no erasure is open. `ledger_root`: `root` when None.
     """
-    apply_ledger(engine, Ledger.open(root), thorough=thorough)
+    apply_ledger(engine, Ledger.open(ledger_root or root), thorough=thorough)
     with read_snapshot(engine) as conn:
         erasure_ids = incomplete(conn)
     report: dict[str, Any] = {"completed": 0, "open": len(erasure_ids), "busy": []}
     if not erasure_ids:
         return report
-    discarded, rewritten, busy = forget_erased(engine, root)
+    objects = ObjectStore.open(artifact_uri)
+    discarded, rewritten, busy = (
+        forget_erased(engine, root) if objects is None else forget_in_store(engine, root, objects)
+    )
     done = {
         "work_discarded": discarded,
         "work_rewritten": rewritten,
@@ -71,8 +82,14 @@ def main() -> None:
     engine = open_engine(store.database_url)
     check_schema(engine)
     now_ms = time.time_ns() // 1_000_000
-    root = Path(store.artifact_root).absolute()
-    report = finish_erasures(engine, root, now_ms=now_ms, thorough=thorough)
+    report = finish_erasures(
+        engine,
+        Path(store.artifact_root).absolute(),
+        now_ms=now_ms,
+        ledger_root=store.ledger_folder,
+        artifact_uri=store.artifact_uri,
+        thorough=thorough,
+    )
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

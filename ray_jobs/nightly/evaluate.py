@@ -17,12 +17,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.fuse import model_of, neighbours_of
 from ray_jobs.nightly.histories import Histories, open_histories
 from ray_jobs.nightly.holdout import can_hold_out, held_out
 from ray_jobs.nightly.replay import Model, Question, Replay, questions_of
 from ray_jobs.nightly.step import Night, Report, main
-from ray_jobs.nightly.workspace import generation_directory, write_json
+from ray_jobs.nightly.workspace import write_json
 from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
 from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
@@ -104,7 +105,7 @@ def _tell_worth_of_day(
     )
     if len(questions) < MIN_DAY_QUESTIONS:
         return
-    directory = generation_directory(night.workspace.root, generation.generation_id)
+    directory = directory_of(night.workspace.root, night.workspace.objects, generation)
     known_N = np.isin(model.ordinals_N, read_items(directory).blocks[0].ordinals)
     of_the_night = replace(
         model,
@@ -139,7 +140,7 @@ def _live_model(night: Night) -> tuple[Generation, Model] | None:
     assert live is not None, "the pointer names a registered generation"
     if live.encoder_id != embedded["encoder_id"] or live.generation_id == night.generation_id:
         return None
-    directory = generation_directory(night.workspace.root, live.generation_id)
+    directory = directory_of(night.workspace.root, night.workspace.objects, live)
     priors = Priors.open(directory)
     if priors is None:
         return live, model_of(night.workspace, Neighbours.nobody(), directory=directory)

@@ -29,8 +29,10 @@ from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.canary import TextEncoder
+from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.step import Night, Report, main
-from ray_jobs.nightly.workspace import NightError, generation_directory
+from ray_jobs.nightly.workspace import NightError
+from ray_jobs.shards.object_store import ObjectStore
 from ray_jobs.shards.texts import TextVectors
 from sql import catalog, events, generations
 from sql.engine import read_snapshot
@@ -70,11 +72,16 @@ class ParityBroken(NightError):
 def parity(night: Night) -> Report:
     """The night's step: measure, store, and fail where a promise is broken."""
     seed = zlib.crc32(night.generation_id.encode())
-    measure = Parity(night.engine, night.workspace.root, night.generation_id)
-    report = measure.report(open_bert(night.settings), USERS, seed)
+    report = of_night(night).report(open_bert(night.settings), USERS, seed)
     store(night.engine, night.generation_id, report, night.now_ms())
     check(report)
     return report
+
+
+def of_night(night: Night) -> "Parity":
+    """Of the night's generation, fetched if this node lacks it."""
+    workspace = night.workspace
+    return Parity(night.engine, workspace.root, night.generation_id, objects=workspace.objects)
 
 
 def store(engine: Engine, generation_id: str, report: Report, at_ms: int) -> None:
@@ -107,15 +114,21 @@ class Parity:
     """
 
     def __init__(
-        self, engine: Engine, root: Path, generation_id: str, ask: Ask | None = None
+        self,
+        engine: Engine,
+        root: Path,
+        generation_id: str,
+        ask: Ask | None = None,
+        *,
+        objects: ObjectStore | None = None,
     ) -> None:
         self._engine = engine
-        self._directory = generation_directory(root, generation_id)
         with read_snapshot(engine) as conn:
             found = generations.get_generation(conn, generation_id)
         if found is None:
             raise ValueError(f"generation {generation_id!r} is not known to this store")
         self._generation: Generation = found
+        self._directory = directory_of(root, objects, found)
         self._ask = ask or self._by_the_days_own_way
         weights = self._directory / "weights.safetensors"
         self._encoder = load_weights(weights)

@@ -6,12 +6,13 @@ Run: python -m ray_jobs.nightly.prune
 """
 
 import json
-import shutil
 import sys
+from pathlib import Path
 
 from ray_jobs.nightly.step import RESULT_MARK, Night, open_night
 from ray_jobs.nightly.work_files import discard_old_work, fail_abandoned
-from ray_jobs.nightly.workspace import generation_directory
+from ray_jobs.shards.carry import GENERATIONS, delete_generation, discard_copies
+from ray_jobs.shards.object_store import ObjectStore
 from sql import generations, sessions
 from sql.engine import read_snapshot
 
@@ -36,12 +37,21 @@ def prune(night: Night) -> list[str]:
     gone = [g.generation_id for g in finished if g.generation_id not in kept]
     for generation_id in gone:
         generations.prune(night.engine, generation_id)  # first: nobody may stage it any more
-        shutil.rmtree(generation_directory(night.workspace.root, generation_id))
+    root, objects = night.workspace.root, night.workspace.objects
     before_ms = night.now_ms() - int(night.settings.keep_work_days * 86_400_000)
-    gone += discard_old_work(night.engine, night.workspace.root, before_ms=before_ms)
+    gone += discard_old_work(night.engine, root, before_ms=before_ms, objects=objects)
+    _delete_files(root, objects, {*gone, *(g.generation_id for g in known if g.state == "pruned")})
     if gone:
         sessions.prune_sessions(night.engine, keep_generations=sorted(kept), sleep=night.sleep)
     return gone
+
+
+def _delete_files(root: Path, objects: ObjectStore | None, pruned: set[str]) -> None:
+    """Also of what was pruned before: on another node, or by a try that broke off."""
+    discard_copies(root, pruned)
+    if objects is not None:
+        for generation_id in pruned.intersection(objects.folders(GENERATIONS)):
+            delete_generation(objects, generation_id)
 
 
 def mark_abandoned(night: Night) -> list[str]:

@@ -1,7 +1,8 @@
 """Step 7. Gate, seal, stage, flip: a generation goes live in one row, or not at all.
 
 Sealing writes the manifest with the digest of every file, so that what a replica loads is what
-the night made. Staging lets each replica load, verify and warm it while the old one answers.
+the night made; where an object store carries the files, they are put there before the row.
+Staging lets each replica load, verify and warm it while the old one answers.
 Publishing and rolling back are the same compare-and-set on the live pointer.
 
 Run: python -m ray_jobs.nightly.publish --generation ID
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from ray_jobs.nightly.carried_work import put_generation
 from ray_jobs.nightly.gate import check_gate
 from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.seal import seal, write_generation_manifest
@@ -40,7 +42,10 @@ def publish(night: Night) -> Report:
         # A try before this one flipped the pointer and broke off: only the tidying is left.
         return _tidied(night, {"generation": live.generation_id, "flip": live.flip})
     manifest = write_generation_manifest(night)
-    seal(night, manifest, index_recall=check_gate(night))
+    index_recall = check_gate(night)
+    if night.workspace.objects is not None:  # before the row: by it replicas know what to fetch
+        put_generation(night.workspace, manifest)
+    seal(night, manifest, index_recall=index_recall)
     if live is not None and live.hold:
         log.warning("sealed, not published: %s set hold: %s", live.who, live.why)
         return {"generation": live.generation_id, "held_by": live.who, "held_because": live.why}

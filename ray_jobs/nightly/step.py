@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +30,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
+from ray_jobs.nightly.carried_work import fetch_work, leave_node, put_work, stamps
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_report
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
+from ray_jobs.shards.errors import StoreAway
+from ray_jobs.shards.object_store import ObjectStore
 from sql import generations
 from sql.engine import open_engine, read_snapshot
 from sql.erasure import apply_ledger
@@ -62,6 +65,7 @@ TRY_AGAIN_EXIT_CODE = 75
 INFRASTRUCTURE_ERRORS = (
     NoCpus,
     StoreUnavailable,
+    StoreAway,  # the object store
     OperationalError,  # the database does not answer, or is locked
     InterfaceError,
     RaySystemError,
@@ -107,30 +111,45 @@ def open_night(generation_id: str) -> Night:
     engine = open_engine(store.database_url)
     check_schema(engine)
     root = Path(store.artifact_root).absolute()
-    apply_ledger(engine, Ledger.open(root))  # the database may have been restored
-    workspace = Workspace(root, generation_id)
+    apply_ledger(engine, Ledger.open(store.ledger_folder))  # the database may have been restored
+    workspace = Workspace(root, generation_id, ObjectStore.open(store.artifact_uri))
     return Night(engine, store, as_exported(NightSettings(), workspace), workspace)
 
 
 def run_step(
-    night: Night, name: str, step: Callable[[Night], Report], *, beside_others: bool = False
+    night: Night,
+    name: str,
+    step: Callable[[Night], Report],
+    *,
+    beside_others: bool = False,
+    wrote: Sequence[Path] | None = None,
 ) -> Report:
     """Run `step` unless its report exists already; record the reason if it fails.
 
     The work folder is marked as in use meanwhile: an erasure rewrites it only between steps.
     A generation that failed before is building again: a task that is retried, or a night that is
-    taken up by hand, ends as if nothing had happened.
+    taken up by hand, ends as if nothing had happened. `wrote`: see `carried_work.put_work`.
     """
     try:
         with in_use(night.workspace.work, beside_others=beside_others):
-            return _run_step(night, name, step, resume=not beside_others)
+            return _run_step(night, name, step, resume=not beside_others, wrote=wrote)
     except Exception as error:  # edge of the job: the registry must say why the night ended
         _record_failure(night, name, error)
         _log(night, name, {"outcome": "failed", "error": type(error).__name__})
         raise
+    finally:
+        if night.workspace.objects is not None:
+            leave_node(night.workspace.root)
 
 
-def _run_step(night: Night, name: str, step: Callable[[Night], Report], *, resume: bool) -> Report:
+def _run_step(
+    night: Night,
+    name: str,
+    step: Callable[[Night], Report],
+    *,
+    resume: bool,
+    wrote: Sequence[Path] | None,
+) -> Report:
     """`resume`: not by a part that runs beside others, for one of them may just have failed."""
     if resume:
         generations.resume(night.engine, night.generation_id)
@@ -138,14 +157,34 @@ def _run_step(night: Night, name: str, step: Callable[[Night], Report], *, resum
     if done is not None:
         log.info("%s: already done, nothing to do again", name)
         return done
-    started = time.perf_counter()
-    report = step(night)
-    report["seconds"] = round(time.perf_counter() - started, 3)
+    report = _carried(night, name, step, wrote)
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
     _keep_figures(night, name, report)
     _log(night, name, {"outcome": "done", **of_report(name, report)})
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
+    return report
+
+
+def _carried(
+    night: Night, name: str, step: Callable[[Night], Report], wrote: Sequence[Path] | None
+) -> Report:
+    """The step between fetching what it reads and putting what it wrote, if there is a store."""
+    workspace = night.workspace
+    if workspace.objects is None:
+        return _timed(night, step)
+    there = fetch_work(workspace)
+    before = stamps(workspace)
+    report = _timed(night, step)
+    if workspace.work.exists():
+        put_work(workspace, name, report, there=there, before=before, wrote=wrote)
+    return report
+
+
+def _timed(night: Night, step: Callable[[Night], Report]) -> Report:
+    started = time.perf_counter()
+    report = step(night)
+    report["seconds"] = round(time.perf_counter() - started, 3)
     return report
 
 
@@ -265,8 +304,11 @@ def run_job(
     needs_ray: bool = False,
     niced: bool = True,
     beside_others: bool = False,
+    wrote: Callable[[Workspace], Sequence[Path]] | None = None,
 ) -> None:
     """What a Ray job of the night does, whatever its command line says besides the generation.
+
+    `wrote`: what a part that runs beside others writes, and no other.
 
     Ends with TRY_AGAIN_EXIT_CODE where nothing is wrong with the work itself.
     """
@@ -278,7 +320,8 @@ def run_job(
             ray.init(logging_level=logging.WARNING)
             require_cpus(1, cluster_cpus)
         night = open_night(generation_id)
-        report = run_step(night, name, step, beside_others=beside_others)
+        paths = None if wrote is None else wrote(night.workspace)
+        report = run_step(night, name, step, beside_others=beside_others, wrote=paths)
     except INFRASTRUCTURE_ERRORS:
         log.exception("%s: worth another try", name)
         sys.exit(TRY_AGAIN_EXIT_CODE)

@@ -15,12 +15,13 @@ import numpy as np
 
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.encoders.weights import load_weights
+from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.publish import one_reason, stage_and_flip, wait_for_replicas
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import NightError, VerifyFailed
 from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.delta import Delta
-from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.errors import ShardsError, StoreAway
 from ray_jobs.shards.items import read_items
 from ray_jobs.shards.manifest import manifest_digest, open_manifest
 from ray_jobs.shards.manifest import verify as verify_digests
@@ -59,6 +60,7 @@ def verify(night: Night) -> Report:
 
     Raises:
         VerifyFailed: what is wrong, and whether it was rolled back.
+        StoreAway: this node lacks the files, and cannot fetch them.
     """
     with read_snapshot(night.engine) as conn:
         history = generations.live_history(conn)
@@ -68,8 +70,11 @@ def verify(night: Night) -> Report:
         return _not_live(night, history)
     assert registered is not None, "a live generation is registered"
     try:
-        report = check_files(night.workspace.directory, registered.manifest_digest)
+        directory = directory_of(night.workspace.root, night.workspace.objects, registered)
+        report = check_files(directory, registered.manifest_digest)
         report["replicas_ready"] = _ready_replicas(night)
+    except StoreAway:
+        raise  # says nothing against the generation: the task is tried again
     except (CheckFailed, ShardsError, EncoderError, PriorsError, OSError) as error:
         raise _gone_back(night, live, str(error)) from error
     return {"generation": night.generation_id, "flip": live.flip, **report}

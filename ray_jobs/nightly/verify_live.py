@@ -21,6 +21,7 @@ from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly import parity
 from ray_jobs.nightly.canary import TextEncoder
+from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.step import (
     INFRASTRUCTURE_ERRORS,
     NICENESS,
@@ -32,7 +33,7 @@ from ray_jobs.nightly.step import (
 )
 from ray_jobs.nightly.verify import CheckFailed, check_files
 from ray_jobs.nightly.workspace import NightError
-from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.errors import ShardsError, StoreAway
 from ray_jobs.shards.manifest import open_manifest
 from ray_jobs.shards.reader import ShardSet
 from ray_jobs.shards.recall import exact_nearest, recalls_of
@@ -64,14 +65,17 @@ def verify_live(night: Night, bert: TextEncoder) -> Report:
     assert registered is not None, "a live generation is registered"
     hint = f"moonlark status; moonlark rollback --why 'broken: {night.generation_id}'"
     try:
-        report = check_files(night.workspace.directory, registered.manifest_digest)
-        report["recall"] = stored_recall(night.workspace.directory, seed=night.now_ms() // HOUR_MS)
+        directory = directory_of(night.workspace.root, night.workspace.objects, registered)
+        report = check_files(directory, registered.manifest_digest)
+        report["recall"] = stored_recall(directory, seed=night.now_ms() // HOUR_MS)
+    except StoreAway:
+        raise  # says nothing against the generation: the task is tried again
     except (CheckFailed, ShardsError, EncoderError, OSError) as error:
         raise LiveBroken(f"{night.generation_id} is live: {error}", hint=hint) from error
     limit = night.settings.gate_min_index_recall
     if report["recall"] < limit:
         raise LiveBroken(f"recall@100 {report['recall']:.4f}, at least {limit}", hint=hint)
-    measured = parity.Parity(night.engine, night.workspace.root, night.generation_id)
+    measured = parity.of_night(night)
     figures = measured.report(bert, USERS, night.now_ms() // HOUR_MS)  # others each hour
     parity.store(night.engine, night.generation_id, figures, night.now_ms())
     parity.check(figures)

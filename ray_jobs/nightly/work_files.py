@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
 from ray_jobs.nightly.event_vectors import EventVectors, write_event_vectors
-from ray_jobs.nightly.workspace import Workspace, generation_directory, work_root
+from ray_jobs.nightly.workspace import WORK, Workspace, generation_directory, work_root
+from ray_jobs.shards.object_store import ObjectStore
 from sql import generations
 from sql.batch import batch_of, batch_rows
 from sql.engine import read_snapshot
@@ -87,7 +88,7 @@ def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], lis
     rewritten: list[str] = []
     busy: list[str] = []
     known = _known(engine)
-    for work in _folders(root):
+    for work in folders(root):
         with if_free(work) as is_free:
             if not is_free:
                 busy.append(work.name)
@@ -96,7 +97,7 @@ def forget_erased(engine: Engine, root: Path) -> tuple[list[str], list[str], lis
             if found is None or found.state in ("published", "pruned"):
                 shutil.rmtree(work)
                 discarded.append(work.name)
-            elif _rewrite(engine, Workspace(root, work.name)):
+            elif rewrite(engine, Workspace(root, work.name)):
                 rewritten.append(work.name)
     return discarded, rewritten, busy
 
@@ -123,12 +124,18 @@ def fail_abandoned(engine: Engine, root: Path, *, before_ms: int, now_ms: int) -
     return marked
 
 
-def discard_old_work(engine: Engine, root: Path, *, before_ms: int) -> list[str]:
+def discard_old_work(
+    engine: Engine, root: Path, *, before_ms: int, objects: ObjectStore | None = None
+) -> list[str]:
     """Discard the work files of nights that began before `before_ms`, and what failed ones of them
     had made of their generation; return the failed ones, which are pruned now."""
     known = _known(engine)
     pruned: list[str] = []
-    for work in _folders(root):
+    if objects is not None:
+        for name in objects.folders(WORK):
+            if name not in known or known[name].created_at_ms < before_ms:
+                objects.delete_folder(f"{WORK}/{name}")
+    for work in folders(root):
         found = known.get(work.name)
         if found is not None and found.created_at_ms >= before_ms:
             continue
@@ -148,13 +155,18 @@ def _known(engine: Engine) -> dict[str, Generation]:
         return {g.generation_id: g for g in generations.list_generations(conn)}
 
 
-def _folders(root: Path) -> list[Path]:
+def folders(root: Path) -> list[Path]:
+    """The work folders that are on this node."""
     folder = work_root(root)
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
 
 
-def _rewrite(engine: Engine, workspace: Workspace) -> bool:
-    """Whether there was anything to take out."""
+def rewrite(engine: Engine, workspace: Workspace) -> bool:
+    """Take the rows of users that are no more out of one night's work files on this node.
+
+    Returns:
+        whether there was anything to take out.
+    """
     for torn in workspace.work.glob("*.tmp"):
         torn.unlink()
     if workspace.report("export") is None:

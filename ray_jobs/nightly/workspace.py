@@ -5,6 +5,9 @@ Under the artifact root:
     generations/<generation_id>/   what is published (ray_jobs/shards/FORMAT.md)
     work/<generation_id>/          work files; gone after publish
 
+With an object store (MOONLARK_ARTIFACT_URI) the folder is a node's own, and the store has the same
+names (`ray_jobs.shards.carry`, `ray_jobs.nightly.carried`).
+
 Work files may hold rows of users, published files never do. A step writes its report last, so a
 report that exists means that the step is done and need not run again.
 """
@@ -16,14 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.shards.atomic import whole_file
+from ray_jobs.shards.carry import GENERATIONS
+from ray_jobs.shards.errors import MissingObject
+from ray_jobs.shards.object_store import ObjectStore
+
+WORK = "work"
+MAX_REPORT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The paths of one generation. `root` is a folder that every Ray node can reach."""
+    """The paths of one generation. `root` is a folder that every Ray node can reach, or, where
+    `objects` carries the files, this node's own."""
 
     root: Path
     generation_id: str
+    objects: ObjectStore | None = None
 
     @property
     def work(self) -> Path:
@@ -68,10 +79,20 @@ class Workspace:
     def report(self, step: str) -> dict[str, Any] | None:
         """What `step` reported when it was done, or None if it is not."""
         path = self.work / f"{step}.json"
-        if not path.exists():
+        content = path.read_bytes() if path.exists() else self._report_elsewhere(step)
+        if content is None:
             return None
-        report: dict[str, Any] = json.loads(path.read_bytes())
+        report: dict[str, Any] = json.loads(content)
         return report
+
+    def _report_elsewhere(self, step: str) -> bytes | None:
+        if self.objects is None:
+            return None
+        try:
+            name = f"{WORK}/{self.generation_id}/{step}.json"
+            return self.objects.get_bytes(name, MAX_REPORT_BYTES)
+        except MissingObject:
+            return None
 
     def require_report(self, step: str) -> dict[str, Any]:
         """As `report`, for a step that must have run.
@@ -90,17 +111,19 @@ class Workspace:
 
     def discard_work(self) -> None:
         """Delete the work files (they may hold rows of users)."""
+        if self.objects is not None:
+            self.objects.delete_folder(f"{WORK}/{self.generation_id}")
         shutil.rmtree(self.work, ignore_errors=True)
 
 
 def work_root(root: Path) -> Path:
     """Folder of the work folders under the artifact root."""
-    return root / "work"
+    return root / WORK
 
 
 def generation_directory(root: Path, generation_id: str) -> Path:
     """Folder of a published generation under the artifact root."""
-    return root / "generations" / generation_id
+    return root / GENERATIONS / generation_id
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

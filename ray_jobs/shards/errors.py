@@ -7,10 +7,15 @@
     │   ├── MissingArtifact  it is not there
     │   ├── CorruptArtifact  its bytes are not the ones that were written
     │   └── UnsafePath       its path leaves the generation's folder
-    └── ShardMismatch        files that are sound alone and do not belong together
+    ├── ShardMismatch        files that are sound alone and do not belong together
+    └── ObjectStoreError     an object store (MOONLARK_ARTIFACT_URI) does not give or take a file
+        ├── BadStoreUri      its URI names no store, or holds credentials
+        ├── StoreAway        it does not answer, or does not let us
+        ├── MissingObject    it has no such object
+        └── DamagedObject    the object is not the one that was put
 
-Each carries its coordinates (path, what was expected, what was found) and a `hint` that names the
-next command. A caller's bad argument is a ValueError.
+Each carries its coordinates (path or place, what was expected, what was found) and a `hint` that
+names the next command. A caller's bad argument is a ValueError.
 """
 
 from __future__ import annotations
@@ -93,5 +98,65 @@ class ShardMismatch(ShardsError):
         )
         self.path = path
         self.what = what
+        self.expected = expected
+        self.actual = actual
+
+
+class ObjectStoreError(ShardsError):
+    """`place` is the object: the URI without credentials and query, and the object's name."""
+
+    def __init__(self, place: str, why: str, *, hint: str) -> None:
+        super().__init__(f"{place}: {why}", hint=hint)
+        self.place = place
+        self.why = why
+
+
+class BadStoreUri(ObjectStoreError):
+    """No store can be opened by this URI."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(
+            place,
+            why,
+            hint="set MOONLARK_ARTIFACT_URI to s3://BUCKET/PREFIX?region=REGION, gs:// or file://; "
+            "credentials go into the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_PROFILE)",
+        )
+
+
+class StoreAway(ObjectStoreError):
+    """The store does not answer, or refuses what is asked: nothing is wrong with the files."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(
+            place,
+            why,
+            hint="see that MOONLARK_ARTIFACT_URI is reached from this node and that its "
+            "credentials may read, write, list and delete there; then run the step again",
+        )
+
+
+class MissingObject(ObjectStoreError):
+    """There is no such object."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            place,
+            "no such object",
+            hint="`moonlark generations` lists what was sealed and not pruned; go back with "
+            "`moonlark rollback --to ID`",
+        )
+
+
+class DamagedObject(ObjectStoreError):
+    """The object's bytes are not the ones that were put."""
+
+    def __init__(self, place: str, *, expected: object, actual: object) -> None:
+        super().__init__(
+            place,
+            f"expected {expected}, found {actual}",
+            hint="restore the object from a copy of the bucket, or go back with "
+            "`moonlark rollback`; another `moonlark night` writes all objects anew",
+        )
         self.expected = expected
         self.actual = actual

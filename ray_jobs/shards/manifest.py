@@ -143,8 +143,21 @@ def open_manifest(directory: Path) -> Manifest:
 
     Raises ManifestError, MissingArtifact, UnsafePath, CorruptArtifact (size).
     """
-    raw = _read_manifest(directory)
-    path = directory / MANIFEST_NAME
+    manifest = parse_manifest(_read_manifest(directory), directory / MANIFEST_NAME)
+    for name, entry in manifest.files.items():
+        size = _safe_path(directory, name).stat().st_size
+        if size != entry.size:
+            raise CorruptArtifact(
+                directory / name, expected=f"{entry.size} bytes", actual=f"{size} bytes"
+            )
+    return manifest
+
+
+def parse_manifest(raw: bytes, path: Path) -> Manifest:
+    """The manifest in these bytes, by its strict schema. `path` is for the error only.
+
+    Raises ManifestError, and UnsafePath where it lists a file outside of its folder.
+    """
     try:
         fields = json.loads(raw, object_pairs_hook=_without_repeats)
         manifest = Manifest.model_validate(fields)
@@ -152,12 +165,8 @@ def open_manifest(directory: Path) -> Manifest:
         raise ManifestError(path, _summary(error)) from error
     except (ValueError, RecursionError) as error:  # bad JSON or UTF-8, a key twice, too deep
         raise ManifestError(path, str(error)) from error
-    for name, entry in manifest.files.items():
-        size = _safe_path(directory, name).stat().st_size
-        if size != entry.size:
-            raise CorruptArtifact(
-                directory / name, expected=f"{entry.size} bytes", actual=f"{size} bytes"
-            )
+    for name in manifest.files:
+        _segments(path, name)
     return manifest
 
 
@@ -204,17 +213,30 @@ def _read_manifest(directory: Path) -> bytes:
 
 def _safe_path(directory: Path, name: str) -> Path:
     """The file `name` of the folder: each segment plain, none a symbolic link, and it is a file."""
-    segments = name.split("/")
-    if name == MANIFEST_NAME or not all(_SEGMENT.fullmatch(part) for part in segments):
-        raise UnsafePath(directory / MANIFEST_NAME, f"lists the path {name!r}")
     path = directory
-    for part in segments:
+    for part in _segments(directory / MANIFEST_NAME, name):
         path = path / part
         if path.is_symlink():
             raise UnsafePath(path, "is a symbolic link")
     if not path.is_file():
         raise MissingArtifact(path)
     return path
+
+
+def is_plain(name: str) -> bool:
+    """Whether a relative path stays in its folder: each segment is a plain, visible name."""
+    return all(_SEGMENT.fullmatch(part) for part in name.split("/"))
+
+
+def digest_file(path: Path) -> FileEntry:
+    """Digest and size of a file as it is now."""
+    return _digest(path, None)
+
+
+def _segments(manifest: Path, name: str) -> list[str]:
+    if name == MANIFEST_NAME or not is_plain(name):
+        raise UnsafePath(manifest, f"lists the path {name!r}")
+    return name.split("/")
 
 
 def _all_files(directory: Path) -> set[str]:

@@ -1,0 +1,79 @@
+"""Generations that this node lacks come from the object store, in a thread beside the watch.
+
+A fetch may take minutes, and a replica that did not look at the registry meanwhile would lose its
+lease. Only at its start, when it has nothing to answer from, a replica waits for it.
+"""
+
+import logging
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+from ray_jobs.shards.carry import discard_copies, fetch_generation
+from ray_jobs.shards.errors import ShardsError
+from ray_jobs.shards.manifest import MANIFEST_NAME
+from ray_jobs.shards.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class _Fetch(threading.Thread):
+    """A daemon: a replica that is told to stop does not wait for gigabytes."""
+
+    def __init__(self, objects: ObjectStore, root: Path, generation_id: str, digest: str) -> None:
+        super().__init__(name=f"fetch-{generation_id}", daemon=True)
+        self._what = (objects, root, generation_id, digest)
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """`error` says how it ended."""
+        try:
+            fetch_generation(*self._what)
+        except (ShardsError, OSError) as error:
+            self.error = error
+        except Exception as error:  # edge of the thread: told to the watch
+            log.exception("%s failed", self.name)
+            self.error = error
+
+
+class Fetching:
+    """What one replica fetches. To be called by one thread, the watch's."""
+
+    def __init__(self, objects: ObjectStore, root: Path) -> None:
+        self._objects, self._root = objects, root
+        self._running: dict[str, _Fetch] = {}
+
+    @classmethod
+    def open(cls, uri: str | None, root: Path) -> "Fetching | None":
+        """None without a store. Raises ray_jobs.shards.errors.BadStoreUri."""
+        objects = ObjectStore.open(uri)
+        return None if objects is None else cls(objects, root)
+
+    def is_here(self, generation_id: str, sealed_digest: str, *, wait: bool) -> bool:
+        """Whether this node has the generation; else it is fetched, and waited for on `wait`.
+
+        Raises:
+            ray_jobs.shards.errors.ShardsError, OSError: the fetch ended so; the next call begins
+                another.
+        """
+        if (self._root / "generations" / generation_id / MANIFEST_NAME).exists():
+            self._running.pop(generation_id, None)
+            return True
+        running = self._running.get(generation_id)
+        if running is None:
+            running = _Fetch(self._objects, self._root, generation_id, sealed_digest)
+            self._running[generation_id] = running
+            running.start()
+        if wait:
+            running.join()
+        if running.is_alive():
+            return False
+        del self._running[generation_id]
+        if running.error is not None:
+            raise running.error
+        return True
+
+    def discard(self, pruned: Collection[str]) -> None:
+        """Delete this node's copies of what was pruned elsewhere."""
+        for generation_id in discard_copies(self._root, pruned):
+            log.info("generation %s was pruned: its copy here is deleted", generation_id)
