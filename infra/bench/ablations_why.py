@@ -19,7 +19,7 @@ of many. What else speaks:
   is drawn.
 - no dropout: dropout of residuals keeps the text useful, which new items depend on. Leave-one-out
   has no new items and cannot see what that is worth.
-- ratings left out or replaced: within half a thousandth. Kinds of events tell as much as ratings;
+- ratings left out or replaced: within half a thousandth. Kinds of events tell nearly as much;
   each public set has one kind alone, so that these kinds are made of its ratings. Wider states: a
   third more time.
 - texts without stop words or punctuation: lists of words are of one language each, and catalogs
