@@ -158,7 +158,7 @@ MODELS: Mapping[str, Entry] = {
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
     ),
     "sasrec-rectools": Entry(_transformer(SASREC), seeded=True, protocol="leave-one-out"),
-    # One seed: a run takes a quarter of an hour.
+    # One seed: a run takes ten CPU minutes.
     "bert4rec-rectools": Entry(_transformer(BERT4REC), protocol="leave-one-out"),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),
