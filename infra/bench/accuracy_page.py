@@ -54,10 +54,11 @@ table of a replay dated before 2026-11-29 item-kNN, EASE, ALS and EASE with popu
 Some of the design was first looked at on the windows of the tests: which features fusion has, that
 its weights are learned weekly, and that those of activity may be negative. It was compared again on
 the days before the cuts, which no test has (`infra/decisions/ABLATIONS.md`, "before the cut"), and
-stands: each group of features pays on one of the two data sets at least, but for the texts of the
-last items, which cost nothing there; weights that follow the season, and negative ones, pay on
-Online Retail and cost nothing on IFDB. Epochs and days between trainings of the replays were set
-for the time of the machine; what epochs are worth under drift is there, too.
+stands: the cosine pays on IFDB, activity, the whole history, weights that follow the season and
+negative ones on Online Retail, what goes together (its three kinds at once) on both, and none costs
+anything really on the other. Age, each kind of neighbours by itself and the texts of the last items
+differ by no more than may be chance there; they stay. Epochs and days between trainings of the
+replays were set for the time of the machine; what epochs are worth under drift is there, too.
 
 What to know of the figures: in the replays of IFDB and Online Retail the user vector alone
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
@@ -71,11 +72,11 @@ with and without events before the cut (for a basket: most of its items). fit: C
 run, all trainings together.
 
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it
-counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does.
-`sasrec-rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an environment of their own
-(it needs attrs < 24 and numpy < 2), each trained until validation stops it, by leave-one-out alone
-(on IFDB SASRec with one seed of ten CPU minutes, and BERT4Rec not yet);
-`sasrec` is our own on torch's layers (full softmax), which can be trained on from night to night.
+counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does. `sasrec-
+rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an environment of their own (it
+needs attrs < 24 and numpy < 2), each trained until validation stops it, by leave-one-out alone (on
+IFDB SASRec with one seed of ten CPU minutes, and BERT4Rec not yet); `sasrec` is our own on torch's
+layers (full softmax), which can be trained on from night to night.
 """
 
 
