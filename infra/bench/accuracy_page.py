@@ -56,9 +56,10 @@ its weights are learned weekly, and that those of activity may be negative. It w
 the days before the cuts, which no test has (`infra/decisions/ABLATIONS.md`, "before the cut"), and
 stands: the cosine pays on IFDB, activity, the whole history, weights that follow the season and
 negative ones on Online Retail, what goes together (its three kinds at once) on both, and none costs
-anything really on the other. Age, each kind of neighbours by itself and the texts of the last items
-differ by no more than may be chance there; they stay. Epochs and days between trainings of the
-replays were set for the time of the machine; what epochs are worth under drift is there, too.
+anything really on the other. Age, co-occurrence and linear neighbours by themselves, and the texts
+of the last items differ by no more than may be chance there; they stay. Epochs and days between
+trainings of the replays were set for the time of the machine; what epochs are worth under drift is
+there, too.
 
 What to know of the figures: in the replays of IFDB and Online Retail the user vector alone
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
