@@ -3,6 +3,7 @@
 # make test   the tests
 # make check  ruff, mypy, import-linter, what deploys moonlark against its schemas, promtool where it is installed
 # make bench  speed: every bench, with its floors and peers, then infra/bench/RESULTS.md
+# make accuracy DATA=FOLDER  accuracy: ACCURACY.md, its plots and ABLATIONS.md (without DATA MovieLens alone)
 # make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo up down test bench drills check setup data clean
+.PHONY: demo up down test bench accuracy drills check setup data clean
 .DEFAULT_GOAL := demo
 
 INSTALLED := $(VENV)/.installed-$(FAISS)
@@ -68,6 +69,12 @@ test: data
 
 bench: data
 	@$(BIN)/python -m infra.bench
+
+accuracy: data
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluation]'
+	$(BIN)/python -m infra.bench.accuracy $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m infra.bench.diversity_cost $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m infra.bench.ablations $(if $(DATA),--data $(DATA))
 
 drills: setup
 	$(BIN)/moonlark drill all

@@ -29,7 +29,9 @@ from infra.evaluation.over_http import OverHttp, ask_over_http
 from infra.evaluation.plots import draw
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
+from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.text_vectors import TextVectors
+from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.shards.atomic import whole_file
@@ -188,7 +190,8 @@ def _over_http(plan: Plan, interactions: Interactions, request: Request) -> Over
     """None where it was not measured, and is not to be."""
     assert request.embed is not None
     assert request.kept is not None
-    path = request.kept / f"{interactions.name}_http_{plan.http}.json"
+    digest = shelf_digest(encoders, ranking)
+    path = request.kept / f"{interactions.name}_http_{plan.http}_{digest}.json"
     if path.is_file():
         return OverHttp(**json.loads(path.read_bytes()))
     if request.only_kept or plan.models[0] not in request.models:

@@ -35,9 +35,9 @@ DIVERSITY_TITLES = {
 
 HEAD = """# Accuracy
 
-Regenerate: `python -m infra.bench.accuracy --data FOLDER` (with `ifdb/` and `online_retail/` in
-it; without `--data` MovieLens alone). `--plans` measures some tables and leaves the others as they
-are: each says when it was measured, and by what.
+Regenerate: `make accuracy DATA=FOLDER` (with `ifdb/` and `online_retail/` in it; without DATA
+MovieLens alone). `python -m infra.bench.accuracy --data FOLDER --plans TEXT` measures some tables
+and leaves the others as they are: each says when it was measured, and by what.
 
 All items are ranked, never a sample. Of equal scores the first in the catalog is listed first. Of
 equal times the first in the file comes first, in histories, splits and replays; but the night's
