@@ -70,7 +70,7 @@ def test_the_night_knows_when_things_were_bought_as_the_day_does(
     write_text_vectors(workspace.directory, [DIGEST], text)
     write_event_vectors(workspace.work, {}, DIM)
     with read_snapshot(engine) as conn:
-        _export_events(conn, workspace.events)
+        _export_events(conn, workspace.events, {})
         user = find_user(conn, "u")
         assert user is not None
         tail = read_tail(conn, user.user_key, 0, 100)

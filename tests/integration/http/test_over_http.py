@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from infra.evaluation import over_http
 from infra.evaluation.errors import NoReplay
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.over_http import ask_over_http
+from infra.evaluation.rankers import hourly
 from ray_jobs.encoders.fit import tiny
 
 ITEMS, USERS, EVENTS = 60, 80, 4_000
@@ -49,7 +49,7 @@ def test_the_api_lists_what_the_replay_lists() -> None:
 
 def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a replay that counts by forty days what the API counts by the hour."""
-    monkeypatch.setattr(over_http, "HOUR_MS", 40 * DAY_MS)
+    monkeypatch.setattr(hourly, "HOUR_MS", 40 * DAY_MS)
     found = ask_over_http(busy(), TEXTS, replace(tiny(), epochs=1), 40)
     assert found.differ > 5
 
