@@ -74,6 +74,7 @@ accuracy: data
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluation]'
 	$(BIN)/python -m infra.bench.accuracy $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m infra.bench.diversity_cost $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m infra.bench.gate_nights $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m infra.bench.ablations $(if $(DATA),--data $(DATA))
 
 drills: setup

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from infra.bench.accuracy_page import DIVERSITY_TITLES, Section, page
+from infra.bench.accuracy_page import DIVERSITY_TITLES, GATE_TITLE, Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Protocol, Request, Table, as_json, evaluate
@@ -118,7 +118,7 @@ PLANS = (
     Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
 )
 
-TITLES = (*(plan.title for plan in PLANS), *DIVERSITY_TITLES.values())
+TITLES = (*(plan.title for plan in PLANS), *DIVERSITY_TITLES.values(), GATE_TITLE)
 """Sections of the page, in their order."""
 
 

@@ -33,6 +33,9 @@ DIVERSITY_TITLES = {
 }
 """By data set: sections of `infra.bench.diversity_cost`."""
 
+GATE_TITLE = "The gate"
+"""The section of `infra.bench.gate_nights`."""
+
 HEAD = """# Accuracy
 
 Regenerate: `make accuracy DATA=FOLDER` (with `ifdb/` and `online_retail/` in it; without DATA

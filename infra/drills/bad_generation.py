@@ -6,6 +6,7 @@ wrote, as a bug of ours would. Each must be refused with its reason in the regis
 must go on answering from the last good generation, unmarked. Good nights of other seeds must pass.
 """
 
+import json
 import re
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ from ray_jobs.nightly.build import item_vectors
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.train import WEIGHTS
 from ray_jobs.nightly.workspace import NightError
+from ray_jobs.ranking.priors import FUSION_NAME
 from ray_jobs.shards.errors import ShardsError
 from ray_jobs.shards.manifest import COARSE_NAME, shard_name
 from ray_jobs.shards.placement import Family, shard_of
@@ -72,7 +74,8 @@ def _nan_weights(night: Night, _: Report) -> None:
     _draw(night, np.nan)
 
 
-def _untrained(night: Night, _: Report) -> None:
+def untrained(night: Night, _: Report) -> None:
+    """A training that taught nothing."""
     _draw(night, 1.0)
 
 
@@ -151,6 +154,26 @@ def _lose_an_item(night: Night, report: Report) -> None:
     report["items"] -= 1
 
 
+def _permute_rows(name: str) -> Spoil:
+    """What the priors say of an item is said of another."""
+
+    def spoil(night: Night, _: Report) -> None:
+        path = night.workspace.directory / name
+        array = np.load(path, allow_pickle=False)
+        np.save(path, np.random.default_rng(0).permutation(array), allow_pickle=False)
+
+    return spoil
+
+
+def turn_weights(night: Night, _: Report) -> None:
+    """Fusion puts last what it should put first."""
+    path = night.workspace.directory / FUSION_NAME
+    fusion = json.loads(path.read_text(encoding="utf-8"))
+    for season in ("lively", "quiet"):
+        fusion[season] = {who: [-w for w in weights] for who, weights in fusion[season].items()}
+    path.write_text(json.dumps(fusion), encoding="utf-8")
+
+
 def _permute_texts(night: Night, _: Report) -> None:
     directory = night.workspace.directory
     texts = TextVectors.open(directory)
@@ -177,7 +200,17 @@ BAD: dict[str, Bad] = {
     "lost item": Bad("export", _lose_an_item, "is lost"),
     "lost vector": Bad("build", lambda n, r: _rewrite_shards(n, r, _none, kept=-1), "item count"),
     "poor recall": Bad("build", _poor_index, "recall@100"),
-    "poor accuracy": Bad("train", _untrained, "NDCG@10"),
+    "poor accuracy": Bad("train", untrained, "NDCG@10"),
+    "fusion turned round": Bad("fuse", turn_weights, "NDCG@10 of lists"),
+    "activity of other items": Bad(
+        "fuse", _permute_rows("activity.sums.npy"), "the activity of .* is not what the log says"
+    ),
+    "neighbours of other items": Bad(
+        "fuse", _permute_rows("neighbours.ordinals.npy"), "not those that the log says"
+    ),
+    "whole histories of other items": Bad(
+        "fuse", _permute_rows("whole.factors.npy"), "not those that the log says"
+    ),
 }
 
 
@@ -245,7 +278,7 @@ def _bad(
     live = _live(store)
     try:
         for step_name, step in steps(tiny(figures.seed)).items():
-            run_step(night, step_name, _spoiled(step, bad) if step_name == bad.step else step)
+            run_step(night, step_name, spoiled(step, bad) if step_name == bad.step else step)
         figures.tell(f"{name}: it passed the gate")
     except ENDS as error:
         with read_snapshot(store.engine) as conn:
@@ -259,7 +292,9 @@ def _bad(
     _expect_live(store, client, live, figures)
 
 
-def _spoiled(step: Callable[[Night], Report], bad: Bad) -> Callable[[Night], Report]:
+def spoiled(step: Callable[[Night], Report], bad: Bad) -> Callable[[Night], Report]:
+    """The step, and then what spoils its work, as one."""
+
     def run(night: Night) -> Report:
         report = step(night)
         bad.spoil(night, report)

@@ -6,7 +6,7 @@ it, and a replica answers over HTTP. Then the days go on: items are put as their
 list is asked for and then the event posted, at the times of the log. The replay answers the same
 questions with that generation's files. Left out is the way to a replica (HAProxy, Serve's router).
 
-Shapes: E events, I items, S ordinals (here: items), T text_dim.
+Shapes: I items, K list length, Q questions, T text_dim.
 """
 
 import time
@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
 from infra.drills.local import LocalStore, local_store, quiet
-from infra.drills.small_night import sleep_shortly, steps
+from infra.drills.small_night import steps
 from infra.evaluation.errors import NoReplay
 from infra.evaluation.interactions import LONG_AGO_MS, Interactions, Ints
 from infra.evaluation.log import Log
@@ -28,27 +28,29 @@ from infra.evaluation.rankers.fused import Fused
 from infra.evaluation.rankers.hourly import HourlyTimeline
 from infra.evaluation.rankers.moonlark import Moonlark
 from infra.evaluation.replay import replay
+from infra.evaluation.store_nights import (
+    CatalogByDay,
+    KnownTexts,
+    event_of,
+    in_order_of_puts,
+    night_at,
+    post_events,
+    put_items,
+)
 from infra.evaluation.task import Question
 from infra.evaluation.walk import CUTOFF, Progress, first_items, listed, score
-from ray_jobs.encoders.config import KINDS
-from ray_jobs.encoders.item_text import text_digest
 from ray_jobs.encoders.train_config import TrainConfig
 from ray_jobs.encoders.weights import load_weights
-from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import Night, run_step
+from ray_jobs.nightly.step import run_step
 from ray_jobs.nightly.train import WEIGHTS
-from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.trend import HOUR_MS
 from serve.day import Day
 from serve.gateway import build_api
 from serve.settings import ServeSettings
 from serve.trending import MAX_HOURS
-from sql import catalog
-from sql.events import EventKind, NewEvent, Rejected, append
 
 GENERATION = "replayed"
-AT_ONCE = 500
 SAME_SCORE = 1e-4
 """Two items whose scores differ by less may change places: float32 in another order of sums."""
 READ_AGAIN_MS = 1_000
@@ -96,11 +98,15 @@ def ask_over_http(
         raise NoReplay(interactions.name, "its events span less than two days")
     rule = replace(interactions.rule, question="event")
     events = replace(interactions, rule=rule)
-    events, bert_IT, items = _in_order_of_puts(events, bert_IT, rule.cut_ms)
+    events, bert_IT, items = in_order_of_puts(events, bert_IT, rule.cut_ms)
     with local_store(items=0, seed=0) as store, quiet():
-        encoder = _Known(bert_IT)
-        _fill(store, events, items, rule.cut_ms, encoder)
-        _run_night(store, rule.cut_ms, recipe, encoder)
+        encoder = KnownTexts(bert_IT)
+        put_items(store, items, encoder, 0, rule.cut_ms)
+        post_events(store, events, LONG_AGO_MS, rule.cut_ms)
+        night = night_at(store, GENERATION, rule.cut_ms)
+        for name, step in steps(recipe, encoder).items():
+            if name != "verify":  # which waits for replicas
+                run_step(night, name, step)
         asked = list(_Days(store, events, items, encoder).walk(count, progress))
         return _compared(asked, store, events, bert_IT)
 
@@ -115,119 +121,11 @@ class Answer(Protocol):
     def json(self) -> Any: ...
 
 
-class _Known:
-    """Texts whose vectors are known: nothing is embedded twice."""
-
-    encoder_id = "replay"
-
-    def __init__(self, bert_IT: NDArray[np.float32]) -> None:
-        self.dim = bert_IT.shape[1]
-        self.bert_IT = bert_IT
-        self._by_text = {title_of(item): vector for item, vector in enumerate(bert_IT)}
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, T). Raises KeyError for any other text."""
-        return np.array([self._by_text[text] for text in texts]).reshape(-1, self.dim)
-
-    async def embed(self, texts: list[str]) -> tuple[str, NDArray[np.float32]]:
-        """As the day asks for it."""
-        return self.encoder_id, self.encode(texts)
-
-
-def title_of(item: int) -> str:
-    """The text that stands for the item's own: two items may have the same, and one vector each."""
-    return f"item {item}"
-
-
-@dataclass(frozen=True, eq=False)
-class _Catalog:
-    """Items in the order in which the store gets them: at the cut or, later, when their day comes
-    or (where dates are wrong) when something is done with them, withdrawn until their day."""
-
-    put_ms_I: Ints
-    published_ms_I: Ints
-    """LONG_AGO_MS where nobody says."""
-
-    def body(self, item: int, now_ms: int) -> catalog.ItemBody:
-        """The item as it is at a time."""
-        at_ms = int(self.published_ms_I[item])
-        return catalog.ItemBody(
-            title=title_of(item),
-            published_at_ms=None if at_ms == LONG_AGO_MS else at_ms,
-            available=at_ms <= now_ms,
-        )
-
-
-def _in_order_of_puts(
-    events: Interactions, bert_IT: NDArray[np.float32], cut_ms: int
-) -> tuple[Interactions, NDArray[np.float32], _Catalog]:
-    """Items numbered as the store will."""
-    published_I = events.published_ms_I
-    if published_I is None:
-        published_I = np.full(events.item_count, LONG_AGO_MS)
-    put_I = published_I.copy()
-    np.minimum.at(put_I, events.items_E, events.at_ms_E)
-    order = np.argsort(np.maximum(put_I, cut_ms), kind="stable")
-    moved = replace(
-        events,
-        texts_I=tuple(events.texts_I[item] for item in order),
-        items_E=np.argsort(order)[events.items_E],
-        published_ms_I=None if events.published_ms_I is None else published_I[order],
-    )
-    return moved, bert_IT[order], _Catalog(put_I[order], published_I[order])
-
-
-def _fill(
-    store: LocalStore, events: Interactions, items: _Catalog, cut_ms: int, encoder: _Known
-) -> None:
-    """The catalog and the log as of the cut."""
-    puts = [
-        catalog.ItemPut(
-            f"i{item}",
-            items.body(item, cut_ms),
-            title_of(item),
-            text_digest(title_of(item)),
-            None,
-            {encoder.encoder_id: encoder.bert_IT[item]},
-        )
-        for item in np.flatnonzero(items.put_ms_I <= cut_ms).tolist()
-    ]
-    for first in range(0, len(puts), AT_ONCE):
-        catalog.put_items(store.engine, puts[first : first + AT_ONCE], cut_ms)
-    rows = np.flatnonzero(events.at_ms_E < cut_ms)
-    for first in range(0, len(rows), AT_ONCE):
-        request = [_event(events, row) for row in rows[first : first + AT_ONCE].tolist()]
-        (answer,) = append(store.engine, [request], received_at_ms=cut_ms, history=True)
-        if isinstance(answer, Rejected):
-            raise NoReplay(events.name, f"the store refuses its events: {answer}")
-
-
-def _event(events: Interactions, row: int) -> NewEvent:
-    value = float(events.values_E[row])
-    return NewEvent(
-        user_id=f"u{events.users_E[row]}",
-        event_id=f"e{row}",
-        kind=EventKind(KINDS[events.kinds_E[row]]),
-        item_id=f"i{events.items_E[row]}",
-        value=None if np.isnan(value) else value,
-        occurred_at_ms=int(events.at_ms_E[row]),
-    )
-
-
-def _run_night(store: LocalStore, cut_ms: int, recipe: TrainConfig, encoder: _Known) -> None:
-    workspace = Workspace(store.root, GENERATION)
-    settings = NightSettings(stage_deadline_s=20, verify_deadline_s=20)
-    night = Night(store.engine, store.settings, settings, workspace, lambda: cut_ms, sleep_shortly)
-    for name, step in steps(recipe, encoder).items():
-        if name != "verify":  # which waits for replicas
-            run_step(night, name, step)
-
-
 class _Days:
     """The days after the cut, over HTTP, on a clock of their own."""
 
     def __init__(
-        self, store: LocalStore, events: Interactions, items: _Catalog, encoder: _Known
+        self, store: LocalStore, events: Interactions, items: CatalogByDay, encoder: KnownTexts
     ) -> None:
         self._store, self._events, self._items, self._encoder = store, events, items, encoder
         assert events.rule is not None
@@ -281,7 +179,7 @@ class _Days:
         self._withdrawn = np.concatenate([self._withdrawn[~is_due], yet_to_be])
 
     def _post(self, http: TestClient, row: int) -> None:
-        event = _event(self._events, row)
+        event = event_of(self._events, row)
         sent: dict[str, Any] = {
             "user_id": event.user_id,
             "event_id": event.event_id,

@@ -35,6 +35,8 @@ log = logging.getLogger("moonlark.night")
 Vectors = dict[str, NDArray[np.float32]]
 
 CHUNK = 10_000
+PASSED = frozenset({"sealed", "staged", "published"})
+"""States of a generation past its gate, and not pruned."""
 
 
 def embed_with(
@@ -109,12 +111,13 @@ def reused_vectors(
 
 
 def _newest_texts(night: Night, encoder_id: str) -> TextVectors | None:
-    """Those of the newest sound generation of the encoder."""
+    """Those of the newest sound generation of the encoder that passed its gate: what was refused
+    for its texts would have every night after it refused, too."""
     with read_snapshot(night.engine) as conn:
         earlier = [
             g
             for g in generations.list_generations(conn)
-            if g.encoder_id == encoder_id and g.generation_id != night.generation_id
+            if g.encoder_id == encoder_id and g.state in PASSED
         ]
     for generation in sorted(earlier, key=lambda g: g.created_at_ms, reverse=True):
         try:

@@ -2,7 +2,9 @@
 
 Every held-out event is one question: the list for what was known before it, the seen items left
 out (the protocol of the gate; DESIGN.md, "Generations"). The live generation answers the same
-questions with its own weights. Each orders its candidates as it would by day (`replay`).
+questions with its own weights. Each orders its candidates as it would by day (`replay`), and once
+by the user vector alone: behind a fusion that knows what is popular, an encoder that learned
+nothing would hide.
 
 And what was live feedback worth? The day since the live generation was made is replayed twice
 against it: as it was, each event known at once, and as if everything had waited for this night.
@@ -59,7 +61,7 @@ def evaluate(night: Night) -> Report:
         histories, held_E, model.ordinals_N, a_user=MAX_QUESTIONS_A_USER, most=MAX_QUESTIONS
     )
     users = np.array([question.user for question in questions], np.int64)
-    candidate_Q = Replay(model, histories, questions).ranks()
+    candidate_Q, vector_Q = _ranks(model, histories, questions)
     report: Report = {
         "questions": len(questions),
         "users": len(np.unique(users)),
@@ -67,6 +69,7 @@ def evaluate(night: Night) -> Report:
         "finite": bool(np.isfinite(model.vectors_ND).all()),
         "fused": model.fusion is not None,
         **_summary(candidate_Q),
+        "vector": _summary(vector_Q),
         "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
     live = _live_model(night)
@@ -74,21 +77,37 @@ def evaluate(night: Night) -> Report:
         _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
         generation, live_model = live
-        live_Q = Replay(replace(live_model, neighbours=before), histories, questions).ranks()
-        low, high = paired_bootstrap(
-            *(_gains(candidate_Q), _gains(live_Q), users),
-            seed=SEED,
-            confidence=GATE_CONFIDENCE,
-            resamples=GATE_RESAMPLES,
-        )
+        live_Q, live_vector_Q = _ranks(replace(live_model, neighbours=before), histories, questions)
         report["live"] = {
             "generation": generation.generation_id,
-            **_summary(live_Q),
-            "difference_low": low,
-            "difference_high": high,
+            **_compared(candidate_Q, live_Q, users),
+            "vector": _compared(vector_Q, live_vector_Q, users),
         }
     write_json(night.workspace.directory / "metrics.json", report)
     return report
+
+
+def _ranks(
+    model: Model, histories: Histories, questions: list[Question]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ranks (Q,) of the list, and of the cosine to the user vector alone."""
+    listed_Q = Replay(model, histories, questions).ranks()
+    if model.fusion is None:
+        return listed_Q, listed_Q
+    return listed_Q, Replay(replace(model, fusion=None), histories, questions).ranks()
+
+
+def _compared(
+    candidate_Q: NDArray[np.int64], live_Q: NDArray[np.int64], users_Q: NDArray[np.int64]
+) -> dict[str, float]:
+    """Figures of the live one, and the interval of the candidate's NDCG@10 less its."""
+    low, high = paired_bootstrap(
+        *(_gains(candidate_Q), _gains(live_Q), users_Q),
+        seed=SEED,
+        confidence=GATE_CONFIDENCE,
+        resamples=GATE_RESAMPLES,
+    )
+    return {**_summary(live_Q), "difference_low": low, "difference_high": high}
 
 
 def _tell_worth_of_day(

@@ -61,13 +61,19 @@ def fuse(night: Night) -> Report:
         return report
     report["answerable"] = fusion.questions
     hour = night.workspace.require_report("export")["activity_hour"]
-    priors = Priors(
-        fusion.model_copy(update={"activity_hour": hour}),
-        _activity(night.workspace, histories, hour),
-        neighbours_of(histories, histories.effective_E, night.workspace),
-    )
+    fusion = fusion.model_copy(update={"activity_hour": hour})
+    priors = priors_of(night.workspace, histories, fusion)
     priors.write(night.workspace.directory, whole_file)
     return {**report, "neighbours": len(priors.neighbours.ordinals_E), "weights": _told(fusion)}
+
+
+def priors_of(workspace: Workspace, histories: Histories, fusion: Fusion) -> Priors:
+    """With these weights, what the whole exported log says: the files of the generation."""
+    return Priors(
+        fusion,
+        _activity(workspace, histories, fusion.activity_hour),
+        neighbours_of(histories, histories.effective_E, workspace),
+    )
 
 
 def _learn(replay: Replay) -> Fusion | None:

@@ -1,7 +1,7 @@
 """The gate: a bad night does no harm. Each check refuses with a reason that the on-call reads.
 
 It looks at the files as a replica will: manifest, digests, shards opened as by day. Whether they
-hold what they should is `gate_contents`.
+hold what they should is `gate_contents` and `gate_priors`.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ray_jobs.nightly import canary
 from ray_jobs.nightly.build import item_vectors
 from ray_jobs.nightly.gate_contents import HINT, check_items, check_vectors
+from ray_jobs.nightly.gate_priors import check_priors
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
@@ -49,6 +50,7 @@ def check_gate(night: Night) -> float:
     manifest = open_manifest(directory)
     verify(directory, manifest)
     check_items(night)
+    check_priors(night)
     shards = ShardSet.open(directory, manifest)
     ordinals_N, vectors_ND = item_vectors(night.workspace)
     check_vectors(shards, ordinals_N, vectors_ND)
@@ -75,13 +77,18 @@ def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_l
             hint=HINT + "; MOONLARK_GATE_MIN_QUESTIONS=0 publishes it all the same",
         )
     live = evaluated.get("live")
-    # Refuse only what is worse beyond the margin and not by chance (99.8 % of paired resamples).
-    if live is not None and live["difference_high"] < 0:
-        lost = live["ndcg@10"] - evaluated["ndcg@10"]
-        if lost > settings.gate_margin:
+    if live is None:
+        return
+    compared = [("lists", evaluated, live)]
+    if "vector" in live:  # not in a report that an older version left
+        compared.append(("the user vector alone", evaluated["vector"], live["vector"]))
+    for what, candidate, old in compared:
+        lost = old["ndcg@10"] - candidate["ndcg@10"]
+        # Refuse only what is worse beyond the margin and not by chance (99.8 % of resamples).
+        if old["difference_high"] < 0 and lost > settings.gate_margin:
             raise GateRefused(
-                f"NDCG@10 {evaluated['ndcg@10']:.4f} against {live['ndcg@10']:.4f} of the live "
-                f"{live['generation']} on {questions} held-out events",
+                f"NDCG@10 of {what} {candidate['ndcg@10']:.4f} against {old['ndcg@10']:.4f} of the "
+                f"live {live['generation']} on {questions} held-out events",
                 hint=HINT,
             )
 

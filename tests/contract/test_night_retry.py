@@ -190,7 +190,7 @@ def test_a_retry_finds_a_damaged_file_and_does_not_digest_it_anew(night: Night) 
         verify(directory, write_generation_manifest(night))
 
 
-def test_no_vector_is_taken_from_a_generation_whose_bytes_are_wrong(
+def test_no_vector_is_taken_from_a_generation_that_did_not_pass_or_whose_bytes_are_wrong(
     night: Night, tmp_path: Path
 ) -> None:
     before = tmp_path / "generations" / "g0"
@@ -198,6 +198,9 @@ def test_no_vector_is_taken_from_a_generation_whose_bytes_are_wrong(
     generations.register(
         night.engine, "g0", encoder_id=ENCODER, catalog_seq=0, created_at_ms=NOW_MS - 1
     )
+    _, has_N = reused_vectors(night, ENCODER, [digest], 2)
+    assert has_N.tolist() == [False]  # not past its gate
+    generations.seal(night.engine, "g0", manifest_digest="d", metrics={})
     vectors_ND, has_N = reused_vectors(night, ENCODER, [digest], 2)
     assert has_N.tolist() == [True]
     assert vectors_ND.tolist() == [[0.5, 0.25]]
