@@ -175,7 +175,7 @@ def _run(
     except ENDS as error:
         if not isinstance(error, GateRefused):
             raise
-        return str(error).partition(" (hint")[0]
+        return str(error).partition(" (next")[0]
     return None
 
 
@@ -205,7 +205,9 @@ def section(found: dict[str, tuple[Log, Found]]) -> str:
     for title, (_, nights) in found.items():
         lines += [f"| {title} | {name} | {said} |" for name, said in nights.worse.items()]
     refused = [
-        f"{t}, {reason}" for t, (_, nights) in found.items() for reason in nights.refused_good
+        f"Refused, {title}, {reason}"
+        for title, (_, nights) in found.items()
+        for reason in nights.refused_good
     ]
     return "\n".join([*lines, *([""] if refused else []), *refused]) + "\n"
 

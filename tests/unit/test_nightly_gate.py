@@ -85,6 +85,13 @@ def evaluated(**change: object) -> dict[str, object]:
     return {"questions": 60, "can_compare": True, "ndcg@10": 0.1, "live": live} | change
 
 
+def by_vector(candidate: float, high: float) -> dict[str, object]:
+    """Lists as good as the live ones; the user vector alone is `candidate`, the live one's 0.1."""
+    live = {"generation": "g1", "ndcg@10": 0.1, "difference_high": 0.01}
+    live["vector"] = {"ndcg@10": 0.1, "difference_high": high}
+    return evaluated(live=live, vector={"ndcg@10": candidate})
+
+
 @pytest.mark.parametrize(
     ("report", "refused"),
     [
@@ -93,6 +100,9 @@ def evaluated(**change: object) -> dict[str, object]:
         (evaluated(questions=0, live=None, can_compare=False), None),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.2, "difference_high": -0.01}), "of the"),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.105, "difference_high": -0.001}), None),
+        (by_vector(0.02, -0.01), "of the user vector alone 0.0200 against 0.1000 of the live g1"),
+        (by_vector(0.02, 0.01), None),
+        (by_vector(0.095, -0.001), None),
     ],
 )
 def test_the_gate_on_accuracy(report: dict[str, object], refused: str | None) -> None:
