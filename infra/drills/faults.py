@@ -264,7 +264,7 @@ FAULTS: Mapping[str, Fault] = {
     "ParityBroken": Fault(_parity, {}),
     "LiveGenerationRefused": Fault(_refused, {}),
     "IndexRecallLow": Fault(_recall, {}),
-    "AccuracyDropped": Fault(_accuracy, {}, named=None),
+    "AccuracyDropped": Fault(_accuracy, {}),
     "GenerationOld": Fault(_old, NIGHT),
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
