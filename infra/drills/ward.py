@@ -69,6 +69,7 @@ class Murmur(threading.Thread):
         self._ending = threading.Event()
         self.key = key
         """With which they are sent; lists are asked for with the first one."""
+        self.asks_for_lists = True
 
     def run(self) -> None:
         """Until `end`."""
@@ -80,7 +81,8 @@ class Murmur(threading.Thread):
                 user = f"idle{n % 10}"
                 with contextlib.suppress(httpx.HTTPError):
                     http.post("/v1/events", json=_event(n, user), headers=bearer(self.key))
-                    http.get(f"/v1/users/{user}/recommendations", headers=asks)
+                    if self.asks_for_lists:
+                        http.get(f"/v1/users/{user}/recommendations", headers=asks)
 
     def end(self) -> None:
         """And wait for it."""
