@@ -10,8 +10,14 @@ stays live. Two nights at once never both publish (`ray_jobs.nightly.publish`). 
 back, with hold, what it finds broken after the publish. Try it: `airflow dags test
 nightly_generation`, with `--conf '{"publish": false}'` for a night that changes nothing.
 
-A backfill (`airflow backfill create --dag-id nightly_generation ...`) makes past nights again, each
-from its stored watermark as `rebuild_generation` does, and publishes none.
+A backfill makes past nights again, each from its stored watermark as `rebuild_generation` does, and
+publishes none. The night of DATE alone, which ran at 3:00 of it:
+
+    airflow backfill create --dag-id nightly_generation --from-date DATE --to-date DATE+1 \\
+        --reprocess-behavior completed --max-active-runs 1
+
+Both dates are midnights. A backfill runs beside tonight's night, whatever `max_active_runs` of the
+DAG says, and without that option ten nights of it at a time.
 """
 
 import os
@@ -50,13 +56,14 @@ SETTINGS = {
 """Empty where the run asks for nothing: then it is as the cluster's environment says."""
 
 
-def name_night(run_id: str, run_type: str, stamp: Any) -> dict[str, str]:
+def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dict[str, str]:
     """The id of the run's generation, and of which past night it is a rebuild ("": of none)."""
     if run_type != BACKFILL:
         return {"generation": generation_id(run_id, stamp), "rebuild": ""}
-    # A backfill may take up the run of that night itself: its generation has that name already.
+    # A backfill takes up the run of that night itself, and the next one the same run once more: by
+    # its name alone its generation would be there already.
     return {
-        "generation": generation_id(f"{run_id} {BACKFILL}", stamp),
+        "generation": generation_id(f"{run_id} {BACKFILL} {clear_number}", stamp),
         "rebuild": night_prefix(stamp),
     }
 
@@ -82,7 +89,8 @@ def nightly_generation() -> None:
         dag_run = context["dag_run"]
         # A run that was triggered by hand may have no logical date.
         stamp = dag_run.logical_date or dag_run.run_after
-        return name_night(dag_run.run_id, str(dag_run.run_type), stamp)
+        clears = getattr(dag_run, "clear_number", None) or 0
+        return name_night(dag_run.run_id, str(dag_run.run_type), stamp, clears)
 
     night_tasks(begin(), SETTINGS)
 

@@ -3,9 +3,8 @@
 Which one: `generation` (its id), or `at` (the logical date of its run). The export reads the log
 and the catalog as they were, seed and settings are that night's: what can differ is listed in
 `ray_jobs.nightly.rebuild` (events erased or retained away since, counts by hour). Try it:
-`airflow dags test rebuild_generation --conf '{"generation": "g2026..."}'`. Many at once:
-`airflow backfill create --dag-id nightly_generation --from-date DATE --to-date DATE
---reprocess-behavior completed`.
+`airflow dags test rebuild_generation --conf '{"generation": "g2026..."}'`. Many: a backfill
+(`nightly_generation` says how).
 """
 
 from datetime import datetime

@@ -5,35 +5,16 @@ lease. Only at its start, when it has nothing to answer from, a replica waits fo
 """
 
 import logging
-import threading
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from ray_jobs.shards.carry import discard_copies, fetch_generation
-from ray_jobs.shards.errors import ShardsError
 from ray_jobs.shards.manifest import MANIFEST_NAME
 from ray_jobs.shards.object_store import ObjectStore
+from serve.beside import Beside
 
 log = logging.getLogger(__name__)
-
-
-class _Fetch(threading.Thread):
-    """A daemon: a replica that is told to stop does not wait for gigabytes."""
-
-    def __init__(self, objects: ObjectStore, root: Path, generation_id: str, digest: str) -> None:
-        super().__init__(name=f"fetch-{generation_id}", daemon=True)
-        self._what = (objects, root, generation_id, digest)
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        """`error` says how it ended."""
-        try:
-            fetch_generation(*self._what)
-        except (ShardsError, OSError) as error:
-            self.error = error
-        except Exception as error:  # edge of the thread: told to the watch
-            log.exception("%s failed", self.name)
-            self.error = error
 
 
 class Fetching:
@@ -41,7 +22,7 @@ class Fetching:
 
     def __init__(self, objects: ObjectStore, root: Path) -> None:
         self._objects, self._root = objects, root
-        self._running: dict[str, _Fetch] = {}
+        self._running: dict[str, Beside[object]] = {}
 
     @classmethod
     def open(cls, uri: str | None, root: Path) -> "Fetching | None":
@@ -61,16 +42,14 @@ class Fetching:
             return True
         running = self._running.get(generation_id)
         if running is None:
-            running = _Fetch(self._objects, self._root, generation_id, sealed_digest)
-            self._running[generation_id] = running
-            running.start()
-        if wait:
-            running.join()
-        if running.is_alive():
+            fetch = partial(
+                fetch_generation, self._objects, self._root, generation_id, sealed_digest
+            )
+            running = self._running[generation_id] = Beside(f"fetch-{generation_id}", fetch)
+        if not running.is_over(None if wait else 0.0):
             return False
         del self._running[generation_id]
-        if running.error is not None:
-            raise running.error
+        running.result()
         return True
 
     def discard(self, pruned: Collection[str]) -> None:

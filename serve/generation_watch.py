@@ -4,10 +4,15 @@ A thread looks every `watch_interval_s`. It loads the live generation, the one b
 staged ones, tells the registry which are ready (the replica's lease), lets go of the others, and
 applies item changes. A switch is then only a matter of which loaded generation a request picks:
 it reads the live pointer itself, in its own snapshot, so there is no moment in between.
+
+A large generation takes longer to load than a lease lasts. It is loaded in a thread beside the
+watch, which goes on: a replica without a lease is not waited for, and a publish would flip to what
+nobody has.
 """
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -16,6 +21,7 @@ from sqlalchemy import Engine
 from ray_jobs.encoders.errors import EncoderError
 from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError
+from serve.beside import Beside
 from serve.fetching import Fetching
 from serve.periodic import Periodic
 from sql import generations
@@ -28,6 +34,13 @@ RETRY_REFUSED_AFTER = 20
 
 TAKEN_OUT_AFTER = 2 * RETRY_REFUSED_AFTER
 """Looks without the live generation, while others have it, until this replica is to be replaced."""
+
+
+LOADS_FOR = 30 * RETRY_REFUSED_AFTER
+"""Looks until a replica that is still loading the live generation counts as behind."""
+
+SHORTLY_S = 1.0
+"""What a look waits for a load that it began: a small generation is ready in the same look."""
 
 
 class Held(Protocol):
@@ -43,6 +56,12 @@ class Held(Protocol):
 
 
 HeldT = TypeVar("HeldT", bound=Held)
+
+
+class _Load(Beside[HeldT]):
+    """`looks`: how many saw it under way."""
+
+    looks = 0
 
 
 class FellBehind(Exception):
@@ -74,14 +93,16 @@ class GenerationWatch(Generic[HeldT]):
         self._open_generation = open_generation
         self._fetching = fetching
         self._loaded: dict[str, HeldT] = {}
+        self._loading: dict[str, _Load[HeldT]] = {}
         self._refused: dict[str, str] = {}
         self._looks = 0
         self._looks_behind = 0
-        self._rounds = Periodic("generation-watch", interval_s, self.look)
+        look = partial(self.look, wait=False)
+        self._rounds = Periodic("generation-watch", interval_s, look)
 
     def start(self) -> None:
         """Load what is wanted now, then keep watching."""
-        self.look(wait=True)
+        self.look()
         self._rounds.start()
 
     def stop(self) -> None:
@@ -111,8 +132,8 @@ class GenerationWatch(Generic[HeldT]):
         if self._looks_behind >= TAKEN_OUT_AFTER:
             raise FellBehind(f"the live generation is not loaded here: {self._refused}")
 
-    def look(self, *, wait: bool = False) -> None:
-        """One round: load, catch up, let go, report. `wait`: for what has to be fetched."""
+    def look(self, *, wait: bool = True) -> None:
+        """One round: load, catch up, let go, report. `wait`: for what is fetched and loaded."""
         with read_snapshot(self._engine) as conn:
             pointer = generations.read_live(conn)
             known = generations.list_generations(conn)
@@ -130,6 +151,8 @@ class GenerationWatch(Generic[HeldT]):
         self._looks += 1
         for generation_id in sorted(wanted - gone - self._loaded.keys() - self._refused.keys()):
             self._load(generation_id, sealed.get(generation_id, ""), wait=wait)
+        awaited = wanted - gone - self._loaded.keys()
+        self._loading = {g: load for g, load in self._loading.items() if g in awaited}
         for generation in self._loaded.values():
             generation.catch_up(self._engine)
         live = pointer.generation_id if pointer else None
@@ -142,13 +165,7 @@ class GenerationWatch(Generic[HeldT]):
 
     def _load(self, generation_id: str, sealed_digest: str, *, wait: bool) -> None:
         try:
-            if self._fetching is not None and not self._fetching.is_here(
-                generation_id, sealed_digest, wait=wait
-            ):
-                return  # under way: the next look asks again
-            generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
-            generation.catch_up(self._engine)
-            generation.warm()
+            generation = self._brought(generation_id, sealed_digest, wait=wait)
         except (ShardsError, EncoderError, PriorsError, OSError) as error:
             log.error("generation %s was refused: %s", generation_id, error)
             self._refused[generation_id] = str(error)
@@ -157,15 +174,44 @@ class GenerationWatch(Generic[HeldT]):
             log.exception("generation %s could not be loaded", generation_id)
             self._refused[generation_id] = f"{type(error).__name__}: {error}"
             return
+        if generation is None:
+            return  # under way: the next look asks again
         newest_first = sorted([*self._loaded, generation_id], reverse=True)
         held = {**self._loaded, generation_id: generation}
         self._loaded = {g: held[g] for g in newest_first}
         log.info("loaded generation %s", generation_id)
 
+    def _brought(self, generation_id: str, sealed_digest: str, *, wait: bool) -> HeldT | None:
+        """The generation, fetched and loaded; None while that is under way."""
+        if self._fetching is not None and not self._fetching.is_here(
+            generation_id, sealed_digest, wait=wait
+        ):
+            return None
+        bring = partial(self._bring, generation_id, sealed_digest)
+        if wait:
+            return bring()
+        load = self._loading.get(generation_id)
+        if load is None:
+            load = self._loading[generation_id] = _Load(f"load-{generation_id}", bring)
+        if not load.is_over(0.0 if load.looks else SHORTLY_S):
+            load.looks += 1
+            return None
+        del self._loading[generation_id]
+        return load.result()
+
+    def _bring(self, generation_id: str, sealed_digest: str) -> HeldT:
+        generation = self._open_generation(self._artifact_root, generation_id, sealed_digest)
+        generation.catch_up(self._engine)
+        generation.warm()
+        return generation
+
     def _count_behind(self, live: str | None) -> None:
         """Counts looks, not time: a step of the clock must not end a replica."""
         if live is None or live in self._loaded:
             self._looks_behind = 0
+            return
+        load = self._loading.get(live)
+        if load is not None and load.looks < LOADS_FOR:
             return
         with read_snapshot(self._engine) as conn:
             replicas = generations.fresh_replicas(conn, self._at_ms())

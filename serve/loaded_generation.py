@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ray_jobs.compiled import compile_all
 from ray_jobs.encoders.fold import UserEncoder
@@ -152,6 +152,11 @@ class LoadedGeneration:
             while self._step(engine, MAX_SEQ):
                 pass
             return self._view
+
+    def behind_ms(self, conn: Connection, now_ms: int) -> int:
+        """For how long the oldest change that is not applied has waited; 0 where all are."""
+        at_ms = catalog.next_change_at_ms(conn, self._view.catalog_seq)
+        return 0 if at_ms is None else max(0, now_ms - at_ms)
 
     def catch_up_to(self, engine: Engine, catalog_seq: int) -> CatalogView:
         """Apply the catalog log up to `catalog_seq` and no further: the catalog as it was then."""

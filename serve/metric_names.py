@@ -40,7 +40,7 @@ DISK_FREE = "moonlark_artifact_disk_free_bytes"
 DISK_SIZE = "moonlark_artifact_disk_size_bytes"
 REPLICAS = "moonlark_replicas"
 REFUSED = "moonlark_generations_refused"
-CATALOG_LAG = "moonlark_catalog_lag_changes"
+CATALOG_LAG = "moonlark_catalog_lag_seconds"
 HOLD = "moonlark_publish_hold"
 
 AGE = "moonlark_live_generation_age_seconds"
@@ -83,7 +83,7 @@ _OF_THE_REPLICA = (
     Metric(DISK_SIZE, "gauge", "All bytes where the artifact root is."),
     Metric(REPLICAS, "gauge", "Replicas with a fresh lease, by what they hold.", ("holds",)),
     Metric(REFUSED, "gauge", "Generations that this replica could not load.", ("role",)),
-    Metric(CATALOG_LAG, "gauge", "Item changes that the live generation here has not applied."),
+    Metric(CATALOG_LAG, "gauge", "Age of the oldest item change not applied here; 0 without one."),
     Metric(HOLD, "gauge", "1 while no night may publish, else 0."),
 )
 _OF_THE_GENERATION = (

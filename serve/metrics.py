@@ -21,7 +21,7 @@ from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
 from serve.periodic import Periodic
 from serve.write_behind import WriteBehind
-from sql import catalog, generations
+from sql import generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
 from sql.size import database_size_bytes
@@ -120,7 +120,8 @@ class Metrics:
             pointer = generations.read_live(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
-            head = catalog.catalog_seq(conn)
+            held = told.watch.loaded.get(pointer.generation_id) if pointer else None
+            behind_ms = held.behind_ms(conn, told.now_ms()) if held else 0
         # Before anything is made of it: a row that we cannot read is no database that is away.
         self._tell(Reading(names.DATABASE_UP, 1))
         for reading in readings.of_the_registry(pointer, known, leases, told.now_ms()):
@@ -129,9 +130,7 @@ class Metrics:
             return
         for reading in readings.of_refusals(pointer, known, told.watch.refused):
             self._tell(reading)
-        held = told.watch.loaded.get(pointer.generation_id)
         if held is not None:
-            view = held.view
-            share = view.delta.count / max(1, held.manifest.item_count)
+            share = held.view.delta.count / max(1, held.manifest.item_count)
             self._tell(Reading(names.DELTA_SHARE, share))
-            self._tell(Reading(names.CATALOG_LAG, max(0, head - view.catalog_seq)))
+            self._tell(Reading(names.CATALOG_LAG, behind_ms / 1000))

@@ -7,6 +7,8 @@ later generation, forget no erased user, and nobody would notice.
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -47,6 +49,7 @@ class Periodic:
         self._thread.join(timeout=STOP_S)
 
     def _run(self) -> None:
+        _tell_the_kernel(self._name)
         while not self._stopping.wait(self._interval_s):
             try:
                 self._round()
@@ -54,3 +57,9 @@ class Periodic:
                 log.log(self._level, "%s: a round was not done: %s", self._name, error)
             except Exception:
                 log.exception("%s: a round failed", self._name)
+
+
+def _tell_the_kernel(name: str) -> None:
+    """Linux: `top -H` then shows which thread takes the time (15 characters of the name)."""
+    with suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name[:15])

@@ -4,6 +4,7 @@ from sql.catalog_log import delete_item, put_items, write_item_vectors
 from sql.catalog_reads import (
     catalog_seq,
     items_by_ordinal,
+    next_change_at_ms,
     read_changes,
     read_item,
     read_item_vectors,
@@ -24,6 +25,7 @@ __all__ = [
     "catalog_seq",
     "delete_item",
     "items_by_ordinal",
+    "next_change_at_ms",
     "put_items",
     "read_changes",
     "read_item",

@@ -53,11 +53,23 @@ _CHANGES = (
     .order_by(catalog_log.c.change_seq)
     .limit(bindparam("at_most"))
 )
+_CHANGED_AT = (
+    select(catalog_log.c.at_ms)
+    .where(catalog_log.c.change_seq > bindparam("after"))
+    .order_by(catalog_log.c.change_seq)
+    .limit(1)
+)
 
 
 def catalog_seq(conn: Connection) -> int:
     """The number of the last change; 0 for a new catalog."""
     return int(conn.execute(_CATALOG_SEQ).scalar_one())
+
+
+def next_change_at_ms(conn: Connection, after: int) -> int | None:
+    """When the first change after that number was made; None where there is none."""
+    at_ms: int | None = conn.execute(_CHANGED_AT, {"after": after}).scalar_one_or_none()
+    return at_ms
 
 
 def read_item(conn: Connection, item_id: str) -> Item | None:

@@ -116,8 +116,15 @@ def _scan(store: Store, canaries: list[str]) -> None:
     found = list(load("infra.cli.erase_scan:scan_database")(store.engine, canaries))
     with tqdm(total=len(paths), desc="files", unit=" files", disable=None) as bar:
         found += scanning(paths, canaries, lambda _: bar.update())
+    objects = load("ray_jobs.shards.object_store:ObjectStore").open(store.artifact_uri)
+    looked_through = f"{len(paths):,} files and the database"
+    if objects is not None:
+        names = sorted(objects.sizes(""))
+        bar = tqdm(names, "objects", unit=" objects", disable=None)
+        found += load("infra.cli.erase_scan:scan_objects")(objects, bar, canaries)
+        looked_through = f"{len(names):,} objects, {looked_through}"
     for place in found:
         typer.echo(place)
-    typer.echo(f"{len(found)} places with it; {len(paths):,} files and the database looked through")
+    typer.echo(f"{len(found)} places with it; {looked_through} looked through")
     if found:
         raise typer.Exit(1)

@@ -2,12 +2,14 @@
 
 Looked through: every text and blob column of the database, all files under the artifact root (the
 columns of Parquet files too, which are compressed), logs and rejected rows in the state folder and
-of the local Ray cluster, and the bytes of the SQLite file and its write-ahead log.
+of the local Ray cluster, the bytes of the SQLite file and its write-ahead log, and every object of
+the object store where there is one. Of several nodes each has an artifact root and logs of its own.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 
+from ray_jobs.shards.errors import MissingObject
+from ray_jobs.shards.object_store import ObjectStore
 from sql.engine import read_snapshot
 from sql.tables import metadata
 
@@ -73,6 +77,25 @@ def scan_files(
             continue  # a log that was rotated, a work file that went
         if is_hit:
             yield str(path)
+
+
+def scan_objects(
+    store: ObjectStore, names: Iterable[str], canaries: Sequence[str]
+) -> Iterator[str]:
+    """Those of these objects that have one of the canaries in them; each is copied here meanwhile.
+
+    Raises:
+        StoreAway: the store does not answer.
+    """
+    with TemporaryDirectory(prefix="moonlark-scan-") as folder:
+        for name in names:
+            copy = Path(folder) / f"object{Path(name).suffix}"
+            try:
+                store.copy(name, copy)
+            except MissingObject:
+                continue  # pruned meanwhile
+            if any(scan_files([copy], canaries)):
+                yield store.place(name)
 
 
 def files_of(

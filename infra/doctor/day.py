@@ -9,6 +9,7 @@ from infra.doctor.findings import Finding, Look, NotSeen, looked
 
 TIMEOUT_S = 5.0
 MAX_DELTA_SHARE = 0.2
+MAX_BEHIND_MS = 60_000
 MARKS = {
     "shard_gone": "ShardGone",
     "database_gone": "DatabaseGone",
@@ -70,6 +71,9 @@ def _of_status(status: Mapping[str, Any]) -> Iterator[Finding]:
         share = held["delta_items"] / max(1, held["items"])
         if share > MAX_DELTA_SHARE:
             yield Finding("DeltaLarge", f"{100 * share:.0f} % of the items changed since the night")
+        if held.get("behind_ms", 0) > MAX_BEHIND_MS:
+            what = f"a change of an item waits for {held['behind_ms'] / 1000:.0f} s"
+            yield Finding("CatalogBehind", what)
         if held["unembedded_items"]:
             yield Finding("EncoderGone", f"{held['unembedded_items']} items have no vector")
 

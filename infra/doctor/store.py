@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Engine, text
 
 from infra.doctor.findings import Finding, Look, NotSeen, looked
-from serve.readings import why_failed
+from serve import metric_names
+from serve.readings import FIGURES, why_failed
 from sql import activity, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
@@ -15,11 +16,14 @@ from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
 MAX_AGE_MS = 36 * HOUR_MS
+WEEK_MS = 7 * 24 * HOUR_MS
+MIN_NDCG_SHARE = 0.7
 MIN_RECALL = 0.95
 MIN_COSINE = 0.9999
 MAX_DIFF = 1e-5
 """As the alerts have them (infra/prometheus/rules.yaml)."""
 
+NDCG = FIGURES[metric_names.NDCG]
 RUNBOOKS = {"gate": "GateRefused", "data": "NightDataRefused"}
 WORDS = 300
 """Characters of a reason: one page is to hold all."""
@@ -52,7 +56,7 @@ def look_at_store(engine: Engine) -> Look:
     try:
         with read_snapshot(engine) as conn:
             now_ms = generations.database_now_ms(conn)
-            pointer = generations.read_live(conn)
+            history = generations.live_history(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
             blockers = list(_blockers(conn))
@@ -60,6 +64,7 @@ def look_at_store(engine: Engine) -> Look:
     except StoreError as error:
         found = Finding("DatabaseGone", f"the database stopped answering: {error}")
         return looked("", found)
+    pointer = next(iter(history), None)
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
     look += looked("events come in", _events(active_hour, now_ms))
@@ -68,6 +73,7 @@ def look_at_store(engine: Engine) -> Look:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
     look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
     look += looked("parity and recall", *_figures(live))
+    look += looked("accuracy", _accuracy(live, known, history, now_ms))
     if not leases:
         return look + Look(not_seen=(NotSeen("replicas", "none holds a lease here"),))
     return look + looked("every replica answers from it", *_replicas(pointer, leases))
@@ -133,6 +139,20 @@ def _figures(live: Generation) -> Iterator[Finding]:
     recall = metrics.get("index_recall")
     if recall is not None and not recall >= MIN_RECALL:
         yield Finding("IndexRecallLow", f"recall@100 is {recall:.3f}", live.created_at_ms)
+
+
+def _accuracy(
+    live: Generation, known: list[Generation], history: list[LivePointer], now_ms: int
+) -> Finding | None:
+    """Against the best that was live this week."""
+    lived = {flip.generation_id for flip in history if flip.at_ms > now_ms - WEEK_MS}
+    figures = [g.metrics.get(NDCG) for g in known if g.generation_id in lived]
+    best = max((figure for figure in figures if figure is not None), default=None)
+    figure = live.metrics.get(NDCG)
+    if figure is None or best is None or not figure < MIN_NDCG_SHARE * best:
+        return None
+    what = f"NDCG@10 of {live.generation_id} is {figure:.3f}; the best of the week had {best:.3f}"
+    return Finding("AccuracyDropped", what, live.created_at_ms)
 
 
 def _replicas(pointer: LivePointer, leases: list[generations.Replica]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -52,6 +53,10 @@ class AirflowNights:
             return []
         found: list[dict[str, Any]] = answer["dag_runs"]
         return found
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """One of them; raises httpx.HTTPError."""
+        return self.airflow.api("GET", f"/dags/{NIGHT}/dagRuns/{quote(run_id, safe='')}")
 
     def wait(self, condition: Callable[[], bool], what: str) -> bool:
         """Whether it came true within NIGHT_S; if not, the figures tell it."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -26,19 +26,22 @@ from infra.drills.catalog import made_title
 from infra.drills.local import LocalStore
 from infra.drills.small_night import open_small_night
 from infra.drills.stack import now_ms
-from infra.drills.victims import of_stack, wait_for
+from infra.drills.stopped_thread import StoppedThread, threads_named
+from infra.drills.victims import gateways, of_stack, wait_for
 from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.workspace import GateRefused, NightError
+from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
 from sql.keys import revoke_key
+from sql.tables import catalog_log, item_activity
 from sql.tables import generations as generations_table
-from sql.tables import item_activity
 
 HOUR_MS = 3_600_000
+WAITS_MS = 300_000
 DREAM_S = 1.6
 """Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
@@ -61,8 +64,8 @@ class Fault:
     inject: Callable[[Ward], Callable[[], None] | None]
     stand_ins: Mapping[str, Callable[[Ward], None]]
     hands_on: Mapping[str, Callable[[Ward, str], None]] = field(default_factory=dict)
-    named: str | None = ""
-    """By the doctor: as its runbook, as another (the cause), or None: it cannot see it."""
+    named: str = ""
+    """By the doctor, where it is by another runbook's name: that of the cause."""
 
 
 class DataRefused(NightError):
@@ -95,20 +98,24 @@ def _hold(ward: Ward) -> None:
     rollback(ward.stack.engine, None, who="drill", why="to try the runbook")
 
 
-def _refused(ward: Ward) -> None:
-    """A byte of the weights flips before any replica has them, and the pointer names them."""
-    ward.clear_hold()
-    name, engine = ward.make(), ward.stack.engine
-    weights = ward.stack.root / "generations" / name / "weights.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    generations.stage(engine, name)
-    with engine.connect() as conn:
-        live = generations.read_live(conn)
-    assert live is not None, "a stack begins with one"
-    generations.flip(
-        engine, name, expected_flip=live.flip, who="drill", why="damaged", hold=False, at_ms=1
-    )
+def _refused(file: str) -> Callable[[Ward], None]:
+    """A byte of a file flips before any replica has it, and the pointer names its generation."""
+
+    def inject(ward: Ward) -> None:
+        ward.clear_hold()
+        name, engine = ward.make(), ward.stack.engine
+        path = ward.stack.root / "generations" / name / file
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        generations.stage(engine, name)
+        with engine.connect() as conn:
+            live = generations.read_live(conn)
+        assert live is not None, "a stack begins with one"
+        generations.flip(
+            engine, name, expected_flip=live.flip, who="drill", why="damaged", hold=False, at_ms=1
+        )
+
+    return inject
 
 
 def _old(ward: Ward) -> None:
@@ -224,6 +231,25 @@ def _frozen(deployment: str) -> Callable[[Ward], Callable[[], None]]:
     return inject
 
 
+def _changes_wait(ward: Ward) -> Callable[[], None]:
+    """The thread that applies item changes hangs in each gateway replica, and nobody asks for
+    lists, which would apply them. A change of some minutes ago waits."""
+    with ExitStack() as undo:
+        for pid in gateways(ward.stack):
+            for thread_id in threads_named(pid, "generation-watch"):
+                undo.callback(StoppedThread(thread_id).go_on)
+        undo.callback(setattr, ward.murmur, "asks_for_lists", True)
+        ward.murmur.asks_for_lists = False
+        url, asks = f"{ward.stack.url}/v1/items/waits", bearer(ward.key)
+        put = httpx.put(url, json={"title": "it waits"}, headers=asks, timeout=60)
+        assert put.status_code == 200, put.text
+        with write(ward.stack.engine) as conn:
+            row = catalog_log.c.change_seq == put.json()["catalog_seq"]
+            earlier = catalog_log.c.at_ms - WAITS_MS
+            conn.execute(update(catalog_log).where(row).values(at_ms=earlier))
+        return undo.pop_all().close
+
+
 def _key_revoked(ward: Ward) -> None:
     """The sender's, some hours ago; replicas know it within 5 seconds."""
     revoke_key(ward.stack.engine, SENDER, at_ms=now_ms())
@@ -262,9 +288,10 @@ NIGHT = {"moonlark night": _made_night}
 FAULTS: Mapping[str, Fault] = {
     "HoldSet": Fault(_hold, {}),
     "ParityBroken": Fault(_parity, {}),
-    "LiveGenerationRefused": Fault(_refused, {}),
+    "LiveGenerationRefused": Fault(_refused("weights.safetensors"), {}),
+    "ReplicasBehind": Fault(_refused(shard_name(1)), {}, named="LiveGenerationRefused"),
     "IndexRecallLow": Fault(_recall, {}),
-    "AccuracyDropped": Fault(_accuracy, {}, named=None),
+    "AccuracyDropped": Fault(_accuracy, {}),
     "GenerationOld": Fault(_old, NIGHT),
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
@@ -280,6 +307,7 @@ FAULTS: Mapping[str, Fault] = {
     "DatabaseGone": Fault(_server_gone, {"systemctl restart postgresql": _serve_again}),
     "DiskAlmostFull": Fault(_disk_full_of_generations, {}),
     "EventsStopped": Fault(_key_revoked, {}, {"moonlark keys make": _key_taken}),
+    "CatalogBehind": Fault(_changes_wait, {}),
     "EncoderGone": Fault(_frozen("WordsEncoder"), {}),
     "ShardGone": Fault(_frozen("Shards1"), {}),
     "NothingAnswers": Fault(_app_gone, {}),

@@ -71,8 +71,13 @@ class _Drill:
             time.sleep(DOWN_S)
             self.nights.airflow.start(victim)
             return
-        self.nights.wait(lambda: bool(self.nights.airflow.task_runners()), "a task runs")
-        processes.kill_all(self.nights.airflow.task_runners())
+        self.nights.wait(self._kill_task_runners, "a task runs")
+
+    def _kill_task_runners(self) -> bool:
+        """Whether there was one: a task that waits for its job has none."""
+        runners = self.nights.airflow.task_runners()
+        processes.kill_all(runners)
+        return bool(runners)
 
     def _state(self, run_id: str) -> str | None:
         try:

@@ -1,6 +1,6 @@
 """One step of a small night as a job: what `python -m ray_jobs.nightly.STEP` does, without Ray.
 
-python -m infra.drills.night_job -m ray_jobs.nightly.STEP --generation ID [--shard N]
+python -m infra.drills.night_job -m ray_jobs.nightly.STEP --generation ID [--rebuild ID | --shard N]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from infra.drills.small_night import Step, open_small_night, steps
 from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly.build import PLAN, plan_shards, shard_step
 from ray_jobs.nightly.build_shard import one_shard
+from ray_jobs.nightly.export import export
 from ray_jobs.nightly.step import RESULT_MARK, run_step
 from sql.engine import open_engine
 from sql.settings import StoreSettings
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-m", dest="module", required=True)
     parser.add_argument("--generation", required=True)
+    parser.add_argument("--rebuild", default="")
     parser.add_argument("--shard", type=int, default=0)
     asked = parser.parse_args()
     store = StoreSettings()
@@ -35,6 +37,7 @@ def main() -> None:
     local = LocalStore(root.parent, store.database_url, open_engine(store.database_url))
     name = asked.module.rpartition(".")[2]
     parts: dict[str, tuple[str, Step]] = {
+        "export": ("export", partial(export, rebuild=asked.rebuild)),
         PLAN: (PLAN, plan_shards),
         "build_shard": (shard_step(asked.shard), partial(one_shard, asked.shard)),
         # Its canaries ask BERT again, and nothing here has any.

@@ -52,8 +52,7 @@ def _try(here: Ward, name: str, fault: Fault, figures: Figures) -> None:
     try:
         fires_s = wait_for(f"{name} fires", lambda: _fires(here, name), FIRES_S)
         figures.more[f"{name}_fires_s"] = round(fires_s, 1)
-        if fault.named is not None:
-            _name(here, fault.named or name, figures)
+        _name(here, fault.named or name, figures)
         for command in runbooks.read(name).commands("Mitigation"):
             _do(here, command, fault, figures)
         ends_s = wait_for(f"{name} ends", lambda: _is_over(here, name), ENDS_S)

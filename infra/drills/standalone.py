@@ -1,60 +1,139 @@
 """Drill `standalone`: `airflow standalone` runs the nights by itself, on a schedule.
 
 The DAG as it is shipped, due every minute instead of at night; nobody triggers anything. Each night
-must end well and publish once, and never two at a time.
+must end well and publish once, and never two at a time. Then the shop goes on, and `airflow
+backfill create` makes the first night again, twice: each time a new generation with the bytes of
+the first, which is never live, while the nights go on.
 """
 
 import time
+from datetime import datetime
+from typing import Any
 
+import httpx
 from tqdm import tqdm
 
-from infra.drills.airflow_nights import AirflowNights, airflow_nights
+from dags.generation_name import night_prefix
+from infra.drills.airflow_nights import NIGHT, AirflowNights, airflow_nights
+from infra.drills.catalog import item_put
 from infra.drills.figures import Figures, Options
+from infra.drills.local import LocalStore
+from infra.drills.stack import now_ms
 from infra.stack.airflow_components import StandaloneAirflow
+from ray_jobs.nightly.rebuild import is_rebuild
+from sql import catalog, generations
+from sql.engine import read_snapshot
+from sql.events import EventKind, NewEvent, append
 
 EVERY_MINUTE = "* * * * *"
 NIGHTS = 2
+BACKFILLS = 2
 OVER = ("success", "failed")
+BACKFILL = (
+    *("backfill", "create", "--dag-id", NIGHT),
+    *("--reprocess-behavior", "completed", "--max-active-runs", "1"),
+)
+DIFFERS = {"metrics.json"}
+"""It says against what was live then the generation was judged."""
 
 
 def run(options: Options) -> Figures:
-    """`rounds` nights, by default two."""
+    """`rounds` nights, by default two; then two backfills of the first one."""
     wanted = NIGHTS if options.rounds is None else options.rounds
     figures = Figures("standalone", wanted, options.seed)
     with (
         airflow_nights(StandaloneAirflow, figures, options.seed, schedule=EVERY_MINUTE) as nights,
-        tqdm(total=wanted, desc="standalone", unit="night", disable=not options.progress) as bar,
+        tqdm(
+            total=wanted + BACKFILLS, desc="standalone", unit="night", disable=not options.progress
+        ) as bar,
     ):
         started_s = time.monotonic()
-        most_at_once = 0
-        for number in range(1, wanted + 1):
-            over: list[str] = []
-
-            def is_over(number: int = number) -> bool:
-                nonlocal most_at_once, over
-                states = [run["state"] for run in nights.runs()]
-                most_at_once = max(most_at_once, states.count("running"))
-                over = [state for state in states if state in OVER]
-                return len(over) >= number
-
-            if not nights.wait(is_over, f"night {number}"):
-                break
-            bar.update()
-        _check(nights, figures, wanted)
-        if most_at_once > 1:
-            figures.tell(f"{most_at_once} nights ran at once")
+        _scheduled(nights, figures, wanted, bar)
         figures.more |= {
             "nights": wanted,
             "published": nights.flips(),
             "seconds": round(time.monotonic() - started_s, 1),
         }
+        if figures.passed:
+            _backfilled(nights, figures, bar)
     return figures
 
 
-def _check(nights: AirflowNights, figures: Figures, wanted: int) -> None:
-    runs = nights.runs()[:wanted]
-    for run in runs:
+def _scheduled(nights: AirflowNights, figures: Figures, wanted: int, bar: Any) -> None:
+    most_at_once = 0
+    for number in range(1, wanted + 1):
+
+        def is_over(number: int = number) -> bool:
+            nonlocal most_at_once
+            states = [run["state"] for run in nights.runs()]
+            most_at_once = max(most_at_once, states.count("running"))
+            return len([state for state in states if state in OVER]) >= number
+
+        if not nights.wait(is_over, f"night {number}"):
+            break
+        bar.update()
+    if most_at_once > 1:
+        figures.tell(f"{most_at_once} nights ran at once")
+    for run in nights.runs()[:wanted]:
         if run["run_type"] != "scheduled" or run["state"] != "success":
             figures.tell(f"{run['dag_run_id']}: {run['run_type']}, ended {run['state']}")
     if nights.flips() < wanted:
         figures.tell(f"{wanted} nights published {nights.flips()} times")
+
+
+def _backfilled(nights: AirflowNights, figures: Figures, bar: Any) -> None:
+    run = nights.runs()[0]
+    run_id, at = str(run["dag_run_id"]), str(run["logical_date"])
+    (original,) = _of_that_night(nights.store, at)
+    before = _files(nights.store, original.generation_id)
+    _life_goes_on(nights.store)
+    for number in range(1, BACKFILLS + 1):
+        started_s = time.monotonic()
+        nights.airflow.command(*BACKFILL, "--from-date", at, "--to-date", at)
+
+        def is_over() -> bool:
+            try:
+                return nights.run(run_id)["state"] in OVER
+            except httpx.HTTPError:
+                return False
+
+        if not nights.wait(is_over, f"backfill {number}"):
+            return
+        bar.update()
+        found = nights.run(run_id)
+        told = f"backfill {number} of {run_id}"
+        if (found["run_type"], found["state"]) != ("backfill", "success"):
+            figures.tell(f"{told}: {found['run_type']}, ended {found['state']}")
+        figures.more[f"backfill_{number}_s"] = round(time.monotonic() - started_s, 1)
+    again = [made for made in _of_that_night(nights.store, at) if is_rebuild(made)]
+    if [made.state for made in again] != ["sealed"] * BACKFILLS:
+        figures.tell(f"backfills made {[(made.generation_id, made.state) for made in again]}")
+    for made in again:
+        after = _files(nights.store, made.generation_id)
+        if before.keys() != after.keys() or dict(before.items() ^ after.items()).keys() - DIFFERS:
+            figures.tell(f"{made.generation_id} has other files than {original.generation_id}")
+    with read_snapshot(nights.store.engine) as conn:
+        lived = {flip.generation_id for flip in generations.live_history(conn)}
+    if lived & {made.generation_id for made in again}:
+        figures.tell("a backfill went live")
+    figures.more["backfilled"] = len(again)
+
+
+def _life_goes_on(store: LocalStore) -> None:
+    """Nothing of this may be in a night that is made again."""
+    late = [NewEvent(f"reader{n}", "late", EventKind.CLICK, "space1") for n in range(0, 60, 2)]
+    append(store.engine, [late], received_at_ms=now_ms())
+    catalog.put_items(store.engine, [item_put("space1", "another title")], now_ms())
+    catalog.delete_item(store.engine, "space2", None, now_ms())
+
+
+def _of_that_night(store: LocalStore, at: str) -> list[generations.Generation]:
+    prefix = night_prefix(datetime.fromisoformat(at))
+    with read_snapshot(store.engine) as conn:
+        known = generations.list_generations(conn)
+    return [made for made in known if made.generation_id.startswith(prefix)]
+
+
+def _files(store: LocalStore, generation_id: str) -> dict[str, str]:
+    with read_snapshot(store.engine) as conn:
+        return {file.path: file.sha256 for file in generations.list_artifacts(conn, generation_id)}

@@ -63,16 +63,18 @@ def hurried(rules: str) -> str:
 class Murmur(threading.Thread):
     """Some users who click, search and ask, whatever they are answered."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, reads_with: str) -> None:
         super().__init__(name="murmur", daemon=True)
         self._url = url
         self._ending = threading.Event()
+        self._reads_with = reads_with
         self.key = key
-        """With which they are sent; lists are asked for with the first one."""
+        """With which events are sent. A sender's may be revoked; lists have one of their own."""
+        self.asks_for_lists = True
 
     def run(self) -> None:
         """Until `end`."""
-        asks = bearer(self.key)
+        asks = bearer(self._reads_with)
         with httpx.Client(base_url=self._url, timeout=15) as http:
             for n in itertools.count():
                 if self._ending.wait(PAUSE_S):
@@ -80,7 +82,8 @@ class Murmur(threading.Thread):
                 user = f"idle{n % 10}"
                 with contextlib.suppress(httpx.HTTPError):
                     http.post("/v1/events", json=_event(n, user), headers=bearer(self.key))
-                    http.get(f"/v1/users/{user}/recommendations", headers=asks)
+                    if self.asks_for_lists:
+                        http.get(f"/v1/users/{user}/recommendations", headers=asks)
 
     def end(self) -> None:
         """And wait for it."""
@@ -216,7 +219,11 @@ def ward(seed: int) -> Iterator[Ward]:
         rules = hurried(RULES.read_text(encoding="utf-8"))
         port = stack.cluster.state.ports.metrics_export
         prometheus = ends.enter_context(LocalPrometheus(stack.folder / "prometheus", port, rules))
-        murmur = Murmur(stack.url, _key(stack.engine, SENDER, ("events:write", "recommend:read")))
+        murmur = Murmur(
+            stack.url,
+            _key(stack.engine, SENDER, ("events:write",)),
+            _key(stack.engine, "readers", ("recommend:read",)),
+        )
         murmur.start()
         ends.callback(murmur.end)
         yield Ward(stack, server, prometheus, murmur, _key(stack.engine, "on-call", SCOPES))

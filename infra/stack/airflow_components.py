@@ -181,6 +181,26 @@ class LocalAirflow:
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
+    def command(self, *words: str) -> str:
+        """What `airflow WORDS` printed, as an operator types it.
+
+        Raises:
+            StackStartFailed: it ended with another status than 0.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *words],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr)[-LOG_TAIL_BYTES:]
+            raise StackStartFailed(f"airflow {' '.join(words)}: {said}", hint="read what it says")
+        return done.stdout
+
     def stop(self) -> None:
         """SIGTERM to each, then SIGKILL to whatever is left of the four and of their children."""
         # Taken first: workers outlive the scheduler, and their titles overwrite their environment,

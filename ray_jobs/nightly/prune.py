@@ -7,8 +7,10 @@ Run: python -m ray_jobs.nightly.prune
 
 import json
 import sys
+from itertools import filterfalse, islice
 from pathlib import Path
 
+from ray_jobs.nightly.rebuild import is_rebuild
 from ray_jobs.nightly.step import RESULT_MARK, Night, open_night
 from ray_jobs.nightly.work_files import discard_old_work, fail_abandoned
 from ray_jobs.shards.carry import GENERATIONS, delete_generation, discard_copies
@@ -18,8 +20,8 @@ from sql.engine import read_snapshot
 
 
 def prune(night: Night) -> list[str]:
-    """Delete all but the live generation, the one before it and the newest few; and the work files
-    of nights that broke off long ago.
+    """Delete all but the live generation, the one before it, the newest few nights and the newest
+    few rebuilds; and the work files of nights that broke off long ago.
 
     Returns:
         the ids of the generations that are gone.
@@ -30,8 +32,9 @@ def prune(night: Night) -> list[str]:
         known = generations.list_generations(conn)
     finished = [g for g in known if g.state in ("sealed", "staged", "published")]
     newest = sorted(finished, key=lambda g: g.created_at_ms, reverse=True)
-    kept = {g.generation_id for g in newest[: night.settings.keep_generations]}
-    kept.add(night.generation_id)
+    kept = {night.generation_id}
+    for of_kind in (filterfalse(is_rebuild, newest), filter(is_rebuild, newest)):
+        kept.update(g.generation_id for g in islice(of_kind, night.settings.keep_generations))
     if live is not None:
         kept.update(g for g in (live.generation_id, live.previous) if g is not None)
     gone = [g.generation_id for g in finished if g.generation_id not in kept]

@@ -94,11 +94,15 @@ def _named(conn: Connection, named: str) -> Generation | None:
     if not named.endswith("-"):
         return generations.get_generation(conn, named)
     for found in generations.list_generations(conn):
-        stored = found.metrics.get(WATERMARK)
-        is_original = stored is not None and REBUILDS not in stored
+        is_original = WATERMARK in found.metrics and not is_rebuild(found)
         if is_original and found.generation_id.startswith(named):
             return found
     return None
+
+
+def is_rebuild(generation: Generation) -> bool:
+    """Whether it is a past night made again; False as long as it is not sealed."""
+    return REBUILDS in generation.metrics.get(WATERMARK, {})
 
 
 def watermark_metric(exported: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,11 @@ class ObjectStore:
             if found != expected:
                 raise DamagedObject(self.place(name), expected=_said(expected), actual=_said(found))
 
+    def copy(self, name: str, target: Path) -> None:
+        """Copy an object to `target` as it is, whatever it is. Raises MissingObject, StoreAway."""
+        with target.open("wb") as file:
+            file.writelines(self._chunks(name))
+
     def get_bytes(self, name: str, most: int) -> bytes:
         """A small object. Raises MissingObject, StoreAway, DamagedObject beyond `most` bytes."""
         content = b""
@@ -121,9 +126,10 @@ class ObjectStore:
         return content
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes by name of all objects below a prefix. Raises StoreAway."""
+        """Bytes by name of all objects below a prefix; "": of all. Raises StoreAway."""
         filesystem, root = _opened(self.uri)
-        chosen = fs.FileSelector(f"{root}/{prefix}", allow_not_found=True, recursive=True)
+        below = f"{root}/{prefix}".rstrip("/")
+        chosen = fs.FileSelector(below, allow_not_found=True, recursive=True)
         with self._named(prefix):
             infos = filesystem.get_file_info(chosen)
         return {

@@ -62,6 +62,7 @@ def _status(day: Day) -> StatusAnswer:
         catalog_seq = catalog.catalog_seq(conn)
         held = list(day.watch.loaded.values())
         registered = [generations.get_generation(conn, each.generation_id) for each in held]
+        behind_ms = [each.behind_ms(conn, now_ms) for each in held]
         counted = conn.execute(
             select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
         ).one()
@@ -82,8 +83,8 @@ def _status(day: Day) -> StatusAnswer:
         users=int(counted[0]),
         replica=day.replica_id,
         loaded=[
-            _loaded(each, 0 if row is None else row.event_count)
-            for each, row in zip(held, registered, strict=True)
+            _loaded(each, 0 if row is None else row.event_count, waits_ms)
+            for each, row, waits_ms in zip(held, registered, behind_ms, strict=True)
         ],
         refused=day.watch.refused,
         replicas=[
@@ -110,7 +111,7 @@ def _parity(parity: generations.Parity) -> ParityAnswer:
     )
 
 
-def _loaded(generation: LoadedGeneration, event_count: int) -> LoadedAnswer:
+def _loaded(generation: LoadedGeneration, event_count: int, behind_ms: int) -> LoadedAnswer:
     view, manifest = generation.view, generation.manifest
     return LoadedAnswer(
         generation=generation.generation_id,
@@ -119,6 +120,7 @@ def _loaded(generation: LoadedGeneration, event_count: int) -> LoadedAnswer:
         generation_events=event_count,
         generation_catalog_seq=manifest.catalog_seq,
         catalog_seq=view.catalog_seq,
+        behind_ms=behind_ms,
         delta_items=view.delta.count,
         masked_items=len(view.delta.masked),
         unembedded_items=len(view.unembedded),

@@ -26,6 +26,9 @@ class LoadedAnswer(BaseModel):
     generation_events: int = Field(description="of the log when it was exported: its watermark")
     generation_catalog_seq: int
     catalog_seq: int
+    behind_ms: int = Field(
+        0, description="for how long the oldest change of an item waits to be applied here"
+    )
     delta_items: int
     masked_items: int
     unembedded_items: int

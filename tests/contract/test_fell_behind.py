@@ -1,17 +1,26 @@
 """A replica that cannot load what the others answer from is taken out; a bad generation is not."""
 
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from infra.drills.catalog import fill_catalog
+from infra.drills.catalog import fill_catalog, item_put
 from infra.drills.generation import make_generation
-from serve.generation_watch import RETRY_REFUSED_AFTER, TAKEN_OUT_AFTER, FellBehind, GenerationWatch
+from ray_jobs.nightly.publish import wait_for_replicas
+from serve.generation_watch import (
+    LOADS_FOR,
+    RETRY_REFUSED_AFTER,
+    TAKEN_OUT_AFTER,
+    FellBehind,
+    GenerationWatch,
+)
 from serve.loaded_generation import LoadedGeneration
+from sql import catalog
 from sql.engine import read_snapshot
-from sql.generations import flip, fresh_replicas
+from sql.generations import flip, fresh_replicas, stage
 from tests.contract.store_builder import NOW_MS
 
 
@@ -46,3 +55,53 @@ def test_a_replica_behind_the_others_fails_its_health_check_until_it_has_caught_
     for _ in range(RETRY_REFUSED_AFTER):
         blind.look()
     blind.check_health()
+
+
+def test_who_loads_a_large_generation_keeps_its_lease_and_goes_on_until_it_is_too_long(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.generation_watch.SHORTLY_S", 0.0)
+    fill_catalog(engine, 20, np.random.default_rng(1), NOW_MS)
+    for name in ("g1", "g2"):
+        make_generation(engine, tmp_path, name, seed=1, at_ms=NOW_MS)
+    flip(engine, "g1", expected_flip=0, who="t", why="t", hold=False, at_ms=NOW_MS)
+    is_read, now_ms = Event(), NOW_MS
+
+    def slowly(root: Path, generation_id: str, sealed_digest: str) -> LoadedGeneration:
+        assert generation_id == "g1" or is_read.wait(60)
+        return LoadedGeneration.open(root, generation_id, sealed_digest)
+
+    slow, quick = (
+        GenerationWatch(engine, tmp_path, name, 1.0, lambda: now_ms, opener)
+        for name, opener in (("slow", slowly), ("quick", LoadedGeneration.open))
+    )
+    slow.look()
+    stage(engine, "g2")
+    slow.look(wait=False)
+    now_ms += 60_000
+    changed = catalog.put_items(engine, [item_put("new", "a new rook")], NOW_MS)
+    slow.look(wait=False)
+    assert slow.loaded["g1"].view.catalog_seq == changed[0].change_seq
+    waited = wait_for_replicas(
+        engine,
+        "g2",
+        deadline_s=0.0,
+        lease_s=1.0,
+        lease_now_ms=lambda: now_ms,
+        sleep=lambda _: None,
+        monotonic=iter((0.0, 1.0)).__next__,
+    )
+    assert (waited.ready, list(waited.behind)) == (0, ["slow"])
+
+    quick.look()
+    flip(engine, "g2", expected_flip=1, who="t", why="t", hold=False, at_ms=NOW_MS)
+    for _ in range(LOADS_FOR - 2):
+        slow.look(wait=False)
+    slow.check_health()  # it loads
+    for _ in range(TAKEN_OUT_AFTER):
+        slow.look(wait=False)
+    with pytest.raises(FellBehind):
+        slow.check_health()
+    is_read.set()
+    slow.look()
+    slow.check_health()

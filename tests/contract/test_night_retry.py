@@ -14,6 +14,7 @@ from ray_jobs.nightly.embed_missing import reused_vectors
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.prune import mark_abandoned, prune
 from ray_jobs.nightly.publish import publish
+from ray_jobs.nightly.rebuild import REBUILDS, WATERMARK
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
@@ -103,6 +104,18 @@ def test_a_night_that_broke_off_without_a_word_is_failed_and_may_still_go_on(nig
     assert state(night)[0] == "pruned"
     assert not night.workspace.work.exists()
     assert not night.workspace.directory.exists()
+
+
+def test_past_nights_made_again_push_out_no_night_that_one_can_go_back_to(night: Night) -> None:
+    for number in range(2, 8):
+        name, engine = f"g{number}", night.engine
+        registered = {"encoder_id": ENCODER, "catalog_seq": 0, "created_at_ms": NOW_MS + number}
+        generations.register(engine, name, **registered)
+        rebuild = {WATERMARK: {"as_of_ms": 1, **({REBUILDS: "g2"} if number > 3 else {})}}
+        generations.record_artifacts(engine, name, [generations.Artifact("a", "0" * 64, 1)])
+        generations.seal(engine, name, manifest_digest="d", metrics=rebuild)
+    few = replace(night, settings=NightSettings(keep_generations=2))
+    assert sorted(prune(few)) == ["g4", "g5"], "two nights and two rebuilds are kept"
 
 
 def test_a_step_that_is_done_is_not_run_again(night: Night) -> None:

@@ -10,8 +10,11 @@ from unittest import mock
 from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from infra.cli.erase_scan import scan_objects
 from ray_jobs.shards import carry
 from ray_jobs.shards.carry import delete_generation, discard_copies, fetch_generation
 from ray_jobs.shards.errors import (
@@ -187,3 +190,18 @@ def test_a_store_can_be_handed_to_another_process(store: ObjectStore) -> None:
     assert again.get_bytes("note", 4) == b"here"
     with pytest.raises(DamagedObject, match="at most 3 bytes"):
         again.get_bytes("note", 3)
+
+
+def test_the_scan_for_an_erased_user_looks_into_every_object(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    rows = tmp_path / "events.parquet"
+    pq.write_table(pa.table({"text": ["x" * 100, "canary search"]}), rows, compression="zstd")
+    store.put(rows, "work/g1/events.parquet")
+    store.put_bytes(b'{"user": "canary"}', "generations/g1/odd.json")
+    store.put_bytes(b"{}", "work/g1/export.json")
+    names = sorted(store.sizes(""))
+    assert names == ["generations/g1/odd.json", "work/g1/events.parquet", "work/g1/export.json"]
+    found = list(scan_objects(store, [*names, "work/g2/gone.json"], ["canary"]))
+    assert found == [store.place(name) for name in names[:2]]
+    assert list(scan_objects(store, names, ["nobody"])) == []

@@ -179,7 +179,8 @@ from datetime import UTC, datetime
 from dags.nightly_generation import SETTINGS, name_night
 from dags.rebuild_generation import which
 stamp = datetime(2026, 1, 1, 3, tzinfo=UTC)
-runs = [name_night("run", kind, stamp) for kind in ("scheduled", "manual", "backfill")]
+runs = [name_night("run", kind, stamp, 0) for kind in ("scheduled", "manual", "backfill")]
+runs.append(name_night("run", "backfill", stamp, 1))
 print("FOUND " + json.dumps([runs, which(None, stamp.isoformat()), which("g1", None), SETTINGS]))
 """
 
@@ -194,13 +195,15 @@ def test_a_backfill_makes_past_nights_again_under_other_names(airflow_home: Path
         check=True,
     )
     line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))
-    (scheduled, manual, backfill), by_date, by_id, settings = json.loads(line[6:])
+    (scheduled, manual, backfill, again), by_date, by_id, settings = json.loads(line[6:])
     assert scheduled == manual
     assert scheduled["rebuild"] == ""
     assert backfill["rebuild"] == by_date == "g20260101T030000Z-"
     assert by_id == "g1"
     assert backfill["generation"] != scheduled["generation"]
     assert backfill["generation"].startswith(backfill["rebuild"])
+    assert again["rebuild"] == backfill["rebuild"]
+    assert again["generation"] not in (backfill["generation"], scheduled["generation"])
     publish = jinja2.Template(settings["MOONLARK_PUBLISH"])
     told = {
         kind: publish.render(params={"publish": True}, dag_run={"run_type": kind})

@@ -61,6 +61,11 @@ def measured(**figures: float) -> Callable[[LocalStore], None]:
     return lambda store: void(generations.add_metrics(store.engine, "g1", figures))
 
 
+def dropped(store: LocalStore) -> None:
+    for generation_id, figure in (("g0", 0.2), ("g1", 0.05)):
+        generations.add_metrics(store.engine, generation_id, {"ndcg@10": figure})
+
+
 def void(_: object) -> None:
     return None
 
@@ -134,6 +139,7 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
         (flipped("weights.safetensors"), "LiveGenerationRefused", "weights.safetensors"),
         (flipped("MANIFEST.json"), "LiveGenerationRefused", "not the manifest that was sealed"),
         (gone, "LiveGenerationRefused", "items.parquet"),
+        (dropped, "AccuracyDropped", "0.050; the best of the week had 0.200"),
         (leases(["g0"], {}), "ReplicasBehind", "1 of 2 replicas"),
         (leases([], {"g1": "a bad byte"}), "LiveGenerationRefused", "a bad byte"),
     ],
@@ -188,12 +194,14 @@ def test_an_api_that_is_well_has_no_finding() -> None:
 
 
 def test_what_is_wrong_with_the_api_is_named() -> None:
+    behind = {**STATUS, "loaded": [{**STATUS["loaded"][0], "behind_ms": 61_000}]}
     old = {**STATUS, "loaded": [{**STATUS["loaded"][0], "delta_items": 50}]}
     cases = {
         "DatabaseGone": {"readyz": (503, {"title": "the store did not answer"})},
         "LiveGenerationRefused": {"readyz": (503, {"title": "not ready", "detail": "x"})},
         "WriteBehindDropping": {"status": (200, {**STATUS, "write_behind_dropped": 3})},
         "DeltaLarge": {"status": (200, old)},
+        "CatalogBehind": {"status": (200, behind)},
         "ShardGone": {"search": (200, {"degraded": ["shard_gone"]})},
         "EncoderGone": {"search": (503, {"title": "the text encoder does not answer"})},
         "ErrorsHigh": {"search": (500, {"title": "internal error"})},

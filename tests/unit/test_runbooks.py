@@ -109,4 +109,7 @@ def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
     assert says("IndexRecallLow", f"< {store.MIN_RECALL}")
     assert says("GenerationOld", f"> {store.MAX_AGE_MS // 3_600_000} * 3600")
     assert says("DiskAlmostFull", f"< {artefacts.MIN_FREE_SHARE}")
+    assert says("CatalogBehind", f"> {day.MAX_BEHIND_MS // 1_000}\n")
+    assert says("AccuracyDropped", f"< {store.MIN_NDCG_SHARE} * max(")
+    assert says("AccuracyDropped", f"[{store.WEEK_MS // 86_400_000}d]")
     assert says("DeltaLarge", f"> {day.MAX_DELTA_SHARE}")
