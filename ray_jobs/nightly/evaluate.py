@@ -23,7 +23,7 @@ from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.fuse import model_of, neighbours_of
 from ray_jobs.nightly.histories import Histories, open_histories
 from ray_jobs.nightly.holdout import can_hold_out, held_out
-from ray_jobs.nightly.replay import Model, Question, Replay, questions_of
+from ray_jobs.nightly.replay import Model, Question, Replay, drawn, questions_of
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import write_json
 from ray_jobs.ranking.metrics import hit_rate, mrr, ndcg_at_k, ranks_of_targets
@@ -36,6 +36,8 @@ from sql.engine import read_snapshot
 from sql.generations import Generation
 
 MAX_QUESTIONS = 5_000
+MAX_VECTOR_QUESTIONS = 1_000
+"""Of them: what the user vector is asked by itself, over all items."""
 MAX_QUESTIONS_A_USER = 50
 """One busy user must not decide."""
 GATE_CONFIDENCE, GATE_RESAMPLES = 0.998, 20_000
@@ -60,11 +62,11 @@ def evaluate(night: Night) -> Report:
     questions = questions_of(
         histories, held_E, model.ordinals_N, a_user=MAX_QUESTIONS_A_USER, most=MAX_QUESTIONS
     )
-    users = np.array([question.user for question in questions], np.int64)
-    candidate_Q, vector_Q = _ranks(model, histories, questions)
+    few = drawn(questions, MAX_VECTOR_QUESTIONS)
+    candidate_Q, vector_Q = _ranks(model, histories, questions, few)
     report: Report = {
         "questions": len(questions),
-        "users": len(np.unique(users)),
+        "users": len(np.unique(_users(questions))),
         "can_compare": can_hold_out(histories),
         "finite": bool(np.isfinite(model.vectors_ND).all()),
         "fused": model.fusion is not None,
@@ -77,32 +79,38 @@ def evaluate(night: Night) -> Report:
         _tell_worth_of_day(night, histories, *live)
     if live is not None and questions:
         generation, live_model = live
-        live_Q, live_vector_Q = _ranks(replace(live_model, neighbours=before), histories, questions)
+        live_model = replace(live_model, neighbours=before)
+        live_Q, live_vector_Q = _ranks(live_model, histories, questions, few)
         report["live"] = {
             "generation": generation.generation_id,
-            **_compared(candidate_Q, live_Q, users),
-            "vector": _compared(vector_Q, live_vector_Q, users),
+            **_compared(candidate_Q, live_Q, questions),
+            "vector": _compared(vector_Q, live_vector_Q, few),
         }
     write_json(night.workspace.directory / "metrics.json", report)
     return report
 
 
 def _ranks(
-    model: Model, histories: Histories, questions: list[Question]
+    model: Model, histories: Histories, questions: list[Question], few: list[Question]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ranks (Q,) of the list, and of the cosine to the user vector alone."""
-    listed_Q = Replay(model, histories, questions).ranks()
-    if model.fusion is None:
-        return listed_Q, listed_Q
-    return listed_Q, Replay(replace(model, fusion=None), histories, questions).ranks()
+    """Ranks (Q,) of the lists, and of the cosine to the user vector alone for the few."""
+    by_vector = replace(model, fusion=None)
+    return (
+        Replay(model, histories, questions).ranks(),
+        Replay(by_vector, histories, few).ranks(),
+    )
+
+
+def _users(questions: list[Question]) -> NDArray[np.int64]:
+    return np.array([question.user for question in questions], np.int64)
 
 
 def _compared(
-    candidate_Q: NDArray[np.int64], live_Q: NDArray[np.int64], users_Q: NDArray[np.int64]
+    candidate_Q: NDArray[np.int64], live_Q: NDArray[np.int64], questions: list[Question]
 ) -> dict[str, float]:
     """Figures of the live one, and the interval of the candidate's NDCG@10 less its."""
     low, high = paired_bootstrap(
-        *(_gains(candidate_Q), _gains(live_Q), users_Q),
+        *(_gains(candidate_Q), _gains(live_Q), _users(questions)),
         seed=SEED,
         confidence=GATE_CONFIDENCE,
         resamples=GATE_RESAMPLES,
@@ -134,7 +142,7 @@ def _tell_worth_of_day(
     )
     lively_Q = Replay(model, histories, questions).ranks()
     frozen_Q = Replay(of_the_night, histories, questions, frozen_at_ms=made_at_ms).ranks()
-    users = np.array([question.user for question in questions], np.int64)
+    users = _users(questions)
     low, high = paired_bootstrap(_gains(lively_Q), _gains(frozen_Q), users, seed=SEED)
     day: Report = {
         "questions": len(questions),

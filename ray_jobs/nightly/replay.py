@@ -62,8 +62,8 @@ def questions_of(
         rows = np.arange(starts[user], starts[user + 1])
         asked_seqs = set(histories.user_seqs_E[rows[asked_E[rows]]].tolist())
         asked = list(_of_user(user, histories.events_of(user), asked_seqs, ordinals_N))
-        questions += _some(asked, a_user)
-    return sorted(_some(questions, most), key=lambda question: question.at_ms)
+        questions += drawn(asked, a_user)
+    return sorted(drawn(questions, most), key=lambda question: question.at_ms)
 
 
 def _of_user(
@@ -88,7 +88,7 @@ def _of_user(
         seen.add(event.ordinal)
 
 
-def _some(questions: list[Question], most: int) -> list[Question]:
+def drawn(questions: list[Question], most: int) -> list[Question]:
     """At most so many, drawn evenly, in their order."""
     if len(questions) <= most:
         return questions

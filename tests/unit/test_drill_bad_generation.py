@@ -13,7 +13,6 @@ OPTIONS = Options(rounds=1, seed=2, progress=False)
 def test_a_bad_night_is_refused_with_its_reason_and_the_last_good_one_serves() -> None:
     names = (
         "permuted texts",  # first: the nights after it must not take its vectors
-        "two names changed places",
         "poor recall",
         "neighbours of other items",
     )
