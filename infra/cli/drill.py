@@ -33,6 +33,7 @@ SCENARIOS = {
     "retry-storm": "infra.drills.retry_storm:run",
     "runbook": "infra.drills.runbooks:run",
 }
+NAMED = ("runbook", "kill-airflow")
 ALL = "all"
 MAX_ROUNDS = 10_000
 MAX_OPS = 10_000_000
@@ -41,7 +42,8 @@ MAX_OPS = 10_000_000
 def command(
     scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}; or {ALL}.")],
     name: Annotated[
-        str | None, typer.Argument(help="Of one runbook (runbook); default all.")
+        str | None,
+        typer.Argument(help="Of one runbook, or one victim (kill-airflow); else all."),
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="How often; default the scenario's.", min=1, max=MAX_ROUNDS)
@@ -62,8 +64,8 @@ def command(
     """
     if scenario not in (ALL, *SCENARIOS):
         raise ValueError(f"scenario: {scenario!r}, accepted: {', '.join(SCENARIOS)}, {ALL}")
-    if name is not None and scenario != "runbook":
-        raise ValueError(f"{name!r}: only the scenario runbook takes a name")
+    if name is not None and scenario not in NAMED:
+        raise ValueError(f"{name!r}: only {' and '.join(NAMED)} take a name")
     options = Options(rounds, ops, seed, name=None if name == ALL else name)
     if scenario == ALL:
         _run_all(options, json_file)

@@ -28,7 +28,7 @@ from infra.stack.airflow_components import (
     LocalAirflow,
 )
 
-TASK_RUNNER = "task runner"
+TASK_RUNNER = "task-runner"
 VICTIMS = (TRIGGERER, SCHEDULER, TASK_RUNNER, DAG_PROCESSOR, API_SERVER)
 AFTER_JOBS = 3
 """The kill comes when so many jobs of the night were begun."""
@@ -88,8 +88,11 @@ class _Drill:
 
 
 def run(options: Options) -> Figures:
-    """`rounds` nights, the victims in turn; by default one night each."""
-    rounds = len(VICTIMS) if options.rounds is None else options.rounds
+    """`rounds` nights, the victims in turn (or the one of `options.name`); by default one each."""
+    victims = VICTIMS if options.name is None else (options.name,)
+    if not {*victims} <= {*VICTIMS}:
+        raise ValueError(f"kill-airflow: {options.name!r}, accepted: {', '.join(VICTIMS)}")
+    rounds = len(victims) if options.rounds is None else options.rounds
     figures = Figures("kill-airflow", rounds, options.seed)
     # No schedule: else the run of the last night comes by itself as soon as the DAG may run.
     with airflow_nights(LocalAirflow, figures, options.seed, schedule="") as nights:
@@ -98,7 +101,7 @@ def run(options: Options) -> Figures:
         for number in tqdm(
             range(rounds), "kill-airflow", unit="night", disable=not options.progress
         ):
-            victim = VICTIMS[number % len(VICTIMS)]
+            victim = victims[number % len(victims)]
             started_s = time.monotonic()
             drill.night(number, victim)
             seconds[victim] = round(time.monotonic() - started_s, 1)

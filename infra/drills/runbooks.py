@@ -52,7 +52,7 @@ def _try(here: Ward, name: str, fault: Fault, figures: Figures) -> None:
     try:
         fires_s = wait_for(f"{name} fires", lambda: _fires(here, name), FIRES_S)
         figures.more[f"{name}_fires_s"] = round(fires_s, 1)
-        _name(here, fault.named or name, figures)
+        _name(here, name, fault.named or name, figures)
         for command in runbooks.read(name).commands("Mitigation"):
             _do(here, command, fault, figures)
         ends_s = wait_for(f"{name} ends", lambda: _is_over(here, name), ENDS_S)
@@ -73,13 +73,14 @@ def _fires(here: Ward, name: str) -> bool:
     return is_seen and name in here.prometheus.firing()
 
 
-def _name(here: Ward, name: str, figures: Figures) -> None:
+def _name(here: Ward, name: str, expected: str, figures: Figures) -> None:
     """The doctor, asked while it is so."""
     done = here.run("moonlark doctor --json")
     found = json.loads(done.stdout)["findings"] if done.stdout.startswith("{") else []
     named = {finding["name"] for finding in found}
-    if done.returncode != 1 or name not in named:
-        figures.tell(f"{name}: doctor ended {done.returncode}, named {named}: {done.stderr[-300:]}")
+    if done.returncode != 1 or expected not in named:
+        said = f"ended {done.returncode}, named {named}, not {expected}: {done.stderr[-300:]}"
+        figures.tell(f"{name}: doctor {said}")
 
 
 def _do(here: Ward, command: str, fault: Fault, figures: Figures) -> None:
