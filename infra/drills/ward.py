@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from psycopg import sql as psql
 from sqlalchemy import Engine
 
 from infra.drills.catalog import TOPICS
@@ -24,12 +25,12 @@ from infra.drills.disk import small_disk
 from infra.drills.night_worker import make
 from infra.drills.stack import APP, PROJECT, DrillStack, drill_stack, now_ms
 from infra.prometheus.check import RULES
-from infra.stack.postgres import PostgresServer, create_database
+from infra.stack.postgres import PostgresServer, connect, create_database
 from infra.stack.prometheus import LocalPrometheus
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
 from sql import generations
-from sql.engine import read_snapshot
+from sql.engine import migrate, open_engine, read_snapshot
 from sql.keys import MAX_RATE, SCOPES, make_key, new_secret
 
 ITEMS = 200
@@ -39,6 +40,7 @@ SEARCHES = 4
 """One event of so many."""
 COMMAND_TIMEOUT_S = 300.0
 DATABASE = "moonlark"
+ROLES = PROJECT / "infra" / "postgres" / "roles.sql"
 SENDER = "shop"
 """Who sends events."""
 SETTINGS = {
@@ -187,13 +189,26 @@ class Ward:
             **SETTINGS,
             "PATH": path,
             "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "MOONLARK_DATABASE_URL": stack.database_url,
+            "MOONLARK_DATABASE_URL": self.server.url(DATABASE, "moonlark_oncall"),
             "MOONLARK_ARTIFACT_ROOT": str(stack.root),
             "MOONLARK_URL": stack.url,
             "MOONLARK_API_KEY": self.key,
             "MOONLARK_STAGE_DEADLINE_S": "120",
-            "PGURL": stack.database_url.replace("+psycopg", ""),
+            "PGURL": self.server.url(DATABASE, "moonlark_oncall").replace("+psycopg", ""),
         }
+
+
+def _make_database(server: PostgresServer) -> None:
+    """With the roles of production: the on-call has no more rights here than there."""
+    create_database(server.url(), DATABASE)
+    server.run_script(ROLES, DATABASE)
+    with connect(server.url()) as conn:
+        for role in ("moonlark_owner", "moonlark_writer", "moonlark_oncall"):
+            conn.execute(psql.SQL("ALTER ROLE {} LOGIN").format(psql.Identifier(role)))
+    owner = open_engine(server.url(DATABASE, "moonlark_owner"))
+    migrate(owner)
+    owner.dispose()
+    server.run_script(ROLES, DATABASE)  # which grants what is there now
 
 
 @contextmanager
@@ -203,7 +218,7 @@ def ward(seed: int) -> Iterator[Ward]:
         server = PostgresServer()
         ends.callback(server.stop)
         server.start()
-        create_database(server.url(), DATABASE)
+        _make_database(server)
         root = ends.enter_context(small_disk(DISK_BYTES))
         stack = ends.enter_context(
             drill_stack(
@@ -212,7 +227,7 @@ def ward(seed: int) -> Iterator[Ward]:
                 seed=seed,
                 env=SETTINGS,
                 app=APP,
-                database_url=server.url(DATABASE),
+                database_url=server.url(DATABASE, "moonlark_writer"),
                 root=root,
             )
         )

@@ -8,6 +8,7 @@
 \setenv SECRETS :secrets
 \set owner_password `cat "$SECRETS/pg_owner"`
 \set writer_password `cat "$SECRETS/pg_writer"`
+\set oncall_password `cat "$SECRETS/pg_oncall"`
 \set reader_password `cat "$SECRETS/pg_reader"`
 \set airflow_password `cat "$SECRETS/pg_airflow"`
 -- Not into the server's log.
@@ -15,5 +16,6 @@ SET log_statement = 'none';
 SET log_min_error_statement = 'panic';
 ALTER ROLE moonlark_owner LOGIN PASSWORD :'owner_password';
 ALTER ROLE moonlark_writer LOGIN PASSWORD :'writer_password';
+ALTER ROLE moonlark_oncall LOGIN PASSWORD :'oncall_password';
 ALTER ROLE moonlark_reader LOGIN PASSWORD :'reader_password';
 ALTER ROLE airflow LOGIN PASSWORD :'airflow_password';

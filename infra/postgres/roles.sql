@@ -3,6 +3,8 @@
 --
 --   moonlark_owner   owns the tables: `moonlark init`. Nothing that serves has its password.
 --   moonlark_writer  reads and writes rows: replicas, the night, the command line.
+--   moonlark_oncall  the writer's rights, and the rest of the server's sessions: who holds a lock, and
+--                    ends it (not a superuser's). The on-call's shell.
 --   moonlark_reader  dashboards: what exists, what is live and how it did. No user, no key.
 --   airflow          a database of its own.
 --
@@ -11,7 +13,8 @@
 \set ON_ERROR_STOP on
 
 SELECT format('CREATE ROLE %I NOLOGIN', name)
-FROM unnest(ARRAY['moonlark_owner', 'moonlark_writer', 'moonlark_reader', 'airflow']) AS name
+FROM unnest(ARRAY['moonlark_owner', 'moonlark_writer', 'moonlark_oncall', 'moonlark_reader',
+                  'airflow']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
@@ -25,6 +28,7 @@ SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database())
 SELECT format('GRANT CONNECT ON DATABASE %I TO moonlark_owner, moonlark_writer, moonlark_reader',
               current_database())
 \gexec
+GRANT moonlark_writer, pg_read_all_stats, pg_signal_backend TO moonlark_oncall;
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO moonlark_owner;

@@ -30,6 +30,9 @@ class PostgresFailed(Exception):
     """Postgres did not start. Tests fail then: to skip them would hide half of the promises."""
 
 
+SUPERUSER = "moonlark"
+
+
 class PostgresServer:
     """One server: `start`, then `create_database` as often as needed, then `stop`.
 
@@ -61,7 +64,7 @@ class PostgresServer:
         data = self._folder / "data"
         made = self._run(
             [
-                *(binaries / "initdb", "-D", data, "-U", "moonlark", "-A", "trust", "-E", "UTF8"),
+                *(binaries / "initdb", "-D", data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"),
                 *("--locale=C", "--no-sync"),
             ]
         )
@@ -130,9 +133,9 @@ class PostgresServer:
                 self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def url(self, database: str = "postgres") -> str:
-        """A SQLAlchemy URL of one of its databases."""
-        return f"postgresql+psycopg://moonlark@/{database}?host={self._folder}"
+    def url(self, database: str = "postgres", role: str = SUPERUSER) -> str:
+        """A SQLAlchemy URL of one of its databases. Whoever comes by the socket is trusted."""
+        return f"postgresql+psycopg://{role}@/{database}?host={self._folder}"
 
     @property
     def folder(self) -> Path:
@@ -143,6 +146,21 @@ class PostgresServer:
     def binaries(self) -> Path:
         """The folder of psql, pg_basebackup and the others."""
         return self._binaries
+
+    def run_script(self, script: Path, database: str, *options: str) -> None:
+        """A file of SQL by psql, as the superuser.
+
+        Raises:
+            PostgresFailed: a statement of it failed.
+        """
+        copy = self._folder / script.name  # where the server's user may read it
+        shutil.copyfile(script, copy)
+        copy.chmod(0o644)
+        done = self.shell(
+            f"psql --dbname={database} -v ON_ERROR_STOP=1 {' '.join(options)} -f {copy}"
+        )
+        if done.returncode != 0:
+            raise PostgresFailed(f"{script.name}: {done.stderr}")
 
     def shell(
         self, script: str, env: Mapping[str, str] | None = None
@@ -155,7 +173,7 @@ class PostgresServer:
             env={
                 "PATH": f"{self._binaries}:{os.defpath}",
                 "PGHOST": str(self._folder),
-                "PGUSER": "moonlark",
+                "PGUSER": SUPERUSER,
                 **(env or {}),
             },
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Each role of infra/postgres/roles.sql can do what it is for on a real Postgres, and no more."""
 
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sql.tables import metadata
 from tests.contract.store_builder import NOW_MS, generation, post, put, view
 
 SCRIPTS = Path(__file__).parents[2] / "infra" / "postgres"
+RUNBOOK = SCRIPTS.parent / "runbooks" / "EventsNotStored.md"
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 READER_TABLES = {
     *("generations", "artifacts", "live", "replicas"),
@@ -29,39 +30,29 @@ READER_TABLES = {
 PASSWORD = 'it\'s a "secret"'
 
 
-def psql(server: PostgresServer, name: str, *variables: str) -> None:
-    script = server.folder / name
-    shutil.copyfile(SCRIPTS / name, script)
-    script.chmod(0o644)
-    done = server.shell(
-        f"psql --dbname=moonlark -v ON_ERROR_STOP=1 {' '.join(variables)} -f {script}"
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     made = PostgresServer()
     made.start()
     try:
         create_database(made.url(), "moonlark")
-        psql(made, "roles.sql")
-        for name in ("owner", "writer", "reader", "airflow"):
+        made.run_script(SCRIPTS / "roles.sql", "moonlark")
+        for name in ("owner", "writer", "oncall", "reader", "airflow"):
             secret = made.folder / f"pg_{name}"
             secret.write_text(PASSWORD)
             secret.chmod(0o644)
-        psql(made, "passwords.sql", f"-v secrets={made.folder}")
+        made.run_script(SCRIPTS / "passwords.sql", "moonlark", f"-v secrets={made.folder}")
         engine = as_role(made, "moonlark_owner")
         migrate(engine)
         engine.dispose()
-        psql(made, "roles.sql")
+        made.run_script(SCRIPTS / "roles.sql", "moonlark")
         yield made
     finally:
         made.stop()
 
 
 def as_role(server: PostgresServer, role: str, database: str = "moonlark") -> Engine:
-    return open_engine(server.url(database).replace("//moonlark@", f"//{role}@"))
+    return open_engine(server.url(database, role))
 
 
 def test_the_writer_does_what_replicas_the_night_and_the_command_line_do(
@@ -97,7 +88,7 @@ def test_rights_are_these_and_no_others_on_every_table(server: PostgresServer) -
         assert rights("moonlark_writer", "alembic_version") == {"SELECT"}
 
 
-@pytest.mark.parametrize("role", ["moonlark_writer", "moonlark_reader"])
+@pytest.mark.parametrize("role", ["moonlark_writer", "moonlark_oncall", "moonlark_reader"])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -116,8 +107,10 @@ def test_rights_are_these_and_no_others_on_every_table(server: PostgresServer) -
 def test_who_serves_or_looks_cannot_change_the_schema_or_the_server(
     server: PostgresServer, role: str, statement: str
 ) -> None:
-    url = server.url("moonlark").replace("//moonlark@", f"//{role}@")
-    with connect(url) as conn, pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with (
+        connect(server.url("moonlark", role)) as conn,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
         conn.execute(statement.encode())
 
 
@@ -149,6 +142,24 @@ def test_airflow_and_moonlark_do_not_enter_each_other_s_database(
 ) -> None:
     with pytest.raises(StoreUnavailable, match="permission denied for database"):
         as_role(server, role, database)
+
+
+def test_the_on_call_sees_who_holds_a_lock_and_ends_it_by_the_runbooks_own_words(
+    server: PostgresServer,
+) -> None:
+    page = RUNBOOK.read_text(encoding="utf-8")
+    ending = re.search(r'psql "\$PGURL" -c "(SELECT pg_terminate_backend[^"]*)"', page)
+    assert ending is not None
+    statement = ending[1].replace("5 seconds", "0 seconds").encode()
+    with connect(server.url("moonlark", "moonlark_writer")) as forgotten:
+        forgotten.execute("BEGIN")
+        forgotten.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        with connect(server.url("moonlark", "moonlark_reader")) as reader:
+            assert reader.execute(statement).fetchall() == []  # `state` is not shown to everyone
+        with connect(server.url("moonlark", "moonlark_oncall")) as oncall:
+            assert oncall.execute(statement).fetchall() == [(True,)]
+        with pytest.raises(psycopg.OperationalError):
+            forgotten.execute("SELECT 1")
 
 
 def test_a_table_of_a_later_migration_is_the_writer_s_and_not_the_reader_s(
