@@ -55,6 +55,7 @@ check: setup
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
 	$(BIN)/hadolint infra/docker/*.Dockerfile
 	$(BIN)/python -m infra.manifests.check
+	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 	$(BIN)/python -m infra.prometheus.check
 
 # What needs no Ray cluster runs two at a time. Then one cluster after the other, in a process each:

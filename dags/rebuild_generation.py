@@ -12,6 +12,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from dags.generation_name import generation_id, night_prefix
 from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
@@ -63,7 +64,10 @@ def rebuild_generation() -> None:
         """The new generation, named once from the run, and the one it is made after."""
         dag_run, params = context["dag_run"], context["params"]
         stamp = dag_run.logical_date or dag_run.run_after
-        rebuild = which(params["generation"], params["at"])
+        try:
+            rebuild = which(params["generation"], params["at"])
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error  # no other try makes it right
         return {"generation": generation_id(dag_run.run_id, stamp), "rebuild": rebuild}
 
     night_tasks(begin(), SETTINGS)

@@ -212,6 +212,34 @@ def test_a_backfill_makes_past_nights_again_under_other_names(airflow_home: Path
     assert told == {"scheduled": "", "manual": "", "backfill": "false"}
 
 
+REFUSED = """
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from airflow.sdk.exceptions import AirflowFailException
+from dags.rebuild_generation import rebuild_generation
+begin = rebuild_generation().get_task("begin").python_callable
+run = SimpleNamespace(logical_date=datetime(2026, 1, 1, 3, tzinfo=UTC), run_id="run")
+for params in ({"generation": None, "at": None}, {"generation": "g1", "at": "2026-01-01"},
+               {"generation": None, "at": "2026-01-01T03:00:00"}):
+    try:
+        begin(dag_run=run, params=params)
+    except AirflowFailException as error:
+        print("REFUSED", error)
+"""
+
+
+def test_a_rebuild_of_nothing_that_can_be_named_is_not_tried_again(airflow_home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        env={**os.environ, "AIRFLOW_HOME": str(airflow_home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.count("REFUSED") == 3
+
+
 def test_a_shard_asks_for_the_gpu_that_its_driver_uses(
     night: dict[str, Any], airflow_home: Path
 ) -> None:
