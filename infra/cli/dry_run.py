@@ -1,5 +1,8 @@
 """What `publish` and `rollback` would do: said, not done. Nothing here writes."""
 
+import json
+from collections.abc import Iterator
+
 import typer
 
 from infra.cli.store import Store
@@ -10,8 +13,10 @@ from sql.engine import read_snapshot
 PUBLISHABLE = ("sealed", "staged", "published")
 
 
-def tell(store: Store, generation_id: str, *, is_rollback: bool, clears_hold: bool) -> None:
-    """One line a fact; ends with status 1 where it would be refused.
+def tell(
+    store: Store, generation_id: str, *, is_rollback: bool, clears_hold: bool, as_json: bool
+) -> None:
+    """One line a fact, or all of them as JSON; ends with status 1 where it would be refused.
 
     Whether the generation is there and whole, whether a hold stands in the way, who has it loaded.
     """
@@ -19,29 +24,49 @@ def tell(store: Store, generation_id: str, *, is_rollback: bool, clears_hold: bo
         live = generations.read_live(conn)
         found = generations.get_generation(conn, generation_id)
         leases = generations.fresh_replicas(conn)
-    typer.echo(f"would make live: {generation_id} (now: {live.generation_id if live else 'none'})")
-    refused = []
+    refused = list(_refusals(store, found, generation_id))
+    if live is not None and live.hold and not (is_rollback or clears_hold):
+        refused.append(f"{live.who} set a hold: {live.why}; --clear-hold ends it")
+    ready = sum(generation_id in lease.ready for lease in leases)
+    now = None if live is None else live.generation_id
+    if as_json:
+        document = {
+            "generation": generation_id,
+            "live": now,
+            "replicas": len(leases),
+            "replicas_ready": ready,
+            "sets_hold": is_rollback,
+            "refused": refused,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        typer.echo(f"would make live: {generation_id} (now: {now or 'none'})")
+        if now == generation_id:
+            typer.echo("it is live already: nothing would change")
+        typer.echo(f"{ready} of {len(leases)} replicas have it loaded; the others load it first")
+        if is_rollback:
+            typer.echo("a hold would be set: nights publish again after publish --clear-hold")
+        for reason in refused:
+            typer.echo(f"would be refused: {reason}")
+        if not refused:
+            typer.echo("nothing was changed; without --dry-run it is done")
+    if refused:
+        raise typer.Exit(1)
+
+
+def _refusals(
+    store: Store, found: generations.Generation | None, generation_id: str
+) -> Iterator[str]:
+    """Why the generation itself cannot be made live."""
     if found is None:
-        refused.append(f"{generation_id!r} is not registered: moonlark generations")
+        yield f"{generation_id!r} is not registered: moonlark generations"
     elif found.state not in PUBLISHABLE:
-        refused.append(f"it is {found.state}, accepted is {', '.join(PUBLISHABLE)}")
+        yield f"it is {found.state}, accepted is {', '.join(PUBLISHABLE)}"
     else:
         uri = store.artifact_uri
         if uri is not None and not is_on(store.artifact_root, found):
             damage = damage_in_store(uri, found)
         else:
             damage = damage_of(store.artifact_root, found)
-        refused += [] if damage is None else [f"its files are damaged: {damage}"]
-    if live is not None and live.generation_id == generation_id:
-        typer.echo("it is live already: nothing would change")
-    if live is not None and live.hold and not (is_rollback or clears_hold):
-        refused.append(f"{live.who} set a hold: {live.why}; --clear-hold ends it")
-    ready = sum(generation_id in lease.ready for lease in leases)
-    typer.echo(f"{ready} of {len(leases)} replicas have it loaded; the others would load it first")
-    if is_rollback:
-        typer.echo("a hold would be set: no night publishes until moonlark publish --clear-hold")
-    for reason in refused:
-        typer.echo(f"would be refused: {reason}")
-    if refused:
-        raise typer.Exit(1)
-    typer.echo("nothing was changed; without --dry-run it is done")
+        if damage is not None:
+            yield f"its files are damaged: {damage}"

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,9 +34,7 @@ def command(
     request_id: Annotated[
         str, typer.Argument(metavar="REQUEST_ID", help="request_id of a recommendation.")
     ],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write it to this file, too.")
-    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
     """Rebuild a past answer and show why it was so.
 
@@ -51,11 +48,12 @@ def command(
     answer = load("serve.rebuild:rebuild")(
         store.engine, store.artifact_root, exposure, store.artifact_uri
     )
-    if json_file is not None:
-        json_file.write_text(json.dumps(_document(answer), indent=2) + "\n", encoding="utf-8")
-    console.print(_table(answer))
-    for line in _lines(answer):
-        typer.echo(line)
+    if as_json:
+        typer.echo(json.dumps(_document(answer), indent=2))
+    else:
+        console.print(_table(answer))
+        for line in _lines(answer):
+            typer.echo(line)
     if not answer.agrees:
         typer.secho("the rebuilt cosines are not the stored ones", fg="red", err=True)
         raise typer.Exit(1)

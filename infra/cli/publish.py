@@ -31,11 +31,15 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: as JSON, for scripts.")
+    ] = False,
 ) -> None:
     """Make a generation live, or clear a hold.
 
     Every replica loads the generation before the live pointer flips to it, so that no request
-    fails. With --clear-hold and no generation, only the hold is cleared.
+    fails. With --clear-hold and no generation, only the hold is cleared. Ends with 1 where it is
+    refused, or with --dry-run would be.
     """
     if generation is None and not clear_hold:
         raise ValueError("which generation? `moonlark generations` lists them")
@@ -43,7 +47,7 @@ def command(
     if dry_run:
         if generation is None:
             raise ValueError("--dry-run: of which generation? `moonlark generations` lists them")
-        tell(store, generation, is_rollback=False, clears_hold=clear_hold)
+        tell(store, generation, is_rollback=False, clears_hold=clear_hold, as_json=as_json)
         return
     engine = store.engine
     who = getpass.getuser()

@@ -20,17 +20,22 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: as JSON, for scripts.")
+    ] = False,
 ) -> None:
     """Make an earlier generation live again.
 
     Takes seconds for the one before, minutes for older ones. Events and items of today stay in
     force. A hold is set: no night publishes until `moonlark publish --clear-hold`.
+
+    Ends with 1 where it is refused, or with --dry-run would be.
     """
     store = open_store()
     if dry_run:
         with read_snapshot(store.engine) as conn:
             target = target_of(read_live(conn), to, why)
-        tell(store, target, is_rollback=True, clears_hold=False)
+        tell(store, target, is_rollback=True, clears_hold=False, as_json=as_json)
         return
     pointer = rollback(store.engine, to, who=getpass.getuser(), why=why)
     typer.echo(f"live: {pointer.generation_id} (flip {pointer.flip}), hold set")

@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Show what is stored, live and ready.
 
-    Reads the database itself; GET /v1/status asks a replica.
+    Reads the database itself; GET /v1/status asks a replica. Ends with 1 where the database does
+    not answer; whether something is wrong says `moonlark doctor`.
     """
     engine = open_store().engine
     if not watch:

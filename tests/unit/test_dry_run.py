@@ -1,5 +1,6 @@
 """`--dry-run` says what would be done and does nothing; `status --watch` goes on until Ctrl-C."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_dry_publish_says_what_would_be_refused(store: LocalStore) -> None:
     assert "not registered" in unknown.output
     assert moonlark("publish", "--clear-hold", "--dry-run").exit_code == 1
     assert pointer(store) == before
+
+
+def test_a_dry_run_for_a_script_is_json_and_ends_alike(store: LocalStore) -> None:
+    told = moonlark("rollback", "--why", "worse", "--dry-run", "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.output) == {
+        **{"generation": "g0", "live": "g1", "replicas": 0, "replicas_ready": 0},
+        **{"sets_hold": True, "refused": []},
+    }
+    refused = moonlark("publish", "g9", "--dry-run", "--json")
+    assert refused.exit_code == 1
+    assert "not registered" in json.loads(refused.output)["refused"][0]
 
 
 def test_status_is_shown_again_and_again_until_ctrl_c(

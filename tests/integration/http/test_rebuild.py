@@ -46,11 +46,12 @@ def asked(stack: Stack, user: str = "u", **params: Any) -> dict[str, Any]:
 
 
 def explain(stack: Stack, request_id: str, status: int = 0) -> tuple[dict[str, Any], Result]:
-    path = stack.root / "explained.json"
-    result = CliRunner().invoke(app, ["explain", request_id, "--json", str(path)])
-    assert result.exit_code == status, result.output
-    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return document, result
+    shown, told = (
+        CliRunner().invoke(app, ["explain", request_id, *form]) for form in ([], ["--json"])
+    )
+    assert shown.exit_code == told.exit_code == status, shown.output
+    document: dict[str, Any] = json.loads(told.stdout) if told.stdout else {}
+    return document, shown
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
