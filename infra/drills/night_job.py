@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly.build import PLAN, plan_shards, shard_step
 from ray_jobs.nightly.build_shard import one_shard
 from ray_jobs.nightly.export import export
+from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.step import RESULT_MARK, run_step
 from sql.engine import open_engine
 from sql.settings import StoreSettings
@@ -45,6 +47,7 @@ def main() -> None:
     }
     step = parts.get(name) or (name, steps(tiny())[name])
     night = open_small_night(local, asked.generation)
+    night = replace(night, settings=as_exported(night.settings, night.workspace))
     report = run_step(night, *step, beside_others=name == "build_shard")
     time.sleep(AT_LEAST_S)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")

@@ -27,7 +27,6 @@ from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
 from ray_jobs.nightly.fuse import fuse
 from ray_jobs.nightly.publish import publish
-from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.train import WEIGHTS, training_data
@@ -96,7 +95,6 @@ def open_small_night(store: LocalStore, generation_id: str) -> Night:
         holdout_hours=1.0, fusion_questions=300, stage_deadline_s=20, verify_deadline_s=20
     )
     workspace = Workspace(store.root, generation_id, ObjectStore.open(store.artifact_uri))
-    settings = as_exported(settings, workspace)
     return Night(store.engine, store.settings, settings, workspace, now_ms, sleep_shortly)
 
 

@@ -14,7 +14,9 @@ SEIZE, INTERRUPT, DETACH = 0x4206, 0x4207, 17
 ANY_THREAD = 0x40000000
 """__WALL of waitpid."""
 POLL_S = 0.05
-WAIT_S = 10.0
+QUIET_S = 0.1
+"""Who slept for so long waits for its next round: one amid its work may hold locks of others."""
+WAIT_S = 30.0
 
 
 def threads_named(pid: int, name: str) -> list[int]:
@@ -26,22 +28,22 @@ def threads_named(pid: int, name: str) -> list[int]:
 
 
 class StoppedThread:
-    """From now on that thread of another process does nothing, until `go_on`.
+    """From now on that thread of another process does nothing, until `go_on`. It is stopped
+    between two rounds, not amid one.
 
     Raises:
         OSError: there is no such thread, or the right to trace it is missing.
-        TimeoutError: it did not stop.
+        TimeoutError: it was never between two rounds.
     """
 
     def __init__(self, thread_id: int) -> None:
         self._id = thread_id
         self._is_stopped, self._goes_on = threading.Event(), threading.Event()
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # TimeoutError is one
         # The kernel takes orders from the one thread that began to trace.
         self._tracer = threading.Thread(target=self._trace, name="tracer", daemon=True)
         self._tracer.start()
-        if not self._is_stopped.wait(WAIT_S):
-            raise TimeoutError(f"thread {thread_id} did not stop in {WAIT_S:.0f} s")
+        self._is_stopped.wait()
         if self._error is not None:
             raise self._error
 
@@ -52,8 +54,7 @@ class StoppedThread:
 
     def _trace(self) -> None:
         try:
-            while "S" not in _state(self._id):  # one that runs may hold the interpreter's lock
-                time.sleep(POLL_S)
+            _wait_until_quiet(self._id)
             _ptrace(SEIZE, self._id)
             _ptrace(INTERRUPT, self._id)
             os.waitpid(self._id, ANY_THREAD)
@@ -79,9 +80,20 @@ def _ptrace(order: int, thread_id: int) -> None:
         raise OSError(number, f"ptrace of thread {thread_id}: {os.strerror(number)}")
 
 
-def _state(thread_id: int) -> str:
-    """One letter, as in proc(5); raises OSError where the thread is gone."""
-    return Path(f"/proc/{thread_id}/stat").read_text().rpartition(")")[2].split()[0]
+def _wait_until_quiet(thread_id: int) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    before = ""
+    while (now := _sleeps(thread_id)) != before or not now:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"thread {thread_id} was not quiet in {WAIT_S:.0f} s")
+        before = now
+        time.sleep(QUIET_S)
+
+
+def _sleeps(thread_id: int) -> str:
+    """How often it gave up the processor, while it sleeps; raises OSError where it is gone."""
+    status = Path(f"/proc/{thread_id}/status").read_text()
+    return status.partition("voluntary_ctxt_switches:")[2] if "S (sleeping)" in status else ""
 
 
 def _read(path: Path) -> str:

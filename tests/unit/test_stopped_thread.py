@@ -13,7 +13,7 @@ TWO = """
 import os, time
 from serve.periodic import Periodic
 for name in ("one", "generation-watch"):
-    Periodic(name, 0.01, lambda name=name: os.write(1, f"{name}\\n".encode())).start()
+    Periodic(name, 0.25, lambda name=name: os.write(1, f"{name}\\n".encode())).start()
 time.sleep(60)
 """
 
@@ -26,10 +26,10 @@ def process() -> Iterator["subprocess.Popen[str]"]:
 
 
 def soon_only(process: "subprocess.Popen[str]", *names: str) -> bool:
-    """Whether 100 lines running are these and nothing else, among the next 10,000."""
+    """Whether 8 lines running are these and nothing else, among the next 1,000."""
     assert process.stdout is not None
-    last: deque[str] = deque(maxlen=100)
-    for _ in range(10_000):
+    last: deque[str] = deque(maxlen=8)
+    for _ in range(1_000):
         last.append(process.stdout.readline().strip())
         if len(last) == last.maxlen and set(last) == set(names):
             return True
