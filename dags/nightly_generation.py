@@ -90,7 +90,8 @@ def nightly_generation() -> None:
         # A run that was triggered by hand may have no logical date.
         stamp = dag_run.logical_date or dag_run.run_after
         clears = getattr(dag_run, "clear_number", None) or 0
-        return name_night(dag_run.run_id, str(dag_run.run_type), stamp, clears)
+        # Its type is an enum of strings: equal to a string, and str() of it is another one.
+        return name_night(dag_run.run_id, dag_run.run_type, stamp, clears)
 
     night_tasks(begin(), SETTINGS)
 

@@ -20,6 +20,7 @@ from infra.drills.figures import Figures, Options
 from infra.drills.local import LocalStore
 from infra.drills.stack import now_ms
 from infra.stack.airflow_components import StandaloneAirflow
+from infra.stack.errors import StackStartFailed
 from ray_jobs.nightly.rebuild import is_rebuild
 from sql import catalog, generations
 from sql.engine import read_snapshot
@@ -28,6 +29,8 @@ from sql.events import EventKind, NewEvent, append
 EVERY_MINUTE = "* * * * *"
 NIGHTS = 2
 BACKFILLS = 2
+TYPED_AGAIN = ("database is locked", "only one running backfill")
+BETWEEN_TRIES_S = 5.0
 OVER = ("success", "failed")
 BACKFILL = (
     *("backfill", "create", "--dag-id", NIGHT),
@@ -89,7 +92,8 @@ def _backfilled(nights: AirflowNights, figures: Figures, bar: Any) -> None:
     _life_goes_on(nights.store)
     for number in range(1, BACKFILLS + 1):
         started_s = time.monotonic()
-        nights.airflow.command(*BACKFILL, "--from-date", at, "--to-date", at)
+        if not nights.wait(lambda: _is_taken(nights, at), f"backfill {number} is taken"):
+            return
 
         def is_over() -> bool:
             try:
@@ -117,6 +121,18 @@ def _backfilled(nights: AirflowNights, figures: Figures, bar: Any) -> None:
     if lived & {made.generation_id for made in again}:
         figures.tell("a backfill went live")
     figures.more["backfilled"] = len(again)
+
+
+def _is_taken(nights: AirflowNights, at: str) -> bool:
+    """Typed again while Airflow's SQLite is locked, or counts the backfill before as going on."""
+    try:
+        nights.airflow.command(*BACKFILL, "--from-date", at, "--to-date", at)
+    except StackStartFailed as error:
+        if not any(words in str(error) for words in TYPED_AGAIN):
+            raise
+        time.sleep(BETWEEN_TRIES_S)
+        return False
+    return True
 
 
 def _life_goes_on(store: LocalStore) -> None:
