@@ -90,6 +90,13 @@ PLANS = (
         is_drawn=False,
     ),
     Plan(
+        "IFDB, replay, the blends learned every 7 nights",
+        "ifdb",
+        "replay",
+        ("sequential-knn+popular", "ease+popular"),
+        is_drawn=False,
+    ),
+    Plan(
         "IFDB, replay, activity by the hour",
         "ifdb",
         "replay",
