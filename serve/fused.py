@@ -22,9 +22,8 @@ from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
 from ray_jobs.ranking.neighbours import Near
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.shown import Shown
 from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates
-from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.search import live_dots_of, live_vectors_of
 from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
@@ -124,7 +123,7 @@ class FusedLists:
         now = self._now(state, priors, as_of_ms)
         newest_first = state.session.recent[::-1].copy()
         near, delta = priors.neighbours.near(newest_first), state.view.delta
-        shown = Shown(_live(delta), hidden, eligible)
+        shown = Shown(delta.live_S, hidden, eligible)
         found = candidates(now.pools, near, nearest.ordinals, as_of_ms, shown)
         queries_QD = vector_D[None]
         there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
@@ -211,11 +210,6 @@ class FusedLists:
 
 def _key(state: UserState) -> tuple[str, int]:
     return state.generation.generation_id, state.catalog_seq
-
-
-def _live(delta: Delta) -> Live:
-    rows = delta.base_rows
-    return Live(rows.table_S, rows.ordinals, delta.masked, delta.added)
 
 
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:
