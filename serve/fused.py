@@ -225,4 +225,6 @@ def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> P
 
 
 def _activity(priors: Priors, now: _Now, ordinals: Ints, as_of_ms: int) -> NDArray[np.float32]:
-    return priors.activity.at(ordinals, as_of_ms) + now.live.at(ordinals, as_of_ms)
+    sums = priors.activity.at(ordinals, as_of_ms)
+    now.live.add_at(ordinals, as_of_ms, sums)
+    return sums

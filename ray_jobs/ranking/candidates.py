@@ -31,7 +31,7 @@ class Candidates:
                 f"scores and ordinals must be of one length, got {list(self.scores.shape)} and "
                 f"{list(self.ordinals.shape)}"
             )
-        if bool(np.isnan(self.scores).any()):
+        if np.isnan(self.scores.min(initial=0.0)):
             raise ValueError("scores must not be NaN")
         for name, part in self.parts.items():
             if part.shape != self.scores.shape:
@@ -41,6 +41,10 @@ class Candidates:
         """Those rows, with their parts."""
         parts = {name: part[rows] for name, part in self.parts.items()}
         return Candidates(self.scores[rows], self.ordinals[rows], parts)
+
+    def with_part(self, name: str, part: NDArray[np.float32]) -> Candidates:
+        """With one part more, whatever it has to do with the score."""
+        return Candidates(self.scores, self.ordinals, {**self.parts, name: part})
 
     def __len__(self) -> int:
         return len(self.ordinals)

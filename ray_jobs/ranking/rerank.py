@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.compiled import BOOL, FLOATS, INTS, MASK, kernel
 from ray_jobs.ranking.candidates import Candidates
+from ray_jobs.ranking.lookup import row_in
+from ray_jobs.ranking.order import key_of
 
 OrdinalSet = Collection[int] | NDArray[np.int64]
 
@@ -41,7 +44,8 @@ def weighed(
     """
     boost_N = _at(boosts, found.ordinals)
     parts = {**(found.parts or {name: found.scores}), "boost": boost_N}
-    return Candidates(found.scores + boost_N, found.ordinals, parts)
+    scores = found.scores if boosts is None else found.scores + boost_N
+    return Candidates(scores, found.ordinals, parts)
 
 
 def rerank(
@@ -57,7 +61,8 @@ def rerank(
 ) -> Candidates:
     """Places offset..offset+k of the list: score descending, ordinal ascending, each ordinal once.
 
-    `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible.
+    `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible. An
+    ordinal is below 2**31.
     `seen`, `excluded`: ordinals never to show. An ordinal that repeats keeps its best score.
 
     `first`: ordinals that come before all others, in this order (`diversity`).
@@ -71,28 +76,68 @@ def rerank(
     """
     if k < 1 or offset < 0:
         raise ValueError(f"k must be at least 1 and offset at least 0; got k={k}, offset={offset}")
-    keep = candidates.ordinals >= 0
-    for dropped in (seen, excluded):
-        if len(dropped):
-            keep &= ~_is_among(candidates.ordinals, _as_array(dropped))
-    if eligible is not None:
-        inside = keep & (candidates.ordinals < len(eligible))
-        keep = np.zeros_like(keep)
-        keep[inside] = eligible[candidates.ordinals[inside]]
-    kept = candidates.take(keep)
-    order = np.lexsort((kept.ordinals, -kept.scores))
-    ranked = kept.take(_each_once(kept.ordinals, order))
+    rows = _ranked(candidates, _ascending(seen, excluded), eligible)
     if first is not None:
-        places = np.full(len(ranked), len(first))
-        row_of = {ordinal: row for row, ordinal in enumerate(ranked.ordinals.tolist())}
+        places = np.full(len(rows), len(first))
+        ordinals = candidates.ordinals[rows].tolist()
+        place_of = {ordinal: place for place, ordinal in enumerate(ordinals)}
         for place, ordinal in enumerate(first.tolist()):
-            if ordinal in row_of:
-                places[row_of[ordinal]] = place
-        ranked = ranked.take(np.argsort(places, kind="stable"))
-    placed, positions = _with_pins(ranked.ordinals, pins)
-    page = ranked.take(placed[offset : offset + k])
-    parts = {**page.parts, "pin": positions[offset : offset + k]}
-    return Candidates(page.scores, page.ordinals, parts)
+            if ordinal in place_of:
+                places[place_of[ordinal]] = place
+        rows = rows[np.argsort(places, kind="stable")]
+    if not pins:
+        page = candidates.take(rows[offset : offset + k])
+        return page.with_part("pin", np.zeros(len(page), np.float32))
+    placed, positions = _with_pins(candidates.ordinals[rows], pins)
+    page = candidates.take(rows[placed[offset : offset + k]])
+    return page.with_part("pin", positions[offset : offset + k])
+
+
+def _ranked(
+    candidates: Candidates, hidden: NDArray[np.int64], eligible: NDArray[np.bool_] | None
+) -> NDArray[np.intp]:
+    """Rows of what may be shown, the best first, each ordinal once."""
+    keys, count, may_repeat = _keys(
+        *(candidates.scores, candidates.ordinals, hidden),
+        *(_NO_MASK if eligible is None else eligible, eligible is not None),
+    )
+    rows = np.argsort(keys)[:count]
+    if may_repeat:
+        once = np.unique(candidates.ordinals[rows], return_index=True)[1]
+        rows = rows[np.sort(once)]
+    return rows
+
+
+_NO_MASK = np.zeros(0, np.bool_)
+
+
+@kernel(FLOATS, INTS, INTS, MASK, BOOL)
+def _keys(
+    scores_N: NDArray[np.float32],
+    ordinals_N: NDArray[np.int64],
+    hidden: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    is_filtered: bool,
+) -> tuple[NDArray[np.int64], int, bool]:
+    """The key (N,) of each row, the largest number where it may not be shown; how many may; and
+    whether an ordinal may repeat: not where they ascend, as they mostly do."""
+    keys_N = np.full(len(scores_N), _LAST, np.int64)
+    count, may_repeat, before = 0, False, -1
+    for row in range(len(scores_N)):
+        ordinal = ordinals_N[row]
+        may_repeat |= ordinal <= before
+        before = ordinal
+        if (
+            ordinal >= 0
+            and (not is_filtered or (ordinal < len(eligible) and eligible[ordinal]))
+            and row_in(hidden, ordinal) < 0
+        ):
+            keys_N[row] = key_of(scores_N[row], ordinal)
+            count += 1
+    return keys_N, count, may_repeat
+
+
+_LAST = 2**63 - 1
 
 
 def _with_pins(
@@ -135,24 +180,19 @@ def _at(values: NDArray[np.float32] | None, ordinals: NDArray[np.int64]) -> NDAr
     return found
 
 
-def _each_once(ordinals: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of the rows `order` those whose ordinal none before them has. They seldom repeat, and to see
-    that takes a fifth of the time."""
-    ascending = np.sort(ordinals)
-    if not (ascending[1:] == ascending[:-1]).any():
-        return order
-    return order[np.sort(np.unique(ordinals[order], return_index=True)[1])]
-
-
-def _is_among(ordinals: NDArray[np.int64], dropped: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """np.isin, without the sort of both where `dropped` ascends, as it mostly does."""
-    if (dropped[1:] <= dropped[:-1]).any():
-        return np.isin(ordinals, dropped)
-    places = np.minimum(np.searchsorted(dropped, ordinals), len(dropped) - 1)
-    return np.asarray(dropped[places] == ordinals, np.bool_)
+def _ascending(*sets: OrdinalSet) -> NDArray[np.int64]:
+    """All of these together; mostly it is one that ascends already."""
+    arrays = [_as_array(ordinals) for ordinals in sets if len(ordinals)]
+    if not arrays:
+        return _NOBODY
+    together = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return together if (together[1:] > together[:-1]).all() else np.unique(together)
 
 
 def _as_array(values: OrdinalSet) -> NDArray[np.int64]:
     if isinstance(values, np.ndarray):
         return values
     return np.fromiter(values, dtype=np.int64, count=len(values))
+
+
+_NOBODY = np.zeros(0, np.int64)

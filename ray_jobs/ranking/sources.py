@@ -16,9 +16,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import BOOL, FLOATS_2D, INT, INTS, INTS32, array_of, helper, kernel
-from ray_jobs.ranking.lookup import unique_sorted
+from ray_jobs.compiled import BOOL, FLOATS_2D, INT, INTS, INTS32, array_of, kernel
+from ray_jobs.ranking.lookup import row_in, unique_sorted
 from ray_jobs.ranking.neighbours import COSINE, LINEAR, Near, slot_of
+from ray_jobs.ranking.order import TIES, key_of, smallest
 from ray_jobs.ranking.shown import SHOWN_TYPES, Shown
 
 ACTIVE_EACH = 100
@@ -40,9 +41,6 @@ POOL = 1_000
 SPARE = 60
 """So many more of the best of a source are put in order beforehand: few users may not be shown more
 of them than that. Where one may not, the whole pool is looked through."""
-
-_TIES = 2**31 - 1
-"""What a key says of two that are alike is in its last bits."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -110,54 +108,6 @@ def most_active(ordinals_P: Ints, sums_PH: Floats, each: int = ACTIVE_EACH) -> I
     return np.unique(ordinals_P[best.ravel()])
 
 
-@helper
-def _is_in(ascending: Ints, ordinal: int) -> bool:
-    """A search without a branch that depends on what is found: a third of np.searchsorted's."""
-    first, count = 0, len(ascending)
-    while count > 1:
-        half = count // 2
-        first += half * (ascending[first + half] <= ordinal)
-        count -= half
-    return count == 1 and bool(ascending[first] == ordinal)
-
-
-@helper
-def _key(value: np.float32, tie: int) -> int:
-    """A number that is the smaller the larger `value` is; of equal ones that of the smaller `tie`,
-    which is below 2**31."""
-    bits = np.int64(np.float32(value + np.float32(0)).view(np.int32))  # + 0: there is one zero
-    if bits < 0:
-        bits = -(bits & _TIES) - 1
-    return int(((_TIES - bits) << 31) | tie)
-
-
-@helper
-def _smallest(keys: Ints, wanted: int) -> Ints:
-    """The `wanted` smallest keys, or all, in no order. Counted by their first bits, so that only
-    those which are on the edge are sorted."""
-    if len(keys) <= wanted:
-        return keys
-    counts = np.zeros(1 << 12, np.int64)
-    for key in keys:
-        counts[key >> 51] += 1
-    edge, below = 0, 0
-    while below + counts[edge] < wanted:
-        below += counts[edge]
-        edge += 1
-    found, on_edge = np.empty(wanted, np.int64), np.empty(counts[edge], np.int64)
-    count, others = 0, 0
-    for key in keys:
-        if key >> 51 < edge:
-            found[count] = key
-            count += 1
-        elif key >> 51 == edge:
-            on_edge[others] = key
-            others += 1
-    on_edge.sort()
-    found[count:] = on_edge[: wanted - count]
-    return found
-
-
 @kernel(FLOATS_2D, INT)
 def _front(sums_PH: Floats, most: int) -> Ints:
     """Rows (H, B) of the `most` best of each horizon, or all, the best first."""
@@ -166,25 +116,13 @@ def _front(sums_PH: Floats, most: int) -> Ints:
     keys = np.empty(len(sums_PH), np.int64)
     for horizon in range(len(rows_HB)):
         for row in range(len(keys)):
-            keys[row] = _key(sums_PH[row, horizon], row)
-        rows_HB[horizon] = np.sort(_smallest(keys, most)) & _TIES
+            keys[row] = key_of(sums_PH[row, horizon], row)
+        rows_HB[horizon] = np.sort(smallest(keys, most)) & TIES
     return rows_HB
 
 
 _SHOWN, _HIDDEN, _TAKEN = 0, 1, 2
 """Of an item of the pool, for this user."""
-
-
-@helper
-def _row_in(ascending: Ints, ordinal: int) -> int:
-    """Its row, -1 where it is not there. A search without a branch that depends on what is found: a
-    third of np.searchsorted's."""
-    first, count = 0, len(ascending)
-    while count > 1:
-        half = count // 2
-        first += half * (ascending[first + half] <= ordinal)
-        count -= half
-    return first if count == 1 and ascending[first] == ordinal else -1
 
 
 @kernel(
@@ -223,7 +161,7 @@ def _beside(
         ):
             states_P[row] = _HIDDEN
     for ordinal in hidden:
-        row = _row_in(active_P, ordinal)
+        row = row_in(active_P, ordinal)
         if row >= 0:
             states_P[row] = _HIDDEN
     for horizon in range(len(front_HB)):
@@ -238,10 +176,10 @@ def _beside(
             keys, taken = np.empty(len(active_P), np.int64), 0
             for row in range(len(active_P)):
                 if states_P[row] != _HIDDEN:
-                    keys[taken] = _key(sums_PH[row, horizon], row)
+                    keys[taken] = key_of(sums_PH[row, horizon], row)
                     taken += 1
-            for key in _smallest(keys[:taken], ACTIVE_EACH):
-                states_P[key & _TIES] = _TAKEN
+            for key in smallest(keys[:taken], ACTIVE_EACH):
+                states_P[key & TIES] = _TAKEN
     for row in range(len(active_P)):
         if states_P[row] == _TAKEN:
             found[count] = active_P[row]
@@ -255,7 +193,7 @@ def _beside(
             published[place] <= as_of_ms
             and (not by_live or (ordinal < len(live) and live[ordinal]))
             and (not is_filtered or (ordinal < len(eligible) and eligible[ordinal]))
-            and _row_in(hidden, ordinal) < 0
+            and row_in(hidden, ordinal) < 0
         ):
             found[count] = ordinal
             count += 1
@@ -278,8 +216,8 @@ def _beside(
     for column in (COSINE, LINEAR):
         for place in range(shown):
             row = rows_N[place]
-            keys[place] = _key(near_N3[row, column], near_N[row])
-        for key in _smallest(keys, NEIGHBOURS):
-            found[count] = key & _TIES
+            keys[place] = key_of(near_N3[row, column], near_N[row])
+        for key in smallest(keys, NEIGHBOURS):
+            found[count] = key & TIES
             count += 1
     return found[:count]
