@@ -66,7 +66,7 @@ def listed(
     """Candidates as an answer."""
     items = shown(state, ranked)
     if len(items) < len(ranked):
-        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
+        there = [card is not None for card in state.view.items.cards(ranked.ordinals)]
         ranked = ranked.take(np.array(there, np.bool_))
     return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
 
@@ -80,16 +80,16 @@ def explain(answer: ItemList, past: Past) -> None:
 
 def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     """Candidates as they appear in an answer."""
-    items = state.view.items.get_many(ranked.ordinals)
+    cards = state.view.items.cards(ranked.ordinals)
     return [
         {
-            "item_id": item.item_id,
+            "item_id": card.item_id,
             "score": score,
-            "title": item.title,
-            "category": item.category,
+            "title": card.title,
+            "category": card.category,
         }
-        for item, score in zip(items, ranked.scores.tolist(), strict=True)
-        if item is not None
+        for card, score in zip(cards, ranked.scores.tolist(), strict=True)
+        if card is not None
     ]
 
 

@@ -6,8 +6,6 @@ Shapes: N ordinals that are known, M that are asked for.
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import helper
-
 Ints = NDArray[np.int64]
 
 
@@ -34,15 +32,3 @@ def unique_sorted(values: Ints) -> Ints:
     is_new[0] = True
     np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
     return ordered[is_new]
-
-
-@helper
-def row_in(ascending: Ints, ordinal: int) -> int:
-    """Its row, -1 where it is not there. A search without a branch that depends on what is found: a
-    third of np.searchsorted's."""
-    first, count = 0, len(ascending)
-    while count > 1:
-        half = count // 2
-        first += half * (ascending[first + half] <= ordinal)
-        count -= half
-    return first if count == 1 and ascending[first] == ordinal else -1

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import BOOL, FLOATS, INTS, MASK, kernel
+from ray_jobs.order import ranked_rows
 from ray_jobs.ranking.candidates import Candidates
-from ray_jobs.ranking.lookup import row_in
-from ray_jobs.ranking.order import key_of
 
 OrdinalSet = Collection[int] | NDArray[np.int64]
 
@@ -61,8 +59,7 @@ def rerank(
 ) -> Candidates:
     """Places offset..offset+k of the list: score descending, ordinal ascending, each ordinal once.
 
-    `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible. An
-    ordinal is below 2**31.
+    `eligible`: a mask over ordinals, all when None; ordinals beyond its end are not eligible.
     `seen`, `excluded`: ordinals never to show. An ordinal that repeats keeps its best score.
 
     `first`: ordinals that come before all others, in this order (`diversity`).
@@ -76,7 +73,8 @@ def rerank(
     """
     if k < 1 or offset < 0:
         raise ValueError(f"k must be at least 1 and offset at least 0; got k={k}, offset={offset}")
-    rows = _ranked(candidates, _ascending(seen, excluded), eligible)
+    hidden = _ascending(seen, excluded)
+    rows = ranked_rows(candidates.scores, candidates.ordinals, hidden, eligible)
     if first is not None:
         places = np.full(len(rows), len(first))
         ordinals = candidates.ordinals[rows].tolist()
@@ -91,53 +89,6 @@ def rerank(
     placed, positions = _with_pins(candidates.ordinals[rows], pins)
     page = candidates.take(rows[placed[offset : offset + k]])
     return page.with_part("pin", positions[offset : offset + k])
-
-
-def _ranked(
-    candidates: Candidates, hidden: NDArray[np.int64], eligible: NDArray[np.bool_] | None
-) -> NDArray[np.intp]:
-    """Rows of what may be shown, the best first, each ordinal once."""
-    keys, count, may_repeat = _keys(
-        *(candidates.scores, candidates.ordinals, hidden),
-        *(_NO_MASK if eligible is None else eligible, eligible is not None),
-    )
-    rows = np.argsort(keys)[:count]
-    if may_repeat:
-        once = np.unique(candidates.ordinals[rows], return_index=True)[1]
-        rows = rows[np.sort(once)]
-    return rows
-
-
-_NO_MASK = np.zeros(0, np.bool_)
-
-
-@kernel(FLOATS, INTS, INTS, MASK, BOOL)
-def _keys(
-    scores_N: NDArray[np.float32],
-    ordinals_N: NDArray[np.int64],
-    hidden: NDArray[np.int64],
-    eligible: NDArray[np.bool_],
-    is_filtered: bool,
-) -> tuple[NDArray[np.int64], int, bool]:
-    """The key (N,) of each row, the largest number where it may not be shown; how many may; and
-    whether an ordinal may repeat: not where they ascend, as they mostly do."""
-    keys_N = np.full(len(scores_N), _LAST, np.int64)
-    count, may_repeat, before = 0, False, -1
-    for row in range(len(scores_N)):
-        ordinal = ordinals_N[row]
-        may_repeat |= ordinal <= before
-        before = ordinal
-        if (
-            ordinal >= 0
-            and (not is_filtered or (ordinal < len(eligible) and eligible[ordinal]))
-            and row_in(hidden, ordinal) < 0
-        ):
-            keys_N[row] = key_of(scores_N[row], ordinal)
-            count += 1
-    return keys_N, count, may_repeat
-
-
-_LAST = 2**63 - 1
 
 
 def _with_pins(

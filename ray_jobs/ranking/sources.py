@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.compiled import BOOL, FLOATS_2D, INT, INTS, INTS32, array_of, kernel
-from ray_jobs.ranking.lookup import row_in, unique_sorted
+from ray_jobs.order import TIES, key_of, row_in, smallest
+from ray_jobs.ranking.lookup import unique_sorted
 from ray_jobs.ranking.neighbours import COSINE, LINEAR, Near, slot_of
-from ray_jobs.ranking.order import TIES, key_of, smallest
 from ray_jobs.ranking.shown import SHOWN_TYPES, Shown
 
 ACTIVE_EACH = 100
