@@ -125,10 +125,10 @@ class FusedLists:
         near, delta = priors.neighbours.near(newest_first), state.view.delta
         shown = Shown(delta.live_S, hidden, eligible)
         found = candidates(now.pools, near, nearest.ordinals, as_of_ms, shown)
-        queries_QD = vector_D[None]
-        there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
-        if there.any():
-            queries_QD = np.stack([vector_D, unit_rows(recent_RD[there].mean(axis=0))])
+        _, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
+        queries_QD = np.empty((2, len(vector_D)), np.float32)
+        # Of unit length their sum is their mean; what has no vector adds 0.
+        queries_QD[0], queries_QD[1] = vector_D, unit_rows(np.add.reduce(recent_RD))
         there, dots_NQ = live_dots_of(state.shards, delta, found, queries_QD)
         if state.shards.missing:  # without its vector an item would be scored as if it were far
             found, dots_NQ = found[there], dots_NQ[there]
@@ -138,9 +138,7 @@ class FusedLists:
             published_ms=state.view.items.published_ms(found),
             neighbours=near.at(found),
             history=priors.neighbours.whole.says(state.session.seen, found),
-            recent=dots_NQ[:, 1].copy()
-            if len(queries_QD) > 1
-            else np.zeros(len(found), np.float32),
+            recent=dots_NQ[:, 1].copy(),
         )
         fusion, quiet = priors.fusion, now.is_quiet
         scored = fusion.score(found, evidence, as_of_ms, is_known=True, is_quiet=quiet)

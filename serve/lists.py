@@ -61,14 +61,20 @@ class TrendingList:
 
 
 def listed(
-    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
+    state: UserState,
+    basis: Basis,
+    ranked: Candidates,
+    as_of_ms: int,
+    policy_seq: int = 0,
+    *,
+    is_quiet: bool = False,
 ) -> ItemList:
     """Candidates as an answer."""
     items = shown(state, ranked)
     if len(items) < len(ranked):
         there = [card is not None for card in state.view.items.cards(ranked.ordinals)]
         ranked = ranked.take(np.array(there, np.bool_))
-    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
+    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq, is_quiet)
 
 
 def explain(answer: ItemList, past: Past) -> None:
@@ -96,7 +102,12 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
 def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
     """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
     state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    parts = {name: part.tolist() for name, part in ranked.parts.items()}
+    names = list(ranked.parts)
+    rows = zip(
+        *(answer.items, ranked.ordinals.tolist()),
+        zip(*[part.tolist() for part in ranked.parts.values()], strict=True),
+        strict=True,
+    )
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
@@ -110,11 +121,13 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: i
                 item["score"],
                 ordinal,
                 # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-                {name: part[row] for name, part in parts.items() if part[row] or name == base},
+                {
+                    name: value
+                    for name, value in zip(names, values, strict=True)
+                    if value or name == base
+                },
             )
-            for row, (item, ordinal) in enumerate(
-                zip(answer.items, ranked.ordinals.tolist(), strict=True)
-            )
+            for item, ordinal, values in rows
         ],
         degraded=state.degraded,
         params={

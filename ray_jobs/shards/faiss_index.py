@@ -103,7 +103,16 @@ def assign_lists(coarse: Any, queries_BD: NDArray[np.float32], nprobe: int) -> A
     """Ranks the centroids of `coarse` for each query."""
     with ThreadsFor(len(queries_BD)):
         if len(queries_BD) <= QUERY_BATCH:
-            scores_BP, lists_BP = coarse.search(queries_BD, nprobe)
+            scores_BP = np.empty((len(queries_BD), nprobe), np.float32)
+            lists_BP = np.empty((len(queries_BD), nprobe), np.int64)
+            # The C call, as in `search_ivf`.
+            coarse.search_c(
+                len(queries_BD),
+                faiss.swig_ptr(queries_BD),
+                nprobe,
+                faiss.swig_ptr(scores_BP),
+                faiss.swig_ptr(lists_BP),
+            )
             return Assignment(lists_BP, scores_BP)
         parts = [
             coarse.search(queries_BD[start : start + QUERY_BATCH], nprobe)
