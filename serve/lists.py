@@ -102,12 +102,12 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
 def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
     """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
     state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    names = list(ranked.parts)
-    rows = zip(
-        *(answer.items, ranked.ordinals.tolist()),
-        zip(*[part.tolist() for part in ranked.parts.values()], strict=True),
-        strict=True,
-    )
+    # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+    told = {
+        name: part.tolist() for name, part in ranked.parts.items() if name == base or part.any()
+    }
+    values = list(zip(*told.values(), strict=True)) or [()] * len(ranked)
+    rows = zip(answer.items, ranked.ordinals.tolist(), values, strict=True)
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
@@ -120,14 +120,13 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: i
                 item["item_id"],
                 item["score"],
                 ordinal,
-                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
                 {
                     name: value
-                    for name, value in zip(names, values, strict=True)
+                    for name, value in zip(told, row, strict=True)
                     if value or name == base
                 },
             )
-            for item, ordinal, values in rows
+            for item, ordinal, row in rows
         ],
         degraded=state.degraded,
         params={

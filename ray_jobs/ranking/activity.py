@@ -122,6 +122,7 @@ class Activity:
 
 
 _HORIZONS_MS = np.array(HORIZONS_DAYS) * DAY_MS
+_HORIZONS = len(HORIZONS_DAYS)
 
 
 @kernel(INTS, INTS32, INTS, FLOATS_2D, INT, WRITTEN_2D)
@@ -149,7 +150,7 @@ def _add_at(
             if ordinals_N[first] == ordinal:
                 row = first
         if row >= 0:
-            for h in range(len(decay_H)):
+            for h in range(_HORIZONS):  # a constant: all at once
                 sums_MH[place, h] += sums_NH[row, h] * decay_H[h]
 
 

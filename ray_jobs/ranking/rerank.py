@@ -41,9 +41,11 @@ def weighed(
     `boosts` (`boosts.total_boosts`) is by ordinal, zero beyond its end.
     """
     boost_N = _at(boosts, found.ordinals)
-    parts = {**(found.parts or {name: found.scores}), "boost": boost_N}
-    scores = found.scores if boosts is None else found.scores + boost_N
-    return Candidates(scores, found.ordinals, parts)
+    known = found if found.parts else found.with_part(name, found.scores)
+    if boosts is None:
+        return known.with_part("boost", boost_N)
+    parts = {**known.parts, "boost": boost_N}
+    return Candidates(found.scores + boost_N, found.ordinals, parts)
 
 
 def rerank(

@@ -91,8 +91,8 @@ class Delta:
     def apply(self, changes: Iterable[DeltaChange]) -> Delta:
         """A new Delta with the changes applied in order; `self` stays as it is.
 
-        Costs a copy of the head (1 MB at 2,048 x 128) and of `live_S`, once per batch. Raises ValueError for a
-        vector that is not float32 (D,) and finite, or a negative ordinal.
+        Costs a copy of the head (1 MB at 2,048 x 128) and of `live_S`, once per batch. Raises
+        ValueError for a vector that is not float32 (D,) and finite, or a negative ordinal.
         """
         final: dict[int, NDArray[np.float32] | None] = {}
         for change in changes:

@@ -32,7 +32,7 @@ def single_by_bits(half: np.uint16) -> np.float32:
     return -size if bits & np.uint32(0x8000) else size
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def single_by_processor(_: Any, half: Any) -> tuple[Any, Any]:
     """The same by its own instruction: 65 us for 726 vectors and two queries instead of 120."""
 
