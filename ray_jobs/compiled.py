@@ -73,6 +73,8 @@ def array_of(number: Any, dimensions: int = 1) -> types.Array:
 INTS, INTS32 = array_of(types.int64), array_of(types.int32)
 FLOATS, FLOATS_2D = array_of(types.float32), array_of(types.float32, 2)
 MASK = array_of(types.boolean)
+WRITTEN_2D = types.Array(types.float32, 2, "C")
+"""What a kernel adds to: as numpy makes it."""
 INT, FLOAT, BOOL = types.int64, types.float64, types.boolean
 
 _kernels: list[Kernel[Any]] = []

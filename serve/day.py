@@ -175,7 +175,10 @@ class Day:
             pools_ahead=pools_ahead,
             checkpoints=checkpoints,
             list_pool=ThreadPoolExecutor(
-                settings.distant_list_threads if ask_shards else settings.list_threads, "lists"
+                settings.distant_list_threads if ask_shards else settings.list_threads,
+                "lists",
+                # It is kept per thread: without it each search sets it, twice a shard.
+                partial(faiss.omp_set_num_threads, 1),
             ),
         )
 

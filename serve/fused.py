@@ -22,9 +22,8 @@ from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
 from ray_jobs.ranking.neighbours import Near
 from ray_jobs.ranking.priors import Priors
-from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.shown import Shown
 from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates
-from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.search import live_dots_of, live_vectors_of
 from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
@@ -124,12 +123,12 @@ class FusedLists:
         now = self._now(state, priors, as_of_ms)
         newest_first = state.session.recent[::-1].copy()
         near, delta = priors.neighbours.near(newest_first), state.view.delta
-        shown = Shown(_live(delta), hidden, eligible)
+        shown = Shown(delta.live_S, hidden, eligible)
         found = candidates(now.pools, near, nearest.ordinals, as_of_ms, shown)
-        queries_QD = vector_D[None]
-        there, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
-        if there.any():
-            queries_QD = np.stack([vector_D, unit_rows(recent_RD[there].mean(axis=0))])
+        _, recent_RD = live_vectors_of(state.shards, delta, newest_first[:RECENT_ITEMS])
+        queries_QD = np.empty((2, len(vector_D)), np.float32)
+        # Of unit length their sum is their mean; what has no vector adds 0.
+        queries_QD[0], queries_QD[1] = vector_D, unit_rows(np.add.reduce(recent_RD))
         there, dots_NQ = live_dots_of(state.shards, delta, found, queries_QD)
         if state.shards.missing:  # without its vector an item would be scored as if it were far
             found, dots_NQ = found[there], dots_NQ[there]
@@ -139,9 +138,7 @@ class FusedLists:
             published_ms=state.view.items.published_ms(found),
             neighbours=near.at(found),
             history=priors.neighbours.whole.says(state.session.seen, found),
-            recent=dots_NQ[:, 1].copy()
-            if len(queries_QD) > 1
-            else np.zeros(len(found), np.float32),
+            recent=dots_NQ[:, 1].copy(),
         )
         fusion, quiet = priors.fusion, now.is_quiet
         scored = fusion.score(found, evidence, as_of_ms, is_known=True, is_quiet=quiet)
@@ -213,11 +210,6 @@ def _key(state: UserState) -> tuple[str, int]:
     return state.generation.generation_id, state.catalog_seq
 
 
-def _live(delta: Delta) -> Live:
-    rows = delta.base_rows
-    return Live(rows.table_S, rows.ordinals, delta.masked, delta.added)
-
-
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:
     items = state.view.items
     active = np.union1d(priors.most_active, live.ordinals)
@@ -231,4 +223,6 @@ def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> P
 
 
 def _activity(priors: Priors, now: _Now, ordinals: Ints, as_of_ms: int) -> NDArray[np.float32]:
-    return priors.activity.at(ordinals, as_of_ms) + now.live.at(ordinals, as_of_ms)
+    sums = priors.activity.at(ordinals, as_of_ms)
+    now.live.add_at(ordinals, as_of_ms, sums)
+    return sums

@@ -61,14 +61,20 @@ class TrendingList:
 
 
 def listed(
-    state: UserState, basis: Basis, ranked: Candidates, as_of_ms: int, policy_seq: int = 0
+    state: UserState,
+    basis: Basis,
+    ranked: Candidates,
+    as_of_ms: int,
+    policy_seq: int = 0,
+    *,
+    is_quiet: bool = False,
 ) -> ItemList:
     """Candidates as an answer."""
     items = shown(state, ranked)
     if len(items) < len(ranked):
-        there = [item is not None for item in state.view.items.get_many(ranked.ordinals)]
+        there = [card is not None for card in state.view.items.cards(ranked.ordinals)]
         ranked = ranked.take(np.array(there, np.bool_))
-    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq)
+    return ItemList(state, basis, items, as_of_ms, ranked, policy_seq, is_quiet)
 
 
 def explain(answer: ItemList, past: Past) -> None:
@@ -80,23 +86,28 @@ def explain(answer: ItemList, past: Past) -> None:
 
 def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     """Candidates as they appear in an answer."""
-    items = state.view.items.get_many(ranked.ordinals)
+    cards = state.view.items.cards(ranked.ordinals)
     return [
         {
-            "item_id": item.item_id,
+            "item_id": card.item_id,
             "score": score,
-            "title": item.title,
-            "category": item.category,
+            "title": card.title,
+            "category": card.category,
         }
-        for item, score in zip(items, ranked.scores.tolist(), strict=True)
-        if item is not None
+        for card, score in zip(cards, ranked.scores.tolist(), strict=True)
+        if card is not None
     ]
 
 
 def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
     """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
     state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    parts = {name: part.tolist() for name, part in ranked.parts.items()}
+    # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+    told = {
+        name: part.tolist() for name, part in ranked.parts.items() if name == base or part.any()
+    }
+    values = list(zip(*told.values(), strict=True)) or [()] * len(ranked)
+    rows = zip(answer.items, ranked.ordinals.tolist(), values, strict=True)
     return Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
@@ -109,12 +120,13 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: i
                 item["item_id"],
                 item["score"],
                 ordinal,
-                # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-                {name: part[row] for name, part in parts.items() if part[row] or name == base},
+                {
+                    name: value
+                    for name, value in zip(told, row, strict=True)
+                    if value or name == base
+                },
             )
-            for row, (item, ordinal) in enumerate(
-                zip(answer.items, ranked.ordinals.tolist(), strict=True)
-            )
+            for item, ordinal, row in rows
         ],
         degraded=state.degraded,
         params={

@@ -40,13 +40,16 @@ def candidates_by_vector(
         alone = np.union1d(alone, boosts.direct)
         if boosts.groups_S is not None:
             masks = _group_masks(boosts.groups_S, eligible)
-    excluded = union_sorted(excluded, alone)
+    if len(alone):
+        excluded = union_sorted(excluded, alone)
     found = [
         search(shards, view.delta, query_D, wanted, eligible=mask, excluded=excluded)
         for mask in masks
     ]
     if len(alone):
         found.append(_scored_alone(shards, view, query_D, alone))
+    if len(found) == 1:
+        return Candidates(*found[0])
     scores, ordinals = zip(*found, strict=True)
     return Candidates(np.concatenate(scores), np.concatenate(ordinals))
 

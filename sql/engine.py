@@ -78,6 +78,7 @@ def _open_sqlite(url: URL, checkpoints_beside: bool) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the one used last: its pages and statements are at hand
         connect_args={"timeout": LOCK_TIMEOUT_MS / 1000},
         hide_parameters=True,  # an error that is logged must not name users
     )
@@ -165,6 +166,7 @@ def _open_postgres(url: URL, statement_timeout_s: float | None) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the one used last: its pages and statements are at hand
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={

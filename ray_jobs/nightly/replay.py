@@ -10,6 +10,7 @@ Shapes: N items (by ordinal, ascending), E events, D dim, H horizons, M candidat
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from ray_jobs.ranking.candidates import MIN_CANDIDATES
 from ray_jobs.ranking.fusion import Evidence, Fusion
 from ray_jobs.ranking.lookup import rows_in
 from ray_jobs.ranking.neighbours import Neighbours
-from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.shown import Shown
 from ray_jobs.ranking.sources import RECENT_ITEMS, Pools, candidates
 from ray_jobs.ranking.timeline import Timeline
 
@@ -120,6 +121,13 @@ class Model:
         """One more than the largest ordinal."""
         return int(self.ordinals_N[-1]) + 1
 
+    @cached_property
+    def live_S(self) -> NDArray[np.bool_]:
+        """Which ordinals of the span are in the catalog."""
+        live_S = np.zeros(self.span, np.bool_)
+        live_S[self.ordinals_N] = True
+        return live_S
+
     def rows_of(self, ordinals: Ints) -> Ints:
         """Row of each ordinal, -1 where it is not in the catalog."""
         return rows_in(self.ordinals_N, ordinals)
@@ -139,7 +147,7 @@ def evidence_of(
     """
     newest_first = session.recent[::-1].copy()
     near = model.neighbours.near(newest_first)
-    shown = Shown(Live.of(model.ordinals_N), hidden)
+    shown = Shown(model.live_S, hidden)
     vector_D = user_vector(model.encoder, session)
     nearest = np.zeros(0, np.int64)
     if vector_D is not None:

@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import FLOATS, FLOATS_2D, INTS, INTS32, kernel
+from ray_jobs.compiled import FLOATS_2D, INT, INTS, INTS32, WRITTEN_2D, kernel
 from ray_jobs.ranking.lookup import check_ascending
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
@@ -110,27 +110,38 @@ class Activity:
 
     def at(self, ordinals_M: Ints, at_ms: int) -> Floats:
         """Their sums (M, H) at a later moment; at an earlier one those of `self.at_ms`."""
-        decay_H = decay(np.array([at_ms - self.at_ms]))[0]
-        sums: Floats = _at(ordinals_M, self._row_S, self.ordinals, self.sums, decay_H)
-        return sums
+        sums_MH = np.zeros((len(ordinals_M), len(HORIZONS_DAYS)), np.float32)
+        self.add_at(ordinals_M, at_ms, sums_MH)
+        return sums_MH
+
+    def add_at(self, ordinals_M: Ints, at_ms: int, sums_MH: Floats) -> None:
+        """Add what `at` gives to `sums_MH`."""
+        if len(self.ordinals):
+            age_ms = max(0, at_ms - self.at_ms)
+            _add_at(ordinals_M, self._row_S, self.ordinals, self.sums, age_ms, sums_MH)
 
 
-@kernel(INTS, INTS32, INTS, FLOATS_2D, FLOATS)
-def _at(
+_HORIZONS_MS = np.array(HORIZONS_DAYS) * DAY_MS
+_HORIZONS = len(HORIZONS_DAYS)
+
+
+@kernel(INTS, INTS32, INTS, FLOATS_2D, INT, WRITTEN_2D)
+def _add_at(
     ordinals_M: Ints,
     row_S: NDArray[np.int32],
     ordinals_N: Ints,
     sums_NH: Floats,
-    decay_H: Floats,
-) -> Floats:
-    sums_MH = np.zeros((len(ordinals_M), len(decay_H)), np.float32)
+    age_ms: int,
+    sums_MH: Floats,
+) -> None:
+    decay_H = np.exp(-age_ms / _HORIZONS_MS).astype(np.float32)
     for place in range(len(ordinals_M)):
         ordinal = ordinals_M[place]
         row = -1
         if len(row_S):
             if 0 <= ordinal < len(row_S):
                 row = row_S[ordinal]
-        elif len(ordinals_N):
+        else:
             first, count = 0, len(ordinals_N)
             while count > 1:
                 half = count // 2
@@ -139,9 +150,8 @@ def _at(
             if ordinals_N[first] == ordinal:
                 row = first
         if row >= 0:
-            for h in range(len(decay_H)):
-                sums_MH[place, h] = sums_NH[row, h] * decay_H[h]
-    return sums_MH
+            for h in range(_HORIZONS):  # a constant: all at once
+                sums_MH[place, h] += sums_NH[row, h] * decay_H[h]
 
 
 class Tally:

@@ -19,7 +19,6 @@ Shapes: N candidates, F features, H horizons (`activity`), D sums (`neighbours.S
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ray_jobs.compiled import BOOL, FLOATS, FLOATS_2D, INT, INTS, helper, kernel
+from ray_jobs.compiled import BOOL, FLOAT, FLOATS, FLOATS_2D, INT, INTS, array_of, kernel
 from ray_jobs.ranking.activity import DAY_MS, HORIZONS_DAYS
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.neighbours import COSINE, DECAYS, LINEAR
@@ -90,18 +89,22 @@ class Evidence:
 
     def features(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
         """(N, F), in the order of FEATURES. `quiet`: as if all activity were long ago."""
-        features: Floats = _features(
-            *(self.cosines, self.activity, self.published_ms, self.neighbours),
-            *(self.history, self.recent, as_of_ms, quiet),
+        return np.ascontiguousarray(self.columns(as_of_ms, quiet=quiet).T)
+
+    def columns(self, as_of_ms: int, *, quiet: bool = False) -> Floats:
+        """The same by feature, (F, N).
+
+        Logarithms and powers are numpy's: it takes eight at once where the processor can, and a
+        kernel one."""
+        logs_LN, newness_AN = _arguments(
+            *(self.activity, self.neighbours, self.history, self.published_ms, as_of_ms)
         )
-        return features
-
-
-def newness(published_ms: Ints, as_of_ms: int) -> Floats:
-    """exp(-age / AGES_DAYS), (N, 4); 0 of items of which nobody says when they were published, and
-    of those that are yet to be."""
-    values: Floats = _newness(published_ms, as_of_ms)
-    return values
+        np.log1p(logs_LN, out=logs_LN)
+        np.exp(newness_AN, out=newness_AN)
+        columns: Floats = _columns(
+            *(self.cosines, logs_LN, newness_AN, self.neighbours, self.history, self.recent, quiet),
+        )
+        return columns
 
 
 _FIRST = {part: FEATURES.index(names[0]) for part, names in PARTS.items()}
@@ -115,92 +118,91 @@ _NEAREST_ZERO = np.float32(1e-9)
 _AGES_MS = np.array(AGES_DAYS) * DAY_MS
 
 
-@helper
-def _log(value: np.float32) -> np.float32:
-    """log(1 + value), of which most are 0."""
-    return np.float32(math.log1p(value)) if value > 0 else np.float32(0)
-
-
-@helper
-def _newness_of(published_ms: int, as_of_ms: int, age: int) -> np.float32:
-    if published_ms < 0 or published_ms > as_of_ms:
-        return np.float32(0)
-    return np.float32(math.exp(-(as_of_ms - published_ms) / _AGES_MS[age]))
-
-
-@kernel(INTS, INT)
-def _newness(published_ms: Ints, as_of_ms: int) -> Floats:
-    values = np.empty((len(published_ms), len(_AGES_MS)), np.float32)
-    for row in range(len(values)):
+@kernel(FLOATS_2D, FLOATS_2D, FLOATS_2D, INTS, INT)
+def _arguments(
+    activity_NH: Floats, near_ND: Floats, history_N2: Floats, published_N: Ints, as_of_ms: int
+) -> tuple[Floats, NDArray[np.float64]]:
+    """Of the logarithms (H + 4, N) of activity and of the four sums beside, and of the newness
+    (4, N): -inf of items of which nobody says when they were published, and of those that are yet
+    to be."""
+    horizons = activity_NH.shape[1]
+    logs_LN = np.empty((horizons + 4, len(activity_NH)), np.float32)
+    newness_AN = np.empty((len(_AGES_MS), len(activity_NH)), np.float64)
+    for row in range(len(activity_NH)):
+        for h in range(horizons):
+            logs_LN[h, row] = max(activity_NH[row, h], np.float32(0))
+        logs_LN[horizons, row] = max(10 * near_ND[row, COSINE], np.float32(0))
+        logs_LN[horizons + 1, row] = max(10 * near_ND[row, LINEAR], np.float32(0))
+        logs_LN[horizons + 2, row] = max(10 * history_N2[row, 0], np.float32(0))
+        logs_LN[horizons + 3, row] = max(10 * history_N2[row, 1], np.float32(0))
+        is_told = 0 <= published_N[row] <= as_of_ms
         for age in range(len(_AGES_MS)):
-            values[row, age] = _newness_of(published_ms[row], as_of_ms, age)
-    return values
+            power = (published_N[row] - as_of_ms) / _AGES_MS[age]
+            newness_AN[age, row] = power if is_told else -np.inf
+    return logs_LN, newness_AN
 
 
-@kernel(FLOATS, FLOATS_2D, INTS, FLOATS_2D, FLOATS_2D, FLOATS, INT, BOOL)
-def _features(
+@kernel(FLOATS, FLOATS_2D, array_of(FLOAT, 2), FLOATS_2D, FLOATS_2D, FLOATS, BOOL)
+def _columns(
     cosines_N: Floats,
-    activity_NH: Floats,
-    published_N: Ints,
+    logs_LN: Floats,
+    newness_AN: NDArray[np.float64],
     near_ND: Floats,
     history_N2: Floats,
     recent_N: Floats,
-    as_of_ms: int,
     is_quiet: bool,
 ) -> Floats:
     """Activity and newness by what each wider horizon adds to the one before it: not negative, as
     horizons ascend."""
-    features = np.empty((len(cosines_N), COLUMNS), np.float32)
+    columns_FN = np.empty((COLUMNS, len(cosines_N)), np.float32)
     highest_D = np.full(LINEAR, _NEAREST_ZERO, np.float32)
     for row in range(len(near_ND)):
         for column in range(LINEAR):
             highest_D[column] = max(highest_D[column], near_ND[row, column])
-    horizons = activity_NH.shape[1]
-    for row in range(len(features)):
-        values = features[row]
-        values[0] = cosines_N[row]
-        before = np.float32(0)
-        for h in range(horizons):
-            if is_quiet and h < horizons - 1:
-                values[_ACTIVITY + h] = 0
-                continue
-            value = _log(activity_NH[row, h])
-            values[_ACTIVITY + h] = value - before
-            before = value
-        before = np.float32(0)
-        for age in range(len(_AGES_MS)):
-            value = _newness_of(published_N[row], as_of_ms, age)
-            values[_AGE + age] = value - before
-            before = value
+    horizons, ages = len(logs_LN) - 4, len(newness_AN)
+    for row in range(len(cosines_N)):
+        columns_FN[0, row] = cosines_N[row]
+        columns_FN[_RECENT, row] = recent_N[row]
         for column in range(LINEAR):
-            values[_NEIGHBOURS + column] = near_ND[row, column] / highest_D[column]
-        values[_LOGS] = _log(10 * near_ND[row, COSINE])
-        for place in range(3):
-            value = near_ND[row, LINEAR] if place == 0 else history_N2[row, place - 1]
-            values[_LOGS + 1 + 2 * place] = value
-            values[_LOGS + 2 + 2 * place] = _log(10 * value)
-        values[_RECENT] = recent_N[row]
-    return features
+            columns_FN[_NEIGHBOURS + column, row] = near_ND[row, column] / highest_D[column]
+        columns_FN[_LOGS, row] = logs_LN[horizons, row]
+        columns_FN[_LOGS + 1, row] = near_ND[row, LINEAR]
+        columns_FN[_LOGS + 2, row] = logs_LN[horizons + 1, row]
+        for place in range(2):
+            columns_FN[_LOGS + 3 + 2 * place, row] = history_N2[row, place]
+            columns_FN[_LOGS + 4 + 2 * place, row] = logs_LN[horizons + 2 + place, row]
+    for h in range(horizons):
+        for row in range(len(cosines_N)):
+            if is_quiet and h < horizons - 1:
+                columns_FN[_ACTIVITY + h, row] = 0
+            elif is_quiet or h == 0:
+                columns_FN[_ACTIVITY + h, row] = logs_LN[h, row]
+            else:
+                columns_FN[_ACTIVITY + h, row] = logs_LN[h, row] - logs_LN[h - 1, row]
+    for age in range(ages):
+        for row in range(len(cosines_N)):
+            value = np.float32(newness_AN[age, row])
+            before = np.float32(newness_AN[age - 1, row]) if age else np.float32(0)
+            columns_FN[_AGE + age, row] = value - before
+    return columns_FN
 
 
 _ENDS = np.cumsum([len(names) for names in PARTS.values()])
 
 
 @kernel(FLOATS_2D, FLOATS)
-def _score(features_NF: Floats, weights_F: Floats) -> tuple[Floats, Floats]:
+def _score(columns_FN: Floats, weights_F: Floats) -> tuple[Floats, Floats]:
     """Scores (N,), and the parts (parts, N) of which they are the sum."""
-    scores_N = np.empty(len(features_NF), np.float32)
-    parts_PN = np.empty((len(_ENDS), len(features_NF)), np.float32)
-    for row in range(len(features_NF)):
-        total, first = np.float32(0), 0
-        for part in range(len(_ENDS)):
-            share = np.float32(0)
-            for column in range(first, _ENDS[part]):
-                share += features_NF[row, column] * weights_F[column]
-            parts_PN[part, row] = share
-            total += share
-            first = _ENDS[part]
-        scores_N[row] = total
+    scores_N = np.zeros(columns_FN.shape[1], np.float32)
+    parts_PN = np.zeros((len(_ENDS), columns_FN.shape[1]), np.float32)
+    first = 0
+    for part in range(len(_ENDS)):
+        for column in range(first, _ENDS[part]):
+            for row in range(len(scores_N)):
+                parts_PN[part, row] += columns_FN[column, row] * weights_F[column]
+        for row in range(len(scores_N)):
+            scores_N[row] += parts_PN[part, row]
+        first = _ENDS[part]
     return scores_N, parts_PN
 
 
@@ -265,7 +267,7 @@ class Fusion(BaseModel):
     ) -> Candidates:
         """The candidates `found` (N,) with their scores, made of one part for each of PARTS."""
         weights_F = self._weights[is_quiet, is_known]
-        scores_N, parts_PN = _score(evidence.features(as_of_ms, quiet=is_quiet), weights_F)
+        scores_N, parts_PN = _score(evidence.columns(as_of_ms, quiet=is_quiet), weights_F)
         return Candidates(scores_N, found, dict(zip(PARTS, parts_PN, strict=True)))
 
     @cached_property

@@ -118,7 +118,7 @@ _HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 @helper
-def _slot_of(ordinal: int, ordinals_N: Ints, slots: NDArray[np.int32]) -> int:
+def slot_of(ordinal: int, ordinals_N: Ints, slots: NDArray[np.int32]) -> int:
     """Where `ordinal` is in the table, or the empty slot where it would be. A table has a power of
     two slots, and one that is empty."""
     mask = len(slots) - 1
@@ -154,7 +154,7 @@ def _near(
         now, liked = decays_R2[position, 0], decays_R2[position, 1]
         for entry in range(offsets_S1[ordinal], offsets_S1[ordinal + 1]):
             neighbour = np.int64(ordinals_E[entry])
-            slot = _slot_of(neighbour, found, slots)
+            slot = slot_of(neighbour, found, slots)
             row = slots[slot]
             if row < 0:
                 row = count
@@ -172,7 +172,7 @@ def _near(
 def _near_at(found_M: Ints, ordinals_N: Ints, sums_N3: Floats, slots: NDArray[np.int32]) -> Floats:
     sums_M3 = np.zeros((len(found_M), 3), np.float32)
     for place in range(len(found_M)):
-        row = slots[_slot_of(found_M[place], ordinals_N, slots)]
+        row = slots[slot_of(found_M[place], ordinals_N, slots)]
         if row >= 0:
             for column in range(3):
                 sums_M3[place, column] = sums_N3[row, column]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.order import ranked_rows
 from ray_jobs.ranking.candidates import Candidates
 
 OrdinalSet = Collection[int] | NDArray[np.int64]
@@ -40,7 +41,10 @@ def weighed(
     `boosts` (`boosts.total_boosts`) is by ordinal, zero beyond its end.
     """
     boost_N = _at(boosts, found.ordinals)
-    parts = {**(found.parts or {name: found.scores}), "boost": boost_N}
+    known = found if found.parts else found.with_part(name, found.scores)
+    if boosts is None:
+        return known.with_part("boost", boost_N)
+    parts = {**known.parts, "boost": boost_N}
     return Candidates(found.scores + boost_N, found.ordinals, parts)
 
 
@@ -71,28 +75,22 @@ def rerank(
     """
     if k < 1 or offset < 0:
         raise ValueError(f"k must be at least 1 and offset at least 0; got k={k}, offset={offset}")
-    keep = candidates.ordinals >= 0
-    for dropped in (seen, excluded):
-        if len(dropped):
-            keep &= ~_is_among(candidates.ordinals, _as_array(dropped))
-    if eligible is not None:
-        inside = keep & (candidates.ordinals < len(eligible))
-        keep = np.zeros_like(keep)
-        keep[inside] = eligible[candidates.ordinals[inside]]
-    kept = candidates.take(keep)
-    order = np.lexsort((kept.ordinals, -kept.scores))
-    ranked = kept.take(_each_once(kept.ordinals, order))
+    hidden = _ascending(seen, excluded)
+    rows = ranked_rows(candidates.scores, candidates.ordinals, hidden, eligible)
     if first is not None:
-        places = np.full(len(ranked), len(first))
-        row_of = {ordinal: row for row, ordinal in enumerate(ranked.ordinals.tolist())}
+        places = np.full(len(rows), len(first))
+        ordinals = candidates.ordinals[rows].tolist()
+        place_of = {ordinal: place for place, ordinal in enumerate(ordinals)}
         for place, ordinal in enumerate(first.tolist()):
-            if ordinal in row_of:
-                places[row_of[ordinal]] = place
-        ranked = ranked.take(np.argsort(places, kind="stable"))
-    placed, positions = _with_pins(ranked.ordinals, pins)
-    page = ranked.take(placed[offset : offset + k])
-    parts = {**page.parts, "pin": positions[offset : offset + k]}
-    return Candidates(page.scores, page.ordinals, parts)
+            if ordinal in place_of:
+                places[place_of[ordinal]] = place
+        rows = rows[np.argsort(places, kind="stable")]
+    if not pins:
+        page = candidates.take(rows[offset : offset + k])
+        return page.with_part("pin", np.zeros(len(page), np.float32))
+    placed, positions = _with_pins(candidates.ordinals[rows], pins)
+    page = candidates.take(rows[placed[offset : offset + k]])
+    return page.with_part("pin", positions[offset : offset + k])
 
 
 def _with_pins(
@@ -135,24 +133,19 @@ def _at(values: NDArray[np.float32] | None, ordinals: NDArray[np.int64]) -> NDAr
     return found
 
 
-def _each_once(ordinals: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of the rows `order` those whose ordinal none before them has. They seldom repeat, and to see
-    that takes a fifth of the time."""
-    ascending = np.sort(ordinals)
-    if not (ascending[1:] == ascending[:-1]).any():
-        return order
-    return order[np.sort(np.unique(ordinals[order], return_index=True)[1])]
-
-
-def _is_among(ordinals: NDArray[np.int64], dropped: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """np.isin, without the sort of both where `dropped` ascends, as it mostly does."""
-    if (dropped[1:] <= dropped[:-1]).any():
-        return np.isin(ordinals, dropped)
-    places = np.minimum(np.searchsorted(dropped, ordinals), len(dropped) - 1)
-    return np.asarray(dropped[places] == ordinals, np.bool_)
+def _ascending(*sets: OrdinalSet) -> NDArray[np.int64]:
+    """All of these together; mostly it is one that ascends already."""
+    arrays = [_as_array(ordinals) for ordinals in sets if len(ordinals)]
+    if not arrays:
+        return _NOBODY
+    together = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return together if (together[1:] > together[:-1]).all() else np.unique(together)
 
 
 def _as_array(values: OrdinalSet) -> NDArray[np.int64]:
     if isinstance(values, np.ndarray):
         return values
     return np.fromiter(values, dtype=np.int64, count=len(values))
+
+
+_NOBODY = np.zeros(0, np.int64)

@@ -49,6 +49,11 @@ def hidden_as_seen(
     """The seen ordinals that lists leave out, in their order. `rule_S`: which of `rules` is each
     ordinal's."""
     kinds_R = np.array([rule.kinds for rule in rules], np.uint8)
+    hidden: NDArray[np.int64]
+    counts_S = seen.kinds_S & kinds_R[rule_S] != 0
+    if all(rule.buy_again_ms is None for rule in rules):
+        hidden = seen.ordinals_S[counts_S]
+        return hidden
     never = -1
     waits_R = np.array(
         [never if rule.buy_again_ms is None else rule.buy_again_ms for rule in rules], np.int64
@@ -56,6 +61,5 @@ def hidden_as_seen(
     waits_S = waits_R[rule_S]
     # At once is at once, also by the clock of a replica that is behind the one that sold it.
     over_S = (waits_S == 0) | ((waits_S > 0) & (seen.bought_ms_S + waits_S <= as_of_ms))
-    counts_S = seen.kinds_S & kinds_R[rule_S] != 0
-    hidden: NDArray[np.int64] = seen.ordinals_S[counts_S & ~(seen.is_bought_S & over_S)]
+    hidden = seen.ordinals_S[counts_S & ~(seen.is_bought_S & over_S)]
     return hidden

@@ -5,7 +5,7 @@
 `refuse_two_faiss()` before they touch an index; importing this module checks nothing.
 
 Threads: faiss takes every core through OpenMP, whose setting is per thread. A search of one query
-sets 1 for its own duration (`faiss_index.threads_for`). Training, building and searching a batch
+sets 1 for its own duration (`faiss_index.ThreadsFor`). Training, building and searching a batch
 use the caller's number: a job calls `faiss.omp_set_num_threads(cpus of its task)` on the thread
 that works, or starts with OMP_NUM_THREADS, which also reaches threads made later.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -76,8 +75,7 @@ def mask_at(mask: NDArray[np.bool_], ordinals: Ordinals) -> NDArray[np.bool_]:
     return admitted
 
 
-@contextmanager
-def threads_for(queries: int) -> Iterator[None]:
+class ThreadsFor:
     """One OpenMP thread while a single query is searched; the caller's number for a batch.
 
     A query is not split between threads, yet faiss opens a team for it and waits at its barriers:
@@ -86,22 +84,35 @@ def threads_for(queries: int) -> Iterator[None]:
     set here, because OpenMP keeps the number per thread: what a process sets at its entry does not
     reach its executor's threads. Costs under 1 us.
     """
-    before = faiss.omp_get_max_threads()
-    if queries > 1 or before == 1:
-        yield
-        return
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+
+    __slots__ = ("_before",)
+
+    def __init__(self, queries: int) -> None:
+        self._before = 1 if queries > 1 else int(faiss.omp_get_max_threads())
+
+    def __enter__(self) -> None:
+        if self._before > 1:
+            faiss.omp_set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before > 1:
+            faiss.omp_set_num_threads(self._before)
 
 
 def assign_lists(coarse: Any, queries_BD: NDArray[np.float32], nprobe: int) -> Assignment:
     """Ranks the centroids of `coarse` for each query."""
-    with threads_for(len(queries_BD)):
+    with ThreadsFor(len(queries_BD)):
         if len(queries_BD) <= QUERY_BATCH:
-            scores_BP, lists_BP = coarse.search(queries_BD, nprobe)
+            scores_BP = np.empty((len(queries_BD), nprobe), np.float32)
+            lists_BP = np.empty((len(queries_BD), nprobe), np.int64)
+            # The C call, as in `search_ivf`.
+            coarse.search_c(
+                len(queries_BD),
+                faiss.swig_ptr(queries_BD),
+                nprobe,
+                faiss.swig_ptr(scores_BP),
+                faiss.swig_ptr(lists_BP),
+            )
             return Assignment(lists_BP, scores_BP)
         parts = [
             coarse.search(queries_BD[start : start + QUERY_BATCH], nprobe)
@@ -129,7 +140,7 @@ def search_ivf(
     ordinals_BK = np.empty((rows, k), dtype=np.int64)
     lists_BP = np.ascontiguousarray(assignment.lists_BP)
     list_scores_BP = np.ascontiguousarray(assignment.scores_BP)
-    with threads_for(rows):
+    with ThreadsFor(rows):
         # The Python wrapper asserts `params is None`; the C call takes them, and only pointers:
         # each array has a name here so that it outlives the call.
         index.search_preassigned_c(
@@ -159,7 +170,7 @@ def search_flat(
 ) -> Ranked:
     """Top k of all vectors: (B, k), (B, k), padded with -inf and -1."""
     params = None if allowed is None else faiss.SearchParameters(sel=allowed.faiss_selector)
-    with threads_for(len(queries_BD)):
+    with ThreadsFor(len(queries_BD)):
         parts = [
             index.search(queries_BD[start : start + QUERY_BATCH], k, params=params)
             for start in range(0, len(queries_BD), QUERY_BATCH)
@@ -277,6 +288,12 @@ class StoredVectors:
         shape = (len(self._memory) // 2,)
         return np.lib.stride_tricks.as_strided(first, shape, (2,), writeable=False)
 
+    @cached_property
+    def _from_each(self) -> NDArray[np.uint8]:
+        """The bytes of a vector from each byte of the memory on."""
+        shape = (len(self._memory) - self._width + 1, self._width)
+        return np.lib.stride_tricks.as_strided(self._memory, shape, (1, 1), writeable=False)
+
     def get(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """(found (N,), vectors (N, D), zero rows where not found)."""
         rows = self.rows.of(ordinals)
@@ -304,9 +321,7 @@ class StoredVectors:
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not len(rows):
             return np.empty((0, self.dim), np.float32)
-        shape = (len(self._memory) - self._width + 1, self._width)
-        each = np.lib.stride_tricks.as_strided(self._memory, shape, (1, 1), writeable=False)
-        codes = each[self._places[rows]]
+        codes = self._from_each[self._places[rows]]
         vectors: NDArray[np.float32] = codes.view(self._dtype).astype(np.float32, copy=False)
         return vectors
 

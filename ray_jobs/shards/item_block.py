@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -31,6 +32,9 @@ MAX_INDEXED_ATTRIBUTES = 64
 KEPT_ITEMS = 8_192
 """To read an item from its columns is ten conversions, and lists name the same ones."""
 
+KEPT_CARDS = 16_384
+"""Three conversions, and some 300 bytes each."""
+
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -45,6 +49,14 @@ SCHEMA = pa.schema(
         pa.field("former_ordinals", pa.list_(pa.field("item", pa.int64(), nullable=False))),
     ]
 )
+
+
+class Card(NamedTuple):
+    """What a list shows of an item."""
+
+    item_id: str
+    title: str
+    category: str | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,10 @@ class Item:
     event_count: int = 0
     available: bool = True
     former_ordinals: tuple[int, ...] = ()
+
+    @property
+    def card(self) -> Card:
+        return Card(self.item_id, self.title, self.category)
 
     @cached_property
     def attributes(self) -> dict[str, AttributeValue]:
@@ -122,6 +138,8 @@ class ItemBlock:
         self.ordinals: Ordinals = ordinals
         # Of the columns, not of self: a cycle would keep a generation that was let go in memory.
         self._kept_item = lru_cache(KEPT_ITEMS)(partial(_read_item, self._columns))
+        shown = [self._columns[name] for name in Card._fields]
+        self._kept_card = lru_cache(KEPT_CARDS)(partial(_read_card, shown))
         self._lock = threading.Lock()
         self._postings: OrderedDict[str, dict[tuple[str, Scalar], NDArray[np.int32]]] = (
             OrderedDict()
@@ -165,6 +183,15 @@ class ItemBlock:
         times: NDArray[np.int64] = pc.fill_null(self._columns["published_at_ms"], -1).to_numpy()
         return times
 
+    def published_at(self, ordinals: Ordinals) -> NDArray[np.int64]:
+        """When each of these was published, -1 where nobody says and of those that are not here."""
+        if not len(self):
+            return np.full(len(ordinals), -1, np.int64)
+        rows = self.rows.of(ordinals)
+        times = self.published_ms.take(rows, mode="wrap")
+        times[rows < 0] = -1
+        return times
+
     @cached_property
     def newest_first(self) -> NDArray[np.intp]:
         """Rows by time of publication, without those of which nobody says when."""
@@ -191,6 +218,11 @@ class ItemBlock:
         """The item of each ordinal, None where it is not here."""
         rows = self.rows.of(ordinals).tolist()
         return [self._kept_item(row) if row >= 0 else None for row in rows]
+
+    def cards(self, ordinals: Ordinals) -> list[Card | None]:
+        """What a list shows of each ordinal, None where it is not here."""
+        rows = self.rows.of(ordinals).tolist()
+        return [self._kept_card(row) if row >= 0 else None for row in rows]
 
     @cached_property
     def rows(self) -> OrdinalRows:
@@ -280,6 +312,10 @@ def _read_item(columns: Mapping[str, pa.Array], row: int) -> Item:
     fields["attributes_json"] = fields.pop("attributes")
     fields["former_ordinals"] = tuple(fields["former_ordinals"] or ())
     return Item(**fields)
+
+
+def _read_card(shown: Sequence[pa.Array], row: int) -> Card:
+    return Card(*[column[row].as_py() for column in shown])
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -23,6 +23,7 @@ from ray_jobs.shards.errors import CorruptArtifact, MissingArtifact
 from ray_jobs.shards.item_block import (
     SCHEMA,
     AttributeValue,
+    Card,
     Item,
     ItemBlock,
     Scalar,
@@ -34,6 +35,7 @@ from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_so
 
 __all__ = [
     "AttributeValue",
+    "Card",
     "Item",
     "ItemTable",
     "Scalar",
@@ -91,6 +93,12 @@ class ItemTable:
         if not self.head and not len(self.deleted) and len(self.blocks) == 1:
             return self.blocks[0].items(np.asarray(ordinals, np.int64))
         return [self.get(int(ordinal)) for ordinal in ordinals]
+
+    def cards(self, ordinals: Ordinals) -> list[Card | None]:
+        """What a list shows of each, in order; None when unknown or deleted."""
+        if not self.head and not len(self.deleted) and len(self.blocks) == 1:
+            return self.blocks[0].cards(ordinals)
+        return [None if item is None else item.card for item in self.get_many(ordinals)]
 
     @property
     def ordinal_span(self) -> int:
@@ -170,11 +178,11 @@ class ItemTable:
 
     def published_ms(self, ordinals: Ordinals) -> NDArray[np.int64]:
         """When each of these sorted ordinals was published, -1 where nobody says: (N,)."""
-        times = np.full(len(ordinals), -1, np.int64)
-        for block in self.blocks:
-            rows = block.rows.of(ordinals)
-            here = rows >= 0
-            times[here] = block.published_ms[rows[here]]
+        night, *later = self.blocks
+        times = night.published_at(ordinals)
+        for block in later:
+            here = block.rows.has(ordinals)
+            times[here] = block.published_at(ordinals[here])
         if not self.head:
             return times
         changed = sorted_ordinals(self.head.keys())

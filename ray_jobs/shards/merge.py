@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.order import ranked_rows
+
 Scores = NDArray[np.float32]
 Ordinals = NDArray[np.int64]
 Ranked = tuple[Scores, Ordinals]
@@ -18,41 +20,30 @@ Ranked = tuple[Scores, Ordinals]
 PAD_ORDINAL = -1
 PAD_SCORE = np.float32(-np.inf)
 
+_NOTHING: Ordinals = np.empty(0, np.int64)
 
-def merge_top_k(parts: Sequence[Ranked], k: int) -> Ranked:
+
+def merge_top_k(
+    parts: Sequence[Ranked],
+    k: int,
+    excluded: Ordinals = _NOTHING,
+    eligible: NDArray[np.bool_] | None = None,
+) -> Ranked:
     """The k best of all parts, each ordinal once (with its best score): (<=k,), (<=k,).
 
-    Parts are 1-D and of any length; negative ordinals (padding) are dropped. Unpadded.
+    Parts are 1-D and of any length; negative ordinals (padding), those `excluded` (ascending) and
+    those not `eligible` (see `order.ranked_rows`) are dropped. Unpadded.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     if not parts:
         return np.empty(0, np.float32), np.empty(0, np.int64)
-    scores = np.concatenate([part[0] for part in parts], dtype=np.float32)
-    ordinals = np.concatenate([part[1] for part in parts], dtype=np.int64)
-    real = ordinals >= 0
-    if not real.all():
-        scores, ordinals = scores[real], ordinals[real]
-    scores, ordinals = _best_first(scores, ordinals)
-    found = np.sort(ordinals[:k])
-    if (found[1:] == found[:-1]).any():  # rare: a source may repeat what another has
-        # np.unique's index is the first occurrence, which in this order is the best score.
-        first = np.sort(np.unique(ordinals, return_index=True)[1])[:k]
-        return scores[first], ordinals[first]
-    return scores[:k], ordinals[:k]
-
-
-def _best_first(scores: Scores, ordinals: Ordinals) -> Ranked:
-    """By score descending, then ordinal ascending. Sorting by both takes three times as long as by
-    the score alone, and equal scores are rare; one source alone is in order already."""
-    if (scores[1:] < scores[:-1]).all():
-        return scores, ordinals
-    order = (-scores).argsort(kind="stable")
-    ranked = scores[order]
-    if (ranked[1:] == ranked[:-1]).any():
-        order = np.lexsort((ordinals, -scores))
-        ranked = scores[order]
-    return ranked, ordinals[order]
+    scores, ordinals = parts[0]
+    if len(parts) > 1:
+        scores = np.concatenate([part[0] for part in parts])
+        ordinals = np.concatenate([part[1] for part in parts])
+    rows = ranked_rows(scores, ordinals, excluded, eligible)[:k]
+    return scores[rows], ordinals[rows]
 
 
 def merge_top_k_batch(parts: Sequence[Ranked], k: int) -> Ranked:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_jobs.compiled import INTS, INTS32, kernel
+from ray_jobs.order import row_in
 from ray_jobs.shards.merge import Ordinals
 
 SPARSE = 4
@@ -21,22 +23,17 @@ class OrdinalRows:
     def __init__(self, ordinals: Ordinals) -> None:
         """`ordinals`: ascending, not negative, each once."""
         self.ordinals = ordinals
-        self._span = int(ordinals[-1]) + 1 if len(ordinals) else 0
+        span = int(ordinals[-1]) + 1 if len(ordinals) else 0
         self.table_S = np.zeros(0, np.int32)
         """The row of each ordinal of the span, -1 without one; empty where they are searched."""
-        if 0 < self._span <= SPARSE * len(ordinals) and len(ordinals) < 2**31:
-            table_S = np.full(self._span, -1, np.int32)
+        if 0 < span <= SPARSE * len(ordinals) and len(ordinals) < 2**31:
+            table_S = np.full(span, -1, np.int32)
             table_S[ordinals] = np.arange(len(ordinals), dtype=np.int32)
             self.table_S = table_S
 
     def of(self, ordinals: Ordinals) -> NDArray[np.int64]:
         """The row (N,) of each ordinal, -1 where it is not there."""
-        if not len(self.table_S):
-            return self._searched(ordinals)
-        rows = self.table_S.take(ordinals, mode="clip").astype(np.int64)
-        outside = (ordinals < 0) | (ordinals >= self._span)
-        if outside.any():
-            rows[outside] = -1
+        rows: NDArray[np.int64] = _rows(ordinals, self.table_S, self.ordinals)
         return rows
 
     def has(self, ordinals: Ordinals) -> NDArray[np.bool_]:
@@ -44,8 +41,17 @@ class OrdinalRows:
         there: NDArray[np.bool_] = self.of(ordinals) >= 0
         return there
 
-    def _searched(self, ordinals: Ordinals) -> NDArray[np.int64]:
-        if not self._span:
-            return np.full(len(ordinals), -1, np.int64)
-        rows = np.minimum(np.searchsorted(self.ordinals, ordinals), len(self.ordinals) - 1)
-        return np.where(self.ordinals[rows] == ordinals, rows, -1).astype(np.int64)
+
+@kernel(INTS, INTS32, INTS)
+def _rows(
+    wanted_N: NDArray[np.int64], table_S: NDArray[np.int32], ordinals: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    rows_N = np.full(len(wanted_N), -1, np.int64)
+    for place in range(len(wanted_N)):
+        ordinal = wanted_N[place]
+        if len(table_S):
+            if 0 <= ordinal < len(table_S):
+                rows_N[place] = table_S[ordinal]
+        else:
+            rows_N[place] = row_in(ordinals, ordinal)
+    return rows_N

@@ -184,11 +184,11 @@ class _View:
         for (scores, ordinals), hidden in self._sources(fetch, assignment, with_selector):
             if len(scores) >= fetch:
                 floor = max(floor, float(scores.min()))
-            admitted = self.admits(ordinals)
             if len(hidden):
-                admitted &= ~in_sorted(ordinals, hidden)
-            kept.append((scores[admitted], ordinals[admitted]))
-        ranked = merge_top_k(kept, k)
+                current = ~in_sorted(ordinals, hidden)
+                scores, ordinals = scores[current], ordinals[current]
+            kept.append((scores, ordinals))
+        ranked = merge_top_k(kept, k, self.excluded, self.eligible)
         if floor == -np.inf:
             return ranked, True
         return ranked, len(ranked[0]) == k and float(ranked[0][-1]) > floor

@@ -6,8 +6,14 @@ took three times as long one after the other. N vectors, M asked for, Q queries,
 
 from __future__ import annotations
 
+import platform
+from typing import Any
+
+import llvmlite.binding
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ray_jobs.compiled import BOOL, FLOATS_2D, INTS, INTS32, array_of, helper, kernel
@@ -19,11 +25,31 @@ _LINE = 32
 
 
 @helper
-def _single(half: np.uint16) -> np.float32:
-    """A finite number of half precision."""
+def single_by_bits(half: np.uint16) -> np.float32:
+    """A finite number of half precision, on whatever processor."""
     bits = np.uint32(half)
     size = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32) * _SCALE
     return -size if bits & np.uint32(0x8000) else size
+
+
+@intrinsic
+def single_by_processor(_: Any, half: Any) -> tuple[Any, Any]:
+    """The same by its own instruction: 65 us for 726 vectors and two queries instead of 120."""
+
+    def made(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), made
+
+
+def _has_instruction() -> bool:
+    """All x86 since 2012, and all 64-bit ARM. Elsewhere LLVM would call a library."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return True
+    return bool(llvmlite.binding.get_host_cpu_features().get("f16c", False))
+
+
+_single: Any = single_by_processor if _has_instruction() else single_by_bits
 
 
 @kernel(array_of(types.uint16), INTS, BOOL, INTS32, INTS, INTS, FLOATS_2D, reordered=True)
@@ -39,7 +65,10 @@ def stored_dots(
     """Which are there (M,), and their products (M, Q). Row n begins in `memory` at byte
     `places_N[n]`, which is even, in half precision or single; `row_S` and `ordinals_N`: see
     `OrdinalRows`. The last number says nothing: it is of a first walk that has all rows fetched
-    from memory at once, where one after the other each would be waited for."""
+    from memory at once, where one after the other each would be waited for.
+
+    Two queries at a time, and places without a sign, which cannot count from the end: a third of
+    the time (one query alone is its own neighbour)."""
     queries, dim = queries_QD.shape
     found_M = np.zeros(len(wanted_M), np.bool_)
     dots_MQ = np.zeros((len(wanted_M), queries), np.float32)
@@ -59,21 +88,26 @@ def stored_dots(
             starts_M[place] = places_N[row] >> 1
             for line in range(0, width, _LINE):
                 touched += memory[starts_M[place] + line]
-    vector_D = np.empty(dim, np.float32)
-    for place in range(len(wanted_M)):
-        if not found_M[place]:
-            continue
-        start = starts_M[place]
-        if is_half:
-            for d in range(dim):
-                vector_D[d] = _single(memory[start + d])
-        else:
-            for d in range(dim):
-                low, high = np.uint32(memory[start + 2 * d]), np.uint32(memory[start + 2 * d + 1])
-                vector_D[d] = np.uint32(low | (high << np.uint32(16))).view(np.float32)
-        for query in range(queries):
-            total = np.float32(0)
-            for d in range(dim):
-                total += vector_D[d] * queries_QD[query, d]
-            dots_MQ[place, query] = total
+    for left in range(0, queries, 2):
+        right = min(left + 1, queries - 1)
+        left_D, right_D = queries_QD[left], queries_QD[right]
+        for place in range(len(wanted_M)):
+            if not found_M[place]:
+                continue
+            start = np.uint64(starts_M[place])
+            of_left, of_right = np.float32(0), np.float32(0)
+            if is_half:
+                for d in range(np.uint64(dim)):
+                    value = _single(memory[start + d])
+                    of_left += value * left_D[d]
+                    of_right += value * right_D[d]
+            else:
+                for d in range(np.uint64(dim)):
+                    low, high = memory[start + 2 * d], memory[start + 2 * d + 1]
+                    bits = np.uint32(np.uint32(low) | (np.uint32(high) << np.uint32(16)))
+                    value = bits.view(np.float32)
+                    of_left += value * left_D[d]
+                    of_right += value * right_D[d]
+            dots_MQ[place, left] = of_left
+            dots_MQ[place, right] = of_right
     return found_M, dots_MQ, touched

@@ -19,15 +19,16 @@ from ray_jobs.ranking.fusion import (
     newness,
 )
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion, fit_logit
-from ray_jobs.ranking.neighbours import SUMS, Near, count_neighbours
+from ray_jobs.ranking.neighbours import SUMS, Neighbours, count_neighbours
 from ray_jobs.ranking.priors import (
     FILES,
     FUSION_NAME,
     Priors,
     PriorsError,
 )
-from ray_jobs.ranking.shown import Live, Shown
+from ray_jobs.ranking.shown import Shown
 from ray_jobs.ranking.sources import Pools, candidates
+from ray_jobs.ranking.whole_history import WholeHistory
 from ray_jobs.shards.atomic import whole_file
 
 NOW = 1_000 * DAY_MS
@@ -261,9 +262,14 @@ def test_every_source_gives_its_best_of_what_may_be_shown() -> None:
     sums = np.zeros((1_000, len(HORIZONS_DAYS)), np.float32)
     sums[7, 0], sums[500:700, -1] = 5, 3
     pools = Pools(ordinals, sums, np.array([800, 801, 802]), np.array([NOW - 5, NOW, NOW + 5]))
-    weights = np.array([[1, 1, 0], [2, 2, 0]], np.float32)
-    near = Near(np.array([900, 901]), weights, np.full(1, -1, np.int32))
-    shown = Shown(Live.of(ordinals), np.array([901]))
+    beside = Neighbours(
+        np.array([0, 2]),
+        np.array([900, 901], np.int32),
+        np.array([[1, 0], [2, 0]], np.float16),
+        WholeHistory.nobody(),
+    )
+    near = beside.near(np.array([0]))
+    shown = Shown(np.ones(1_000, np.bool_), np.array([901]))
     found = candidates(pools, near, np.zeros(0, np.int64), NOW, shown).tolist()
     assert {7, 800, 801, 900} <= set(found)
     assert not {802, 901} & set(found)

@@ -12,8 +12,8 @@ from ray_jobs import compiled
 from ray_jobs.ranking.activity import DAY_MS, HORIZONS_DAYS, Activity
 from ray_jobs.ranking.fusion import FEATURES, PARTS, Evidence, Fusion, UserWeights
 from ray_jobs.ranking.neighbours import Near, Neighbours
-from ray_jobs.ranking.shown import Live, Shown
-from ray_jobs.ranking.sources import Pools, candidates, may_show
+from ray_jobs.ranking.shown import Shown
+from ray_jobs.ranking.sources import Pools, candidates
 from ray_jobs.ranking.whole_history import WholeHistory
 from tests.unit import reference_lists
 
@@ -59,23 +59,18 @@ def test_the_list_of_any_user_is_that_of_plain_numpy(
     np.testing.assert_array_equal(near.ordinals[order], expected_N)
     np.testing.assert_allclose(near.sums[order], expected_N3, rtol=1e-6, atol=1e-7)
 
-    active, newest, night = some(rng, span, 250), some(rng, span, 200), some(rng, span, 300)
+    active, newest = some(rng, span, 250), some(rng, span, 200)
     sums = rng.integers(0, 4, (len(active), len(HORIZONS_DAYS))).astype(np.float32)
     published = rng.integers(-1, 9, len(newest)) * DAY_MS + NOW - 5 * DAY_MS
     pools = Pools(active, sums, newest, np.where(rng.random(len(newest)) < 0.1, -1, published))
-    gone = night[rng.random(len(night)) < gone_share]
-    added, hidden = some(rng, span + 20, 30), np.flatnonzero(rng.random(span) < hidden_share)
+    hidden = np.flatnonzero(rng.random(span) < hidden_share)
+    live = rng.random(int(rng.integers(0, span + 20))) > gone_share
     eligible = None if seed % 3 else rng.random(max(1, span - 5)) < 0.7
-    rows_S = np.full(span if seed % 2 else 0, -1, np.int32)
-    if len(rows_S):
-        rows_S[night] = np.arange(len(night))
-    shown = Shown(Live(rows_S, night, gone, added), hidden, eligible)
-    there = (set(night.tolist()) - set(gone.tolist())) | set(added.tolist())
-    there -= set(hidden.tolist())
-    if eligible is not None:
-        there &= set(np.flatnonzero(eligible).tolist())
-    everything = np.arange(-2, span + 25)
-    assert set(everything[may_show(everything, shown)].tolist()) == there
+    shown = Shown(None if eligible is not None and seed % 2 else live, hidden, eligible)
+    there = set(range(span + 20)) - set(hidden.tolist())
+    for mask in (shown.live, shown.eligible):
+        if mask is not None:
+            there &= set(np.flatnonzero(mask).tolist())
     nearest = some(rng, span, 60)
     found = candidates(pools, near, nearest, NOW, shown)
     expected = reference_lists.candidates(
