@@ -52,6 +52,7 @@ CANARY = "moonlark_live_generation_canary_min_cosine"
 DELTA_SHARE = "moonlark_delta_share"
 
 NIGHTS_FAILED = "moonlark_nights_failed"
+NIGHT_SILENT = "moonlark_night_silent_seconds"
 STEP_DURATION = "moonlark_night_step_duration_seconds"
 STEP_ROWS = "moonlark_night_step_rows"
 
@@ -100,6 +101,11 @@ _OF_THE_GENERATION = (
     Metric(CANARY, "gauge", "Least cosine of a text embedded again to its stored vector."),
     Metric(DELTA_SHARE, "gauge", "Items that changed since the night, of those of the generation."),
     Metric(NIGHTS_FAILED, "gauge", "Nights that failed since the live one was made.", ("why",)),
+    Metric(
+        NIGHT_SILENT,
+        "gauge",
+        "Since a step began or ended of the night that builds and is silent the longest; else 0.",
+    ),
     Metric(
         STEP_DURATION, "gauge", "How long each step of the live generation's night took.", ("step",)
     ),

@@ -41,7 +41,7 @@ def of_the_registry(
     """What is live and how good, which nights failed since, who can answer."""
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     yield from _of_leases(live, leases)
-    yield from _of_nights(live, known)
+    yield from _of_nights(live, known, now_ms)
     yield from _of_days(known)
     if pointer is None or live is None:
         return
@@ -80,13 +80,21 @@ def _of_leases(live: Generation | None, leases: Sequence[Replica]) -> Iterator[R
         yield Reading(names.REPLICAS, n, {"holds": holds})
 
 
-def _of_nights(live: Generation | None, known: Sequence[Generation]) -> Iterator[Reading]:
-    """Since the live one was made: what failed before it is mended."""
+def _of_nights(
+    live: Generation | None, known: Sequence[Generation], now_ms: int
+) -> Iterator[Reading]:
+    """Since the live one was made: what failed before it, or was left, is mended."""
     since_ms = live.created_at_ms if live else 0
     failed = dict.fromkeys((*WHY_FAILED.values(), "step"), 0)
+    silent_ms = 0
     for generation in known:
-        if generation.state == "failed" and generation.created_at_ms > since_ms:
+        if generation.created_at_ms <= since_ms:
+            continue
+        if generation.state == "failed":
             failed[why_failed(generation)] += 1
+        elif generation.state == "building":
+            silent_ms = max(silent_ms, now_ms - generation.reported_at_ms)
+    yield Reading(names.NIGHT_SILENT, silent_ms / 1000)
     for why, n in failed.items():
         yield Reading(names.NIGHTS_FAILED, n, {"why": why})
 

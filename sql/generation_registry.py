@@ -23,6 +23,8 @@ State = Literal["building", "sealed", "staged", "published", "failed", "pruned"]
 
 MAX_REASON_CHARACTERS = 2_000
 MAX_LISTED = 1_000
+REPORTED_AT = "reported_at_ms"
+"""Among the metrics of a generation that is building."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class Generation:
     manifest_digest: str | None
     created_at_ms: int
     failed_reason: str | None
+
+    @property
+    def reported_at_ms(self) -> int:
+        """When a step of its night last began or ended; before the first, when it was entered."""
+        reported_at_ms: int = self.metrics.get(REPORTED_AT, self.created_at_ms)
+        return reported_at_ms
 
 
 class Parity(NamedTuple):
@@ -178,6 +186,15 @@ def add_metrics(engine: Engine, generation_id: str, metrics: Mapping[str, Any]) 
         found = _locked(conn, generation_id)
         merged = json.dumps({**found.metrics, **metrics}, sort_keys=True, allow_nan=False)
         return _set(conn, generation_id, {"metrics": merged})
+
+
+def report_step(engine: Engine, generation_id: str, at_ms: int) -> None:
+    """A step of its night begins or ends. Only of one that is building anybody asks for it."""
+    with write(engine) as conn:
+        row = conn.execute(_GET.with_for_update(), {"generation_id": generation_id}).first()
+        if row is not None and (found := _generation(row)).state == "building":
+            metrics = json.dumps({**found.metrics, REPORTED_AT: at_ms}, sort_keys=True)
+            _set(conn, generation_id, {"metrics": metrics})
 
 
 def read_parity(conn: Connection, generation_id: str) -> Parity | None:

@@ -17,6 +17,7 @@ from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
 MAX_AGE_MS = 36 * HOUR_MS
+MAX_SILENT_MS = 8 * HOUR_MS
 WEEK_MS = 7 * 24 * HOUR_MS
 MIN_NDCG_SHARE = 0.7
 MIN_RECALL = 0.95
@@ -71,7 +72,7 @@ def look_at_store(engine: Engine) -> Look:
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
     look += looked("events come in", _events(active_hour, now_ms))
-    look += looked("the last nights", *_nights(live, known))
+    look += looked("the last nights", *_nights(live, known), _stuck(live, known, now_ms))
     if pointer is None or live is None:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
     look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
@@ -119,6 +120,18 @@ def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Findin
             reason = (generation.failed_reason or "")[:WORDS]
             at_ms = generation.metrics.get("failed_at_ms", generation.created_at_ms)
             yield Finding(runbook, f"{generation.generation_id}: {reason}", at_ms)
+
+
+def _stuck(live: Generation | None, known: list[Generation], now_ms: int) -> Finding | None:
+    """Of those that nothing published has mended, the one that is silent the longest."""
+    since_ms = live.created_at_ms if live else 0
+    building = [g for g in known if g.state == "building" and g.created_at_ms > since_ms]
+    longest = min(building, key=lambda each: each.reported_at_ms, default=None)
+    if longest is None or now_ms - longest.reported_at_ms <= MAX_SILENT_MS:
+        return None
+    hours = (now_ms - longest.reported_at_ms) / HOUR_MS
+    what = f"{longest.generation_id} is building, and no step of it was heard of for {hours:.0f} h"
+    return Finding("NightStuck", what, longest.reported_at_ms)
 
 
 def _hold(pointer: LivePointer) -> Finding | None:

@@ -45,6 +45,7 @@ WAITS_MS = 300_000
 DREAM_S = 1.6
 """Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
+SILENT_HOURS = 9
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
 SEEN_S = 60.0
@@ -142,6 +143,16 @@ def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
             run_step(night, "publish", step)
 
     return inject
+
+
+def _stuck(ward: Ward) -> None:
+    """A night was killed hours ago, and nothing was left that could say so."""
+    ward.clear_hold()
+    ward.failed, engine, at_ms = f"n{next(ward.numbers)}", ward.stack.engine, now_ms()
+    generations.register(
+        engine, ward.failed, encoder_id="words", catalog_seq=0, created_at_ms=at_ms
+    )
+    generations.report_step(engine, ward.failed, at_ms - SILENT_HOURS * HOUR_MS)
 
 
 def _delta(ward: Ward) -> None:
@@ -294,6 +305,7 @@ FAULTS: Mapping[str, Fault] = {
     "AccuracyDropped": Fault(_accuracy, {}),
     "GenerationOld": Fault(_old, NIGHT),
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
+    "NightStuck": Fault(_stuck, NIGHT),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
     "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint="")), NIGHT),
     "DeltaLarge": Fault(_delta, NIGHT),

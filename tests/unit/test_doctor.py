@@ -57,6 +57,13 @@ def fail(as_: str) -> Callable[[LocalStore], None]:
     return inject
 
 
+def silent(store: LocalStore) -> None:
+    """A night that began after g1 and was killed nine hours ago."""
+    at_ms = now_ms() + 1_000
+    generations.register(store.engine, "n1", encoder_id="e", catalog_seq=1, created_at_ms=at_ms)
+    generations.report_step(store.engine, "n1", at_ms - 9 * 3_600_000)
+
+
 def measured(**figures: float) -> Callable[[LocalStore], None]:
     return lambda store: void(generations.add_metrics(store.engine, "g1", figures))
 
@@ -133,6 +140,7 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
         (fail("GateRefused"), "GateRefused", "it broke"),
         (fail("DataRefused"), "NightDataRefused", "it broke"),
         (fail("MemoryError"), "NightFailed", "it broke"),
+        (silent, "NightStuck", "n1 is building, and no step of it was heard of for 9 h"),
         (measured(parity_max_abs_diff=1e-3), "ParityBroken", "1.0e-03 apart"),
         (measured(canary_min_cosine=0.99), "ParityBroken", "0.990000"),
         (measured(index_recall=0.9), "IndexRecallLow", "0.900"),

@@ -9,6 +9,7 @@ import pytest
 import typer.main
 import yaml
 
+from dags.night_tasks import HOURS
 from infra import runbooks
 from infra.cli.main import app
 from infra.doctor import artefacts, day, store
@@ -108,6 +109,8 @@ def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
     assert says("ParityBroken", f"< {store.MIN_COSINE}")
     assert says("IndexRecallLow", f"< {store.MIN_RECALL}")
     assert says("GenerationOld", f"> {store.MAX_AGE_MS // 3_600_000} * 3600")
+    assert says("NightStuck", f"> {store.MAX_SILENT_MS // 3_600_000} * 3600")
+    assert 3_600_000 * max(HOURS.values()) <= store.MAX_SILENT_MS, "a step may take so long"
     assert says("DiskAlmostFull", f"< {artefacts.MIN_FREE_SHARE}")
     assert says("CatalogBehind", f"> {day.MAX_BEHIND_MS // 1_000}\n")
     assert says("AccuracyDropped", f"< {store.MIN_NDCG_SHARE} * max(")

@@ -85,8 +85,14 @@ def test_who_holds_what_which_nights_failed_and_a_hold_are_told(stack: Stack) ->
         )
         generations.fail(stack.engine, night, "why")
         generations.add_metrics(stack.engine, night, {"failed_as": failed_as})
+    at_ms = day_of(stack).now_ms()
+    for night, began_ms in (("n3", at_ms - 5_000_000), ("n4", at_ms)):
+        generations.register(
+            stack.engine, night, encoder_id="e", catalog_seq=1, created_at_ms=began_ms
+        )
     metrics_of(stack, told).look()
     values = last(told)
+    assert 5_000 <= values[names.NIGHT_SILENT,] < 5_100
     assert values[names.REPLICAS, "live"] == 2
     assert values[names.REPLICAS, "nothing"] == 1
     assert values[names.REPLICAS, "older"] == 0
