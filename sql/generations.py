@@ -5,9 +5,11 @@ from sql.generation_registry import (
     Generation,
     Parity,
     State,
+    Verified,
     add_metrics,
     fail,
     get_generation,
+    keep_verified,
     list_artifacts,
     list_generations,
     prune,
@@ -21,6 +23,7 @@ from sql.generation_registry import (
     unstage,
 )
 from sql.live import (
+    BY_NIGHT,
     LivePointer,
     Replica,
     clear_hold,
@@ -34,12 +37,14 @@ from sql.live import (
 )
 
 __all__ = [
+    "BY_NIGHT",
     "Artifact",
     "Generation",
     "LivePointer",
     "Parity",
     "Replica",
     "State",
+    "Verified",
     "add_metrics",
     "clear_hold",
     "database_now_ms",
@@ -49,6 +54,7 @@ __all__ = [
     "fresh_replicas",
     "get_generation",
     "heartbeat",
+    "keep_verified",
     "list_artifacts",
     "list_generations",
     "live_history",

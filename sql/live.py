@@ -20,6 +20,9 @@ from sql.tables import live, replicas
 from sql.transactions import read_snapshot, write
 
 MAX_WORDS_CHARACTERS = 500
+BY_NIGHT = "night"
+"""`who` of a flip that no person made: the publish of a night, or its rollback of what it found
+broken afterwards."""
 MAX_READY = 16
 LEASE_MS = 5_000
 """A replica that was not heard of for so long is not counted."""

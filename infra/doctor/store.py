@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 
 from infra.doctor.findings import Finding, Look, NotSeen, looked
 from serve import metric_names
-from serve.readings import FIGURES, why_failed
+from serve.readings import FIGURES, holder, verified_at_ms, why_failed
 from sql import activity, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
@@ -17,6 +17,7 @@ from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
 MAX_AGE_MS = 36 * HOUR_MS
+MAX_UNVERIFIED_MS = 3 * HOUR_MS
 MAX_SILENT_MS = 8 * HOUR_MS
 WEEK_MS = 7 * 24 * HOUR_MS
 MIN_NDCG_SHARE = 0.7
@@ -76,6 +77,7 @@ def look_at_store(engine: Engine) -> Look:
     if pointer is None or live is None:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
     look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
+    look += looked("the hourly look at it", _last_look(pointer, live, now_ms))
     look += looked("parity and recall", *_figures(live))
     look += looked("accuracy", _accuracy(live, known, history, now_ms))
     if not leases:
@@ -138,7 +140,21 @@ def _hold(pointer: LivePointer) -> Finding | None:
     if not pointer.hold:
         return None
     what = f"no night publishes: {pointer.who} set a hold: {pointer.why}"[:WORDS]
-    return Finding("HoldSet", what, pointer.at_ms)
+    name = "NightRolledBack" if holder(pointer) == "night" else "HoldSet"
+    return Finding(name, what, pointer.at_ms)
+
+
+def _last_look(pointer: LivePointer, live: Generation, now_ms: int) -> Finding | None:
+    """What `verify_live` found, and whether it came."""
+    found, looked_ms = live.verified, verified_at_ms(pointer, live)
+    if found is not None and found.broken is not None:
+        what = f"{live.generation_id}: {found.broken}"[:WORDS]
+        return Finding("LiveBroken", what, found.at_ms)
+    if now_ms - looked_ms <= MAX_UNVERIFIED_MS:
+        return None
+    hours = (now_ms - looked_ms) / HOUR_MS
+    what = f"verify_live did not look at {live.generation_id} for {hours:.1f} hours"
+    return Finding("LiveBroken", what, looked_ms)
 
 
 def _age(live: Generation, now_ms: int) -> Finding | None:

@@ -24,7 +24,7 @@ from sqlalchemy import update
 
 from infra.drills.catalog import made_title
 from infra.drills.local import LocalStore
-from infra.drills.small_night import open_small_night
+from infra.drills.small_night import Words, open_small_night
 from infra.drills.stack import now_ms
 from infra.drills.stopped_thread import StoppedThread, threads_named
 from infra.drills.victims import gateways, of_stack, wait_for
@@ -32,7 +32,9 @@ from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.step import Night, Report, run_step
-from ray_jobs.nightly.workspace import GateRefused, NightError
+from ray_jobs.nightly.verify import verify
+from ray_jobs.nightly.verify_live import LiveBroken, verify_live
+from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed
 from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
@@ -113,10 +115,40 @@ def _refused(file: str) -> Callable[[Ward], None]:
             live = generations.read_live(conn)
         assert live is not None, "a stack begins with one"
         generations.flip(
-            engine, name, expected_flip=live.flip, who="drill", why="damaged", hold=False, at_ms=1
+            engine,
+            name,
+            expected_flip=live.flip,
+            who="drill",
+            why="damaged",
+            hold=False,
+            at_ms=now_ms(),
         )
 
     return inject
+
+
+def _flip_a_bit(ward: Ward, generation_id: str) -> Night:
+    """Of the weights, which replicas hold in memory; the night of that generation."""
+    path = ward.stack.root / "generations" / generation_id / "weights.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    store = LocalStore(ward.stack.folder, ward.stack.database_url, ward.stack.engine)
+    return open_small_night(store, generation_id)
+
+
+def _rots(ward: Ward) -> None:
+    ward.publish(ward.make())
+    night = _flip_a_bit(ward, ward.live)
+    with suppress(LiveBroken):
+        verify_live(night, Words())
+
+
+def _rolls_back(ward: Ward) -> None:
+    ward.publish(ward.make())
+    ward.publish(ward.make())
+    night = _flip_a_bit(ward, ward.live)
+    with suppress(VerifyFailed):
+        verify(night)
 
 
 def _old(ward: Ward) -> None:
@@ -298,6 +330,8 @@ def _made_night(ward: Ward) -> None:
 NIGHT = {"moonlark night": _made_night}
 FAULTS: Mapping[str, Fault] = {
     "HoldSet": Fault(_hold, {}),
+    "NightRolledBack": Fault(_rolls_back, {}),
+    "LiveBroken": Fault(_rots, {}),
     "ParityBroken": Fault(_parity, {}),
     "LiveGenerationRefused": Fault(_refused("weights.safetensors"), {}),
     "ReplicasBehind": Fault(_refused(shard_name(1)), {}, named="LiveGenerationRefused"),

@@ -55,7 +55,7 @@ def broke_off(night: Night, why: str) -> Report:
 
 
 def is_left(generation: Generation) -> bool:
-    """Whether nothing was made of it: it is neither live, nor failed, nor put aside by its publish."""
+    """Whether nothing was made of it: neither live, nor failed, nor put aside by its publish."""
     steps = generation.metrics.get(STEPS, {})
     return generation.state == "building" or (
         generation.state in ("sealed", "staged") and PUBLISH not in steps

@@ -21,7 +21,7 @@ from infra.drills.stack import now_ms
 from sql import generations
 from sql.engine import write
 from sql.tables import generations as table
-from sql.tables import item_activity
+from sql.tables import item_activity, live
 
 URL = "http://doctor.test"
 
@@ -64,6 +64,21 @@ def silent(store: LocalStore) -> None:
     generations.report_step(store.engine, "n1", at_ms - 9 * 3_600_000)
 
 
+def held_by_the_night(store: LocalStore) -> None:
+    flip(store, "g0", hold=True, who=generations.BY_NIGHT)
+
+
+def broken(store: LocalStore) -> None:
+    found = generations.Verified(None, "shard-0: a bad byte", now_ms())
+    generations.keep_verified(store.engine, "g1", found)
+
+
+def unseen(store: LocalStore) -> None:
+    """Live for four hours, and no look came."""
+    with write(store.engine) as conn:
+        conn.execute(update(live).values(at_ms=now_ms() - 4 * 3_600_000))
+
+
 def measured(**figures: float) -> Callable[[LocalStore], None]:
     return lambda store: void(generations.add_metrics(store.engine, "g1", figures))
 
@@ -89,12 +104,12 @@ def hold(store: LocalStore) -> None:
     flip(store, "g0", hold=True)
 
 
-def flip(store: LocalStore, to: str, *, hold: bool) -> None:
+def flip(store: LocalStore, to: str, *, hold: bool, who: str = "anna") -> None:
     generations.flip(
         store.engine,
         to,
         expected_flip=2,
-        who="anna",
+        who=who,
         why="worse lists",
         hold=hold,
         at_ms=now_ms(),
@@ -140,6 +155,9 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
         (fail("GateRefused"), "GateRefused", "it broke"),
         (fail("DataRefused"), "NightDataRefused", "it broke"),
         (fail("MemoryError"), "NightFailed", "it broke"),
+        (held_by_the_night, "NightRolledBack", "night set a hold"),
+        (broken, "LiveBroken", "g1: shard-0: a bad byte"),
+        (unseen, "LiveBroken", "did not look at g1 for 4.0 hours"),
         (silent, "NightStuck", "n1 is building, and no step of it was heard of for 9 h"),
         (measured(parity_max_abs_diff=1e-3), "ParityBroken", "1.0e-03 apart"),
         (measured(canary_min_cosine=0.99), "ParityBroken", "0.990000"),
