@@ -82,7 +82,11 @@ _COUNTED = (
     Metric(DROPPED, "counter", "Exposures and sessions that were not written."),
 )
 _OF_THE_REPLICA = (
-    Metric(LAST_EVENT, "gauge", "When this replica last stored an event, Unix time."),
+    Metric(
+        LAST_EVENT,
+        "gauge",
+        "When an event was last stored, as far as this replica knows, Unix time.",
+    ),
     Metric(DATABASE_UP, "gauge", "1 where the database answers this replica, else 0."),
     Metric(DATABASE_SIZE, "gauge", "Size of the database."),
     Metric(DISK_FREE, "gauge", "Free bytes where the artifact root is."),

@@ -32,6 +32,7 @@ from sql.live import (
     flip,
     fresh_replicas,
     heartbeat,
+    last_heard_ms,
     live_history,
     read_live,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "get_generation",
     "heartbeat",
     "keep_verified",
+    "last_heard_ms",
     "list_artifacts",
     "list_generations",
     "live_history",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from sql.batch import insert_into
@@ -171,6 +171,12 @@ def fresh_replicas(
         .order_by(replicas.c.replica_id)
     )
     return [Replica(row[0], tuple(json.loads(row[1])), row[2], json.loads(row[3])) for row in rows]
+
+
+def last_heard_ms(conn: Connection) -> int | None:
+    """When any replica last renewed its lease, those that gave theirs back aside."""
+    found: int | None = conn.scalar(select(func.max(replicas.c.at_ms)))
+    return found
 
 
 def database_now_ms(conn: Connection) -> int:

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from sqlalchemy import Engine, text
 
+from infra.doctor.day import Known
 from infra.doctor.findings import Finding, Look, NotSeen, looked
 from serve import metric_names
 from serve.readings import FIGURES, holder, verified_at_ms, why_failed
-from sql import activity, generations
+from sql import activity, catalog, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
 from sql.event_rules import HOUR_MS
@@ -16,6 +18,8 @@ from sql.generations import Generation, LivePointer
 from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
+MAX_QUIET_MS = HOUR_MS + HOUR_MS // 4
+"""The alert's hour, and the quarter for which that is to be so."""
 MAX_AGE_MS = 36 * HOUR_MS
 MAX_UNVERIFIED_MS = 3 * HOUR_MS
 MAX_SILENT_MS = 8 * HOUR_MS
@@ -56,6 +60,20 @@ def open_store(database_url: str) -> tuple[Engine | None, Look]:
     return engine, looked("database answers, each commit is synced")
 
 
+def known_to(engine: Engine) -> Known:
+    """Since when, as far as the database says it."""
+
+    def changed_ms(watermark: int, changes: int) -> int | None:
+        with suppress(StoreError), read_snapshot(engine) as conn:
+            return catalog.next_change_at_ms(conn, watermark + changes - 1)
+        return None
+
+    with read_snapshot(engine) as conn:
+        is_heard = bool(generations.fresh_replicas(conn))
+        last_ms = None if is_heard else generations.last_heard_ms(conn)
+    return Known(last_ms, changed_ms)
+
+
 def look_at_store(engine: Engine) -> Look:
     """The registry, the pointer, the leases."""
     try:
@@ -64,7 +82,7 @@ def look_at_store(engine: Engine) -> Look:
             history = generations.live_history(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
-            active_hour = activity.newest_hour(conn)
+        last_event_ms = activity.last_event_ms(engine, now_ms)
         blockers = _blockers(engine)
     except StoreError as error:
         found = Finding("DatabaseGone", f"the database stopped answering: {error}")
@@ -72,7 +90,7 @@ def look_at_store(engine: Engine) -> Look:
     pointer = next(iter(history), None)
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
-    look += looked("events come in", _events(active_hour, now_ms))
+    look += looked("events come in", _events(last_event_ms, now_ms))
     look += looked("the last nights", *_nights(live, known), _stuck(live, known, now_ms))
     if pointer is None or live is None:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
@@ -99,15 +117,11 @@ def _blockers(engine: Engine) -> list[Finding]:
     return [Finding("EventsNotStored", said.format(pid), since_ms) for pid, since_ms in rows]
 
 
-def _events(active_hour: int | None, now_ms: int) -> Finding | None:
-    """Activity is counted by the hour: a whole one without any is an hour without events."""
-    if active_hour is None or active_hour >= activity.hour_of(now_ms) - 1:
+def _events(last_event_ms: int | None, now_ms: int) -> Finding | None:
+    if last_event_ms is None or now_ms - last_event_ms <= MAX_QUIET_MS:
         return None
-    since_ms = (active_hour + 1) * HOUR_MS
-    hours = (now_ms - since_ms) / HOUR_MS
-    return Finding(
-        "EventsStopped", f"nothing was done with an item for {hours:.1f} hours", since_ms
-    )
+    hours = (now_ms - last_event_ms) / HOUR_MS
+    return Finding("EventsStopped", f"no event came in for {hours:.1f} hours", last_event_ms)
 
 
 def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
 from sql.keys import revoke_key
-from sql.tables import catalog_log, item_activity
+from sql.tables import catalog_log, events, item_activity
 from sql.tables import generations as generations_table
 
 HOUR_MS = 3_600_000
@@ -300,6 +300,8 @@ def _key_revoked(ward: Ward) -> None:
     earlier = item_activity.c.hour - 3
     with write(ward.stack.engine) as conn:
         conn.execute(update(item_activity).values(hour=earlier))
+        came_ms = events.c.received_at_ms - 3 * HOUR_MS
+        conn.execute(update(events).values(received_at_ms=came_ms))
 
 
 def _key_taken(ward: Ward, said: str) -> None:

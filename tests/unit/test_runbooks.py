@@ -109,6 +109,9 @@ def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
     assert says("ParityBroken", f"< {store.MIN_COSINE}")
     assert says("IndexRecallLow", f"< {store.MIN_RECALL}")
     assert says("GenerationOld", f"> {store.MAX_AGE_MS // 3_600_000} * 3600")
+    quiet_min = store.MAX_QUIET_MS // 60_000
+    assert says("EventsStopped", "> 3600\n")
+    assert ALERTS["EventsStopped"]["for"] == f"{quiet_min - 60}m"
     assert says("LiveBroken", f"> {store.MAX_UNVERIFIED_MS // 3_600_000} * 3600")
     assert says("NightStuck", f"> {store.MAX_SILENT_MS // 3_600_000} * 3600")
     assert 3_600_000 * max(HOURS.values()) <= store.MAX_SILENT_MS, "a step may take so long"

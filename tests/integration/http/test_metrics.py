@@ -10,6 +10,7 @@ from serve.day import Day
 from serve.metrics import Metrics, Reading, Told
 from sql import generations
 from sql.errors import StoreUnavailable
+from sql.events import EventKind, NewEvent, append
 from tests.integration.http.conftest import ITEMS, Stack
 
 
@@ -187,6 +188,22 @@ def test_requests_are_counted_by_route_and_status_and_name_nobody(stack: Stack) 
     told.clear()
     metrics.hand_on()
     assert told == []  # once
+
+
+def test_a_new_replica_tells_of_the_last_event_before_it_stored_one(stack: Stack) -> None:
+    told: list[Reading] = []
+    metrics_of(stack, told).look()
+    assert (names.LAST_EVENT,) not in last(told), "where none ever came"
+    at_ms = day_of(stack).now_ms() - 5 * 3_600_000
+    event = NewEvent("anna", "e1", EventKind.CLICK, "i1", occurred_at_ms=at_ms)
+    append(stack.engine, [[event]], received_at_ms=at_ms)
+    metrics = metrics_of(stack, told)
+    metrics.look()
+    assert last(told)[names.LAST_EVENT,] == at_ms / 1000
+    posted = {"kind": "click", "user_id": "anna", "item_id": "i2", "event_id": "e2"}
+    assert stack.replicas[0].post("/v1/events", json=posted).status_code == 200
+    metrics.look()
+    assert last(told)[names.LAST_EVENT,] > at_ms / 1000 + 3_600
 
 
 def test_a_marked_list_is_counted_by_its_reason(stack: Stack) -> None:
