@@ -26,9 +26,9 @@ from typing import Any
 import pendulum
 from airflow.sdk import Param, dag, task
 
+from dags.failed_night import fails_with_its_run
 from dags.generation_name import generation_id, night_prefix
 from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
-from dags.ray_job.orphans import stop_jobs_of_run
 
 SCHEDULE = os.environ.get("MOONLARK_NIGHT_SCHEDULE", "0 3 * * *") or None
 """A cron expression in UTC; empty: by hand only."""
@@ -56,6 +56,16 @@ SETTINGS = {
 """Empty where the run asks for nothing: then it is as the cluster's environment says."""
 
 
+def night_of(dag_run: Any) -> dict[str, str]:
+    """What `name_night` says of a run, in its tasks and when it has failed."""
+    # A run that was triggered by hand may have no logical date.
+    stamp = dag_run.logical_date or dag_run.run_after
+    # Airflow's two enums of types give different words by `str`.
+    run_type = str(getattr(dag_run.run_type, "value", dag_run.run_type))
+    clears = getattr(dag_run, "clear_number", None) or 0
+    return name_night(dag_run.run_id, run_type, stamp, clears)
+
+
 def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dict[str, str]:
     """The id of the run's generation, and of which past night it is a rebuild ("": of none)."""
     if run_type != BACKFILL:
@@ -78,7 +88,7 @@ def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dic
     dagrun_timeout=NIGHT_TIMEOUT,
     params=PARAMS,
     default_args=DEFAULT_ARGS,
-    on_failure_callback=stop_jobs_of_run,
+    on_failure_callback=fails_with_its_run(lambda run: night_of(run)["generation"]),
     tags=["moonlark"],
     doc_md=__doc__,
 )
@@ -86,12 +96,7 @@ def nightly_generation() -> None:
     @task
     def begin(**context: Any) -> dict[str, str]:
         """Tonight's generation, named once from the run."""
-        dag_run = context["dag_run"]
-        # A run that was triggered by hand may have no logical date.
-        stamp = dag_run.logical_date or dag_run.run_after
-        clears = getattr(dag_run, "clear_number", None) or 0
-        # Its type is an enum of strings: equal to a string, and str() of it is another one.
-        return name_night(dag_run.run_id, dag_run.run_type, stamp, clears)
+        return night_of(context["dag_run"])
 
     night_tasks(begin(), SETTINGS)
 

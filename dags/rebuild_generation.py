@@ -14,9 +14,9 @@ import pendulum
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from dags.failed_night import fails_with_its_run
 from dags.generation_name import generation_id, night_prefix
 from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
-from dags.ray_job.orphans import stop_jobs_of_run
 
 SETTINGS = {"MOONLARK_PUBLISH": "{{ '' if params.publish else 'false' }}"}
 
@@ -30,6 +30,11 @@ def which(generation: str | None, at: str | None) -> str:
     if bool(generation) == bool(at):
         raise ValueError(f"generation={generation!r}, at={at!r}: accepted is one of the two")
     return generation or night_prefix(datetime.fromisoformat(str(at)))
+
+
+def made_by(dag_run: Any) -> str:
+    """The id of the generation of a run."""
+    return generation_id(dag_run.run_id, dag_run.logical_date or dag_run.run_after)
 
 
 @dag(
@@ -54,7 +59,7 @@ def which(generation: str | None, at: str | None) -> str:
         ),
     },
     default_args=DEFAULT_ARGS,
-    on_failure_callback=stop_jobs_of_run,
+    on_failure_callback=fails_with_its_run(made_by),
     tags=["moonlark"],
     doc_md=__doc__,
 )
@@ -63,12 +68,11 @@ def rebuild_generation() -> None:
     def begin(**context: Any) -> dict[str, str]:
         """The new generation, named once from the run, and the one it is made after."""
         dag_run, params = context["dag_run"], context["params"]
-        stamp = dag_run.logical_date or dag_run.run_after
         try:
             rebuild = which(params["generation"], params["at"])
         except ValueError as error:
             raise AirflowFailException(str(error)) from error  # no other try makes it right
-        return {"generation": generation_id(dag_run.run_id, stamp), "rebuild": rebuild}
+        return {"generation": made_by(dag_run), "rebuild": rebuild}
 
     night_tasks(begin(), SETTINGS)
 

@@ -5,8 +5,9 @@ back, and the durations, which it takes away. Handing each request to Ray's metr
 cost 3 us an observation and 2 us a count (measured); so does one of the thread's, but nobody waits.
 """
 
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,10 +25,43 @@ CLIENT_LEFT = 499
 """The status of a request whose client left before the answer (as nginx has it)."""
 
 
+ERRORS, STORE_AWAY = "errors", "store_away"
+"""Troubles besides the marks of lists: answers 5xx, those for want of the database among them."""
+
+OVER_MS = 300_000
+"""A trouble that was not met for so long is over; met again, it begins anew."""
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Troubles:
+    """Since when what goes wrong goes wrong."""
+
+    def __init__(self, now_ms: Callable[[], int] = wall_ms) -> None:
+        self._now_ms = now_ms
+        self._spans: dict[str, tuple[int, int]] = {}
+
+    def meet(self, name: str) -> None:
+        """It went wrong now."""
+        at_ms = self._now_ms()
+        began_ms, last_ms = self._spans.get(name, (at_ms, at_ms))
+        self._spans[name] = (began_ms if at_ms - last_ms <= OVER_MS else at_ms, at_ms)
+
+    def since_ms(self) -> dict[str, int]:
+        """When each one that is not over began."""
+        at_ms = self._now_ms()
+        spans = dict(self._spans).items()
+        return {name: began for name, (began, last) in spans if at_ms - last <= OVER_MS}
+
+
 class Counts:
     """Of one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], int] = wall_ms) -> None:
+        self.troubles = Troubles(now_ms)
         self.answered: dict[Answered, int] = {}
         self.degraded: dict[str, int] = {}
         self.events: dict[str, int] = {}
@@ -40,12 +74,15 @@ class Counts:
         key = (route, method, status)
         answered = self.answered
         answered[key] = answered.get(key, 0) + 1
+        if status >= 500 and route != OTHER_ROUTE:
+            self.troubles.meet(ERRORS)
         self._durations.append((route, seconds))
 
     def mark(self, reasons: Iterable[str]) -> None:
         """A list was made; `reasons`: why it is less."""
         for reason in reasons:
             self.degraded[reason] = self.degraded.get(reason, 0) + 1
+            self.troubles.meet(reason)
 
     def post(self, outcome: str, events: int) -> None:
         """What became of the events of a post: stored, duplicate, refused or failed."""

@@ -126,7 +126,7 @@ class Day:
             Fetching.open(store.artifact_uri, root),
         )
         await asyncio.to_thread(watch.start)
-        write_behind = WriteBehind(engine, settings.write_behind_queue)
+        write_behind = WriteBehind(engine, settings.write_behind_queue, now_ms=now_ms)
         write_behind.start()
         cache = SessionCache(settings.session_cache)
         forgetting = Forgetting(engine, ledger, cache, now_ms)
@@ -139,7 +139,7 @@ class Day:
             write_back_after=settings.write_back_after,
             now_ms=now_ms,
         )
-        counts = Counts()
+        counts = Counts(now_ms)
         feedback = Feedback(engine, settings, now_ms, ledger.key, counts)
         feedback.start()
         encoder = OnlineEncoder(embed, settings.embed_timeout_s)

@@ -51,7 +51,13 @@ PARITY = "moonlark_live_generation_parity_max_abs_diff"
 CANARY = "moonlark_live_generation_canary_min_cosine"
 DELTA_SHARE = "moonlark_delta_share"
 
+LIVE_RECALL = "moonlark_live_recall"
+LIVE_BROKEN = "moonlark_live_broken"
+LIVE_UNVERIFIED = "moonlark_live_unverified_seconds"
+
 NIGHTS_FAILED = "moonlark_nights_failed"
+NIGHT_SILENT = "moonlark_night_silent_seconds"
+NIGHT_CHECK = "moonlark_night_check"
 STEP_DURATION = "moonlark_night_step_duration_seconds"
 STEP_ROWS = "moonlark_night_step_rows"
 
@@ -76,7 +82,11 @@ _COUNTED = (
     Metric(DROPPED, "counter", "Exposures and sessions that were not written."),
 )
 _OF_THE_REPLICA = (
-    Metric(LAST_EVENT, "gauge", "When this replica last stored an event, Unix time."),
+    Metric(
+        LAST_EVENT,
+        "gauge",
+        "When an event was last stored, as far as this replica knows, Unix time.",
+    ),
     Metric(DATABASE_UP, "gauge", "1 where the database answers this replica, else 0."),
     Metric(DATABASE_SIZE, "gauge", "Size of the database."),
     Metric(DISK_FREE, "gauge", "Free bytes where the artifact root is."),
@@ -84,7 +94,7 @@ _OF_THE_REPLICA = (
     Metric(REPLICAS, "gauge", "Replicas with a fresh lease, by what they hold.", ("holds",)),
     Metric(REFUSED, "gauge", "Generations that this replica could not load.", ("role",)),
     Metric(CATALOG_LAG, "gauge", "Age of the oldest item change not applied here; 0 without one."),
-    Metric(HOLD, "gauge", "1 while no night may publish, else 0."),
+    Metric(HOLD, "gauge", "1 while no night may publish, by who set that, else 0.", ("set_by",)),
 )
 _OF_THE_GENERATION = (
     Metric(AGE, "gauge", "Since the live generation was made."),
@@ -99,7 +109,16 @@ _OF_THE_GENERATION = (
     Metric(PARITY, "gauge", "Largest difference of a user vector's coordinate, day against night."),
     Metric(CANARY, "gauge", "Least cosine of a text embedded again to its stored vector."),
     Metric(DELTA_SHARE, "gauge", "Items that changed since the night, of those of the generation."),
+    Metric(LIVE_RECALL, "gauge", "Recall@100 of its shards, as last measured while it was live."),
+    Metric(LIVE_BROKEN, "gauge", "1 where the last look found files or recall broken, else 0."),
+    Metric(LIVE_UNVERIFIED, "gauge", "Since its last look; before the first, since it went live."),
     Metric(NIGHTS_FAILED, "gauge", "Nights that failed since the live one was made.", ("why",)),
+    Metric(
+        NIGHT_SILENT,
+        "gauge",
+        "Since a step began or ended of the night that builds and is silent the longest; else 0.",
+    ),
+    Metric(NIGHT_CHECK, "gauge", "What the newest night's data checks found.", ("check",)),
     Metric(
         STEP_DURATION, "gauge", "How long each step of the live generation's night took.", ("step",)
     ),

@@ -21,7 +21,7 @@ from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
 from serve.periodic import Periodic
 from serve.write_behind import WriteBehind
-from sql import generations
+from sql import activity, generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
 from sql.size import database_size_bytes
@@ -55,6 +55,8 @@ class Metrics:
     def __init__(self, told: Told, tell: Tell) -> None:
         self._told, self._tell = told, tell
         self._before: dict[Hashable, int] = {}
+        self._is_first = True
+        self._last_event_ms: int | None = None
         self._rounds = Periodic("metrics", told.interval_s, self.look)
         self._counts = Periodic("counts", COUNTS_INTERVAL_S, self.hand_on)
 
@@ -108,11 +110,19 @@ class Metrics:
 
     def _of_the_replica(self) -> Iterator[Reading]:
         told = self._told
-        if told.counts.last_event_ms is not None:
-            yield Reading(names.LAST_EVENT, told.counts.last_event_ms / 1000)
         disk = shutil.disk_usage(told.artifact_root)
         yield Reading(names.DISK_FREE, disk.free)
         yield Reading(names.DISK_SIZE, disk.total)
+
+    def _tell_the_last_event(self) -> None:
+        """Asked of the database once, so that a new replica tells of silence, too."""
+        told = self._told
+        if self._is_first:
+            self._last_event_ms = activity.last_event_ms(told.engine, told.now_ms())
+            self._is_first = False
+        self._last_event_ms = told.counts.last_event_ms or self._last_event_ms
+        if self._last_event_ms is not None:
+            self._tell(Reading(names.LAST_EVENT, self._last_event_ms / 1000))
 
     def _look_at_the_registry(self) -> None:
         told = self._told
@@ -124,6 +134,7 @@ class Metrics:
             behind_ms = held.behind_ms(conn, told.now_ms()) if held else 0
         # Before anything is made of it: a row that we cannot read is no database that is away.
         self._tell(Reading(names.DATABASE_UP, 1))
+        self._tell_the_last_event()
         for reading in readings.of_the_registry(pointer, known, leases, told.now_ms()):
             self._tell(reading)
         if pointer is None:

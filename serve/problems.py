@@ -6,7 +6,7 @@ Every error of the API leaves through `problem_response`, so clients can rely on
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import orjson
@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from serve.counts import STORE_AWAY
 from sql.errors import StoreError
 from sql.event import EventKind
 from sql.ids import BadInput
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "moonlark-request-id"
 """On every answer of ours. One without it comes from a proxy, and may be tried again."""
+
+SINCE = "moonlark-since"
+"""On a 503 for want of the database: when this replica first missed it, milliseconds since 1970."""
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""
@@ -227,12 +231,18 @@ async def _on_bug(request: Request, error: Exception) -> Response:
     )
 
 
-async def _on_store(_: Request, error: Exception) -> Response:
+async def _on_store(request: Request, error: Exception) -> Response:
     """The database refused or is gone: nothing was acknowledged, the client may try again.
 
     Where the database is, is for our log, not for whoever asks.
     """
     log.error("the store did not answer: %s", error)
-    return problem_response(
-        unavailable("the store did not answer", type(error).__name__, getattr(error, "hint", ""))
+    problem = unavailable(
+        "the store did not answer", type(error).__name__, getattr(error, "hint", "")
     )
+    day = getattr(request.app.state, "day", None)
+    if day is not None:
+        day.counts.troubles.meet(STORE_AWAY)
+        since_ms = day.counts.troubles.since_ms()[STORE_AWAY]
+        problem = replace(problem, headers={SINCE: str(since_ms)})
+    return problem_response(problem)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from serve import metric_names as names
-from sql.generations import Generation, LivePointer, Replica
+from sql.generations import BY_NIGHT, Generation, LivePointer, Replica
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -20,7 +20,11 @@ FIGURES = {
 WHY_FAILED = {"GateRefused": "gate", "DataRefused": "data", "StageFailed": "stage"}
 """Errors that end a night, by their class, as the label `why`; any other is "step"."""
 
+CHECK = "check_"
+"""How the figures of the data checks begin, among a generation's metrics."""
+
 HOLDS = ("live", "older", "nothing")
+HOLDERS = ("night", "person")
 ROLES = ("live", "previous", "staged")
 
 
@@ -41,16 +45,20 @@ def of_the_registry(
     """What is live and how good, which nights failed since, who can answer."""
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     yield from _of_leases(live, leases)
-    yield from _of_nights(live, known)
+    yield from _of_nights(live, known, now_ms)
     yield from _of_days(known)
+    yield from _of_checks(known)
     if pointer is None or live is None:
         return
-    yield Reading(names.HOLD, pointer.hold)
+    by = holder(pointer)
+    for who in HOLDERS:
+        yield Reading(names.HOLD, who == by, {"set_by": who})
     yield Reading(names.AGE, (now_ms - live.created_at_ms) / 1000)
     for name, figure in FIGURES.items():
         value = live.metrics.get(figure)
         if isinstance(value, int | float):
             yield Reading(name, float(value))
+    yield from _of_the_last_look(pointer, live, now_ms)
     for step, told in live.metrics.get("steps", {}).items():
         yield from _of_step(step, told)
 
@@ -80,13 +88,21 @@ def _of_leases(live: Generation | None, leases: Sequence[Replica]) -> Iterator[R
         yield Reading(names.REPLICAS, n, {"holds": holds})
 
 
-def _of_nights(live: Generation | None, known: Sequence[Generation]) -> Iterator[Reading]:
-    """Since the live one was made: what failed before it is mended."""
+def _of_nights(
+    live: Generation | None, known: Sequence[Generation], now_ms: int
+) -> Iterator[Reading]:
+    """Since the live one was made: what failed before it, or was left, is mended."""
     since_ms = live.created_at_ms if live else 0
     failed = dict.fromkeys((*WHY_FAILED.values(), "step"), 0)
+    silent_ms = 0
     for generation in known:
-        if generation.state == "failed" and generation.created_at_ms > since_ms:
+        if generation.created_at_ms <= since_ms:
+            continue
+        if generation.state == "failed":
             failed[why_failed(generation)] += 1
+        elif generation.state == "building":
+            silent_ms = max(silent_ms, now_ms - generation.reported_at_ms)
+    yield Reading(names.NIGHT_SILENT, silent_ms / 1000)
     for why, n in failed.items():
         yield Reading(names.NIGHTS_FAILED, n, {"why": why})
 
@@ -96,6 +112,26 @@ def why_failed(generation: Generation) -> str:
     return WHY_FAILED.get(str(generation.metrics.get("failed_as")), "step")
 
 
+def holder(pointer: LivePointer) -> str | None:
+    """Who set the hold: the night's own check after its publish, or a person; None without one."""
+    if not pointer.hold:
+        return None
+    return "night" if pointer.who == BY_NIGHT else "person"
+
+
+def verified_at_ms(pointer: LivePointer, live: Generation) -> int:
+    """When the live generation was last looked at; before the first time, when it went live."""
+    return max(pointer.at_ms, live.verified.at_ms if live.verified else 0)
+
+
+def _of_the_last_look(pointer: LivePointer, live: Generation, now_ms: int) -> Iterator[Reading]:
+    yield Reading(names.LIVE_UNVERIFIED, (now_ms - verified_at_ms(pointer, live)) / 1000)
+    found = live.verified
+    yield Reading(names.LIVE_BROKEN, found is not None and found.broken is not None)
+    if found is not None and found.recall is not None:
+        yield Reading(names.LIVE_RECALL, found.recall)
+
+
 def _of_days(known: Sequence[Generation]) -> Iterator[Reading]:
     """A night looks back on the day of the generation that it replaces."""
     days = [generation for generation in known if "day" in generation.metrics]
@@ -103,6 +139,15 @@ def _of_days(known: Sequence[Generation]) -> Iterator[Reading]:
         day = max(days, key=lambda generation: generation.created_at_ms).metrics["day"]
         yield Reading(names.DAY_NDCG, float(day["ndcg@10"]), {"of": "live"})
         yield Reading(names.DAY_NDCG, float(day["frozen_ndcg@10"]), {"of": "frozen"})
+
+
+def _of_checks(known: Sequence[Generation]) -> Iterator[Reading]:
+    """Of the newest night that looked at its data, also where it was refused for that."""
+    checked = [each for each in known if any(name.startswith(CHECK) for name in each.metrics)]
+    newest = max(checked, key=lambda generation: generation.created_at_ms, default=None)
+    for name, value in newest.metrics.items() if newest is not None else ():
+        if name.startswith(CHECK) and value is not None:
+            yield Reading(names.NIGHT_CHECK, value, {"check": name.removeprefix(CHECK)})
 
 
 def _of_step(step: str, told: Mapping[str, Any]) -> Iterator[Reading]:

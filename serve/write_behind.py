@@ -14,6 +14,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from serve.counts import wall_ms
 from sql.errors import StoreError
 from sql.exposures import Exposure, write_exposures
 from sql.sessions import SessionRow, write_sessions
@@ -28,8 +29,13 @@ class WriteBehind:
     """A thread that writes what was handed to it. Thread-safe."""
 
     def __init__(
-        self, engine: Engine, max_queue: int, sleep: Callable[[float], None] = time.sleep
+        self,
+        engine: Engine,
+        max_queue: int,
+        sleep: Callable[[float], None] = time.sleep,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
+        self._now_ms = now_ms
         self._engine = engine
         self._sleep = sleep
         self._max_queue = max_queue
@@ -40,6 +46,8 @@ class WriteBehind:
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
         self.dropped = 0
         """Rows that did not fit or could not be written."""
+        self.dropped_at_ms: int | None = None
+        """When the first of them was."""
 
     def start(self) -> None:
         """Begin to write."""
@@ -54,7 +62,7 @@ class WriteBehind:
         """Record what was shown, soon."""
         with self._lock:
             if len(self._exposures) >= self._max_queue:
-                self.dropped += 1
+                self._drop(1)
                 return
             self._exposures.append(exposure)
 
@@ -62,7 +70,7 @@ class WriteBehind:
         """Write a folded session back, soon; of one user only the newest."""
         with self._lock:
             if len(self._sessions) >= self._max_queue:
-                self.dropped += 1
+                self._drop(1)
                 return
             self._sessions[generation_id, row.user_key] = row
 
@@ -70,6 +78,10 @@ class WriteBehind:
         """Write all that waits, now."""
         while self._flush_some():
             pass
+
+    def _drop(self, rows: int) -> None:
+        self.dropped += rows
+        self.dropped_at_ms = self.dropped_at_ms or self._now_ms()
 
     def _run(self) -> None:
         while not self._stopping.wait(FLUSH_INTERVAL_S):
@@ -91,6 +103,6 @@ class WriteBehind:
                 rows = [r for (g, _), r in sessions.items() if g == generation_id]
                 write_sessions(self._engine, generation_id, rows, sleep=self._sleep)
         except (SQLAlchemyError, StoreError) as error:
-            self.dropped += len(exposures) + len(sessions)
+            self._drop(len(exposures) + len(sessions))
             log.warning("dropped %d rows: %s", len(exposures) + len(sessions), error)
         return True

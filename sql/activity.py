@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, case, func, select
 
+from sql.errors import StoreUnavailable
 from sql.event_rules import HOUR_MS
-from sql.tables import item_activity
+from sql.tables import events, item_activity
+from sql.transactions import read_snapshot
 
 
 def hour_of(at_ms: int) -> int:
@@ -36,6 +38,26 @@ def read_hour(
 def newest_hour(conn: Connection) -> int | None:
     """The last hour in which something was done with an item; None where nothing ever was."""
     found: int | None = conn.scalar(select(func.max(item_activity.c.hour)))
+    return found
+
+
+def last_event_ms(engine: Engine, now_ms: int) -> int | None:
+    """When an event last came in, history that was brought in aside; None where none ever did.
+
+    The log has no index by time, and is read only where nothing was done with an item in this hour:
+    else the answer is `now_ms`, less than an hour too late. A log that cannot be read within the
+    statement timeout gives the end of the last hour with activity.
+    """
+    with read_snapshot(engine) as conn:
+        hour = newest_hour(conn)
+    if hour is not None and hour >= hour_of(now_ms):
+        return now_ms
+    newest = select(func.max(events.c.received_at_ms)).where(events.c.counted_hour.is_(None))
+    try:
+        with read_snapshot(engine) as conn:
+            found: int | None = conn.scalar(newest)
+    except StoreUnavailable:
+        found = None if hour is None else (hour + 1) * HOUR_MS
     return found
 
 

@@ -23,6 +23,22 @@ State = Literal["building", "sealed", "staged", "published", "failed", "pruned"]
 
 MAX_REASON_CHARACTERS = 2_000
 MAX_LISTED = 1_000
+VERIFIED = "verified"
+"""Among the metrics of a generation that was looked at while it was live."""
+REPORTED_AT = "reported_at_ms"
+"""Among the metrics of a generation that is building."""
+
+
+class Verified(NamedTuple):
+    """What the hourly look at the live generation found (`ray_jobs.nightly.verify_live`).
+
+    `recall`: recall@100 of its shards now; None where its files were broken before. `broken`: what
+    is wrong with its files or its recall; None: nothing.
+    """
+
+    recall: float | None
+    broken: str | None
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,18 @@ class Generation:
     manifest_digest: str | None
     created_at_ms: int
     failed_reason: str | None
+
+    @property
+    def reported_at_ms(self) -> int:
+        """When a step of its night last began or ended; before the first, when it was entered."""
+        reported_at_ms: int = self.metrics.get(REPORTED_AT, self.created_at_ms)
+        return reported_at_ms
+
+    @property
+    def verified(self) -> Verified | None:
+        """The last look at it while it was live; None before the first."""
+        told = self.metrics.get(VERIFIED)
+        return None if told is None else Verified(**told)
 
 
 class Parity(NamedTuple):
@@ -178,6 +206,21 @@ def add_metrics(engine: Engine, generation_id: str, metrics: Mapping[str, Any]) 
         found = _locked(conn, generation_id)
         merged = json.dumps({**found.metrics, **metrics}, sort_keys=True, allow_nan=False)
         return _set(conn, generation_id, {"metrics": merged})
+
+
+def report_step(engine: Engine, generation_id: str, at_ms: int) -> None:
+    """A step of its night begins or ends. Only of one that is building anybody asks for it."""
+    with write(engine) as conn:
+        row = conn.execute(_GET.with_for_update(), {"generation_id": generation_id}).first()
+        if row is not None and (found := _generation(row)).state == "building":
+            metrics = json.dumps({**found.metrics, REPORTED_AT: at_ms}, sort_keys=True)
+            _set(conn, generation_id, {"metrics": metrics})
+
+
+def keep_verified(engine: Engine, generation_id: str, found: Verified) -> None:
+    """In place of what the look before found. Raises `UnknownGeneration`."""
+    broken = None if found.broken is None else found.broken[:MAX_REASON_CHARACTERS]
+    add_metrics(engine, generation_id, {VERIFIED: found._replace(broken=broken)._asdict()})
 
 
 def read_parity(conn: Connection, generation_id: str) -> Parity | None:

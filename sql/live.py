@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from sql.batch import insert_into
@@ -20,6 +20,9 @@ from sql.tables import live, replicas
 from sql.transactions import read_snapshot, write
 
 MAX_WORDS_CHARACTERS = 500
+BY_NIGHT = "night"
+"""`who` of a flip that no person made: the publish of a night, or its rollback of what it found
+broken afterwards."""
 MAX_READY = 16
 LEASE_MS = 5_000
 """A replica that was not heard of for so long is not counted."""
@@ -168,6 +171,12 @@ def fresh_replicas(
         .order_by(replicas.c.replica_id)
     )
     return [Replica(row[0], tuple(json.loads(row[1])), row[2], json.loads(row[3])) for row in rows]
+
+
+def last_heard_ms(conn: Connection) -> int | None:
+    """When any replica last renewed its lease, those that gave theirs back aside."""
+    found: int | None = conn.scalar(select(func.max(replicas.c.at_ms)))
+    return found
 
 
 def database_now_ms(conn: Connection) -> int:

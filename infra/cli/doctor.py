@@ -11,9 +11,9 @@ from infra.cli.settings import CliSettings
 from infra.cli.store import now_ms
 from infra.cli.times import ago, as_utc
 from infra.doctor.artefacts import look_at_artefacts
-from infra.doctor.day import look_at_day
-from infra.doctor.findings import Look, NotSeen
-from infra.doctor.store import look_at_store, open_store
+from infra.doctor.day import NOTHING_KNOWN, look_at_day
+from infra.doctor.findings import Look, NotSeen, agreed
+from infra.doctor.store import known_to, look_at_store, open_store
 from sql.settings import StoreSettings
 
 WELL, WRONG, NOT_SEEN = 0, 1, 2
@@ -45,18 +45,22 @@ def command(
 def _look(url: str | None, *, deep: bool) -> Look:
     settings, store = CliSettings(), StoreSettings()
     engine, look = open_store(store.database_url)
+    known = NOTHING_KNOWN
     if engine is None:
         behind = NotSeen("generations, nights and their files", "the database says where they are")
         look += Look(not_seen=(behind,))
     else:
         look += look_at_store(engine)
         if not any(finding.runbook == "DatabaseGone" for finding in look.findings):
+            known = known_to(engine)
             look += look_at_artefacts(
                 engine, store.artifact_root, deep=deep, artifact_uri=store.artifact_uri
             )
-        engine.dispose()
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    return look + look_at_day(url or settings.url, key)
+    look += look_at_day(url or settings.url, key, known=known)
+    if engine is not None:
+        engine.dispose()
+    return agreed(look)
 
 
 def _document(look: Look) -> dict[str, Any]:

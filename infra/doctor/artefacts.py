@@ -44,7 +44,19 @@ def _disk(root: Path) -> Finding | None:
     if disk.free >= MIN_FREE_SHARE * disk.total:
         return None
     share = 100 * disk.free / disk.total
-    return Finding("DiskAlmostFull", f"{disk.free / 1e9:.1f} GB free of {root} ({share:.1f} %)")
+    what = f"{disk.free / 1e9:.1f} GB free of {root} ({share:.1f} %)"
+    return Finding("DiskAlmostFull", what, full_since_ms(root, disk.free, disk.total))
+
+
+def full_since_ms(root: Path, free: int, total: int) -> int | None:
+    """By the newest files: when the one was written without which enough would be free. None where
+    something else than our files fills the disk."""
+    stats = [path.stat() for path in root.rglob("*") if path.is_file()]
+    for stat in sorted(stats, key=lambda each: each.st_mtime_ns, reverse=True):
+        free += stat.st_size
+        if free >= MIN_FREE_SHARE * total:
+            return stat.st_mtime_ns // 1_000_000
+    return None
 
 
 def _files(root: Path, generation: Generation, *, is_live: bool, deep: bool) -> Look:

@@ -1,11 +1,14 @@
 """The API over HTTP, as probes and users ask it. Nothing that is asked here is stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import httpx
 
 from infra.doctor.findings import Finding, Look, NotSeen, looked
+from serve.counts import wall_ms
 
 TIMEOUT_S = 5.0
 MAX_DELTA_SHARE = 0.2
@@ -20,10 +23,31 @@ MARKS = {
 """Runbooks by the marks of an answer."""
 
 HEADER = "moonlark-request-id"
+SINCE = "moonlark-since"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database knows of when something began.
+
+    `last_heard_ms`: of any replica, None where one is heard of now. `changed_ms`: when so many
+    changes of items had come after a watermark of the catalog.
+    """
+
+    last_heard_ms: int | None = None
+    changed_ms: Callable[[int, int], int | None] = lambda watermark, changes: None
+
+
+NOTHING_KNOWN = Known()
 
 
 def look_at_day(
-    url: str, api_key: str | None, transport: httpx.BaseTransport | None = None
+    url: str,
+    api_key: str | None,
+    transport: httpx.BaseTransport | None = None,
+    *,
+    known: Known = NOTHING_KNOWN,
+    now_ms: Callable[[], int] = wall_ms,
 ) -> Look:
     """/readyz, then what an admin key may see, then a search and its list."""
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
@@ -34,52 +58,73 @@ def look_at_day(
             ready = http.get("/readyz")
             if HEADER not in ready.headers:
                 what = f"{url} answers {ready.status_code}, but no replica of ours"
-                return looked("", Finding("NothingAnswers", what))
+                return looked("", Finding("NothingAnswers", what, known.last_heard_ms))
             if ready.status_code != 200:
-                return looked("", _not_ready(ready)) + _marks(http)
-            return looked(f"{url} is ready") + _status(http) + _marks(http)
+                return looked("", _not_ready(ready)) + _marks(http, {})
+            status = http.get("/v1/status")
+            told = status.json() if status.status_code == 200 else {}
+            return (
+                looked(f"{url} is ready")
+                + _status(status, known, now_ms())
+                + _marks(http, told.get("troubles", {}))
+            )
     except httpx.HTTPError as error:
         what = f"{url} does not answer: {type(error).__name__}"
-        return looked("", Finding("NothingAnswers", what))
+        return looked("", Finding("NothingAnswers", what, known.last_heard_ms))
 
 
 def _not_ready(answer: httpx.Response) -> Finding:
     detail = answer.json().get("detail", "")
     is_store = answer.json().get("title") == "the store did not answer"
     runbook = "DatabaseGone" if is_store else "LiveGenerationRefused"
-    return Finding(runbook, f"/readyz: {answer.status_code} {detail}")
+    since = answer.headers.get(SINCE, "")
+    since_ms = int(since) if since.isdecimal() else None
+    return Finding(runbook, f"/readyz: {answer.status_code} {detail}", since_ms)
 
 
-def _status(http: httpx.Client) -> Look:
-    answer = http.get("/v1/status")
+def _status(answer: httpx.Response, known: Known, at_ms: int) -> Look:
     if answer.status_code in (401, 403):
         why = "it needs a key of scope admin: MOONLARK_API_KEY"
         return Look(not_seen=(NotSeen("/v1/status", why),))
     if answer.status_code != 200:
         return Look(not_seen=(NotSeen("/v1/status", f"it answers {answer.status_code}"),))
-    return looked("deltas, catalog and records of the replica", *_of_status(answer.json()))
+    return looked(
+        "deltas, catalog and records of the replica", *_of_status(answer.json(), known, at_ms)
+    )
 
 
-def _of_status(status: Mapping[str, Any]) -> Iterator[Finding]:
+def _of_status(status: Mapping[str, Any], known: Known, at_ms: int) -> Iterator[Finding]:
     if status["write_behind_dropped"]:
         what = f"{status['write_behind_dropped']} records were dropped since the replica started"
-        yield Finding("WriteBehindDropping", what)
+        yield Finding("WriteBehindDropping", what, _ms(status.get("write_behind_dropped_at")))
     live = (status["live"] or {}).get("generation")
     for held in status["loaded"]:
         if held["generation"] != live:
             continue
         share = held["delta_items"] / max(1, held["items"])
         if share > MAX_DELTA_SHARE:
-            yield Finding("DeltaLarge", f"{100 * share:.0f} % of the items changed since the night")
+            what = f"{100 * share:.0f} % of the items changed since the night"
+            at_most = int(MAX_DELTA_SHARE * held["items"])
+            since_ms = known.changed_ms(held["generation_catalog_seq"], at_most + 1)
+            yield Finding("DeltaLarge", what, since_ms)
         if held.get("behind_ms", 0) > MAX_BEHIND_MS:
             what = f"a change of an item waits for {held['behind_ms'] / 1000:.0f} s"
-            yield Finding("CatalogBehind", what)
+            yield Finding("CatalogBehind", what, at_ms - held["behind_ms"])
         if held["unembedded_items"]:
-            yield Finding("EncoderGone", f"{held['unembedded_items']} items have no vector")
+            what = f"{held['unembedded_items']} items have no vector"
+            since_ms = _ms(status.get("troubles", {}).get("items_not_embedded"))
+            yield Finding("EncoderGone", what, since_ms)
 
 
-def _marks(http: httpx.Client) -> Look:
-    """A text search asks BERT, the shards and the database, and stores nothing."""
+def _ms(at: str | None) -> int | None:
+    return None if at is None else int(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def _marks(http: httpx.Client, troubles: Mapping[str, str]) -> Look:
+    """A text search asks BERT, the shards and the database, and stores nothing.
+
+    `troubles`: of the replica that said so; since when.
+    """
     answer = http.post("/v1/search", json={"text": "moonlark doctor", "k": 1})
     if answer.status_code in (401, 403):
         return Look(not_seen=(NotSeen("a search", "it needs a key: MOONLARK_API_KEY"),))
@@ -87,7 +132,12 @@ def _marks(http: httpx.Client) -> Look:
         body = answer.json() if HEADER in answer.headers else {}
         is_encoder = "encoder" in body.get("title", "")
         what = f"a search is answered {answer.status_code}: {body.get('title', '')}"
-        return looked("", Finding("EncoderGone" if is_encoder else "ErrorsHigh", what))
+        since_ms = _ms(troubles.get("errors"))
+        return looked("", Finding("EncoderGone" if is_encoder else "ErrorsHigh", what, since_ms))
     marks = answer.json().get("degraded", [])
-    told = {MARKS[mark]: f"lists are marked {mark}" for mark in marks if mark in MARKS}
-    return looked("a search and its list", *(Finding(name, said) for name, said in told.items()))
+    told = {MARKS[mark]: mark for mark in marks if mark in MARKS}
+    found = (
+        Finding(name, f"lists are marked {mark}", _ms(troubles.get(mark)))
+        for name, mark in told.items()
+    )
+    return looked("a search and its list", *found)

@@ -1,7 +1,7 @@
 """What a look comes to: something is wrong, or it could not be looked at."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infra import runbooks
 
@@ -40,6 +40,16 @@ class Look:
     def __add__(self, other: "Look") -> "Look":
         findings = self.findings + other.findings
         return Look(findings, self.not_seen + other.not_seen, self.seen + other.seen)
+
+
+def agreed(look: Look) -> Look:
+    """What one finding knows of when it began, the others of its runbook are told."""
+    known = {each.runbook: each.since_ms for each in look.findings if each.since_ms is not None}
+    findings = tuple(
+        each if each.since_ms is not None else replace(each, since_ms=known.get(each.runbook))
+        for each in look.findings
+    )
+    return replace(look, findings=findings)
 
 
 def looked(what: str, *found: Finding | None) -> Look:

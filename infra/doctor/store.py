@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from sqlalchemy import Engine, text
 
+from infra.doctor.day import Known
 from infra.doctor.findings import Finding, Look, NotSeen, looked
 from serve import metric_names
-from serve.readings import FIGURES, why_failed
-from sql import activity, generations
+from serve.readings import FIGURES, holder, verified_at_ms, why_failed
+from sql import activity, catalog, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
 from sql.event_rules import HOUR_MS
@@ -16,7 +18,11 @@ from sql.generations import Generation, LivePointer
 from sql.schema import check_schema
 
 STATEMENT_TIMEOUT_S = 5.0
+MAX_QUIET_MS = HOUR_MS + HOUR_MS // 4
+"""The alert's hour, and the quarter for which that is to be so."""
 MAX_AGE_MS = 36 * HOUR_MS
+MAX_UNVERIFIED_MS = 3 * HOUR_MS
+MAX_SILENT_MS = 8 * HOUR_MS
 WEEK_MS = 7 * 24 * HOUR_MS
 MIN_NDCG_SHARE = 0.7
 MIN_RECALL = 0.95
@@ -54,6 +60,20 @@ def open_store(database_url: str) -> tuple[Engine | None, Look]:
     return engine, looked("database answers, each commit is synced")
 
 
+def known_to(engine: Engine) -> Known:
+    """Since when, as far as the database says it."""
+
+    def changed_ms(watermark: int, changes: int) -> int | None:
+        with suppress(StoreError), read_snapshot(engine) as conn:
+            return catalog.next_change_at_ms(conn, watermark + changes - 1)
+        return None
+
+    with read_snapshot(engine) as conn:
+        is_heard = bool(generations.fresh_replicas(conn))
+        last_ms = None if is_heard else generations.last_heard_ms(conn)
+    return Known(last_ms, changed_ms)
+
+
 def look_at_store(engine: Engine) -> Look:
     """The registry, the pointer, the leases."""
     try:
@@ -62,7 +82,7 @@ def look_at_store(engine: Engine) -> Look:
             history = generations.live_history(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
-            active_hour = activity.newest_hour(conn)
+        last_event_ms = activity.last_event_ms(engine, now_ms)
         blockers = _blockers(engine)
     except StoreError as error:
         found = Finding("DatabaseGone", f"the database stopped answering: {error}")
@@ -70,11 +90,12 @@ def look_at_store(engine: Engine) -> Look:
     pointer = next(iter(history), None)
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
-    look += looked("events come in", _events(active_hour, now_ms))
-    look += looked("the last nights", *_nights(live, known))
+    look += looked("events come in", _events(last_event_ms, now_ms))
+    look += looked("the last nights", *_nights(live, known), _stuck(live, known, now_ms))
     if pointer is None or live is None:
         return look + looked("", Finding("GenerationOld", "no generation was ever published"))
     look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
+    look += looked("the hourly look at it", _last_look(pointer, live, now_ms))
     look += looked("parity and recall", *_figures(live))
     look += looked("accuracy", _accuracy(live, known, history, now_ms))
     if not leases:
@@ -96,15 +117,11 @@ def _blockers(engine: Engine) -> list[Finding]:
     return [Finding("EventsNotStored", said.format(pid), since_ms) for pid, since_ms in rows]
 
 
-def _events(active_hour: int | None, now_ms: int) -> Finding | None:
-    """Activity is counted by the hour: a whole one without any is an hour without events."""
-    if active_hour is None or active_hour >= activity.hour_of(now_ms) - 1:
+def _events(last_event_ms: int | None, now_ms: int) -> Finding | None:
+    if last_event_ms is None or now_ms - last_event_ms <= MAX_QUIET_MS:
         return None
-    since_ms = (active_hour + 1) * HOUR_MS
-    hours = (now_ms - since_ms) / HOUR_MS
-    return Finding(
-        "EventsStopped", f"nothing was done with an item for {hours:.1f} hours", since_ms
-    )
+    hours = (now_ms - last_event_ms) / HOUR_MS
+    return Finding("EventsStopped", f"no event came in for {hours:.1f} hours", last_event_ms)
 
 
 def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Finding]:
@@ -121,11 +138,37 @@ def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Findin
             yield Finding(runbook, f"{generation.generation_id}: {reason}", at_ms)
 
 
+def _stuck(live: Generation | None, known: list[Generation], now_ms: int) -> Finding | None:
+    """Of those that nothing published has mended, the one that is silent the longest."""
+    since_ms = live.created_at_ms if live else 0
+    building = [g for g in known if g.state == "building" and g.created_at_ms > since_ms]
+    longest = min(building, key=lambda each: each.reported_at_ms, default=None)
+    if longest is None or now_ms - longest.reported_at_ms <= MAX_SILENT_MS:
+        return None
+    hours = (now_ms - longest.reported_at_ms) / HOUR_MS
+    what = f"{longest.generation_id} is building, and no step of it was heard of for {hours:.0f} h"
+    return Finding("NightStuck", what, longest.reported_at_ms)
+
+
 def _hold(pointer: LivePointer) -> Finding | None:
     if not pointer.hold:
         return None
     what = f"no night publishes: {pointer.who} set a hold: {pointer.why}"[:WORDS]
-    return Finding("HoldSet", what, pointer.at_ms)
+    name = "NightRolledBack" if holder(pointer) == "night" else "HoldSet"
+    return Finding(name, what, pointer.at_ms)
+
+
+def _last_look(pointer: LivePointer, live: Generation, now_ms: int) -> Finding | None:
+    """What `verify_live` found, and whether it came."""
+    found, looked_ms = live.verified, verified_at_ms(pointer, live)
+    if found is not None and found.broken is not None:
+        what = f"{live.generation_id}: {found.broken}"[:WORDS]
+        return Finding("LiveBroken", what, found.at_ms)
+    if now_ms - looked_ms <= MAX_UNVERIFIED_MS:
+        return None
+    hours = (now_ms - looked_ms) / HOUR_MS
+    what = f"verify_live did not look at {live.generation_id} for {hours:.1f} hours"
+    return Finding("LiveBroken", what, looked_ms)
 
 
 def _age(live: Generation, now_ms: int) -> Finding | None:

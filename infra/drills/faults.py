@@ -24,7 +24,7 @@ from sqlalchemy import update
 
 from infra.drills.catalog import made_title
 from infra.drills.local import LocalStore
-from infra.drills.small_night import open_small_night
+from infra.drills.small_night import Words, open_small_night
 from infra.drills.stack import now_ms
 from infra.drills.stopped_thread import StoppedThread, threads_named
 from infra.drills.victims import gateways, of_stack, wait_for
@@ -32,12 +32,14 @@ from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.step import Night, Report, run_step
-from ray_jobs.nightly.workspace import GateRefused, NightError
+from ray_jobs.nightly.verify import verify
+from ray_jobs.nightly.verify_live import LiveBroken, verify_live
+from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed
 from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
 from sql.keys import revoke_key
-from sql.tables import catalog_log, item_activity
+from sql.tables import catalog_log, events, item_activity
 from sql.tables import generations as generations_table
 
 HOUR_MS = 3_600_000
@@ -45,6 +47,7 @@ WAITS_MS = 300_000
 DREAM_S = 1.6
 """Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
+SILENT_HOURS = 9
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
 SEEN_S = 60.0
@@ -112,10 +115,40 @@ def _refused(file: str) -> Callable[[Ward], None]:
             live = generations.read_live(conn)
         assert live is not None, "a stack begins with one"
         generations.flip(
-            engine, name, expected_flip=live.flip, who="drill", why="damaged", hold=False, at_ms=1
+            engine,
+            name,
+            expected_flip=live.flip,
+            who="drill",
+            why="damaged",
+            hold=False,
+            at_ms=now_ms(),
         )
 
     return inject
+
+
+def _flip_a_bit(ward: Ward, generation_id: str) -> Night:
+    """Of the weights, which replicas hold in memory; the night of that generation."""
+    path = ward.stack.root / "generations" / generation_id / "weights.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    store = LocalStore(ward.stack.folder, ward.stack.database_url, ward.stack.engine)
+    return open_small_night(store, generation_id)
+
+
+def _rots(ward: Ward) -> None:
+    ward.publish(ward.make())
+    night = _flip_a_bit(ward, ward.live)
+    with suppress(LiveBroken):
+        verify_live(night, Words())
+
+
+def _rolls_back(ward: Ward) -> None:
+    ward.publish(ward.make())
+    ward.publish(ward.make())
+    night = _flip_a_bit(ward, ward.live)
+    with suppress(VerifyFailed):
+        verify(night)
 
 
 def _old(ward: Ward) -> None:
@@ -142,6 +175,16 @@ def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
             run_step(night, "publish", step)
 
     return inject
+
+
+def _stuck(ward: Ward) -> None:
+    """A night was killed hours ago, and nothing was left that could say so."""
+    ward.clear_hold()
+    ward.failed, engine, at_ms = f"n{next(ward.numbers)}", ward.stack.engine, now_ms()
+    generations.register(
+        engine, ward.failed, encoder_id="words", catalog_seq=0, created_at_ms=at_ms
+    )
+    generations.report_step(engine, ward.failed, at_ms - SILENT_HOURS * HOUR_MS)
 
 
 def _delta(ward: Ward) -> None:
@@ -257,6 +300,8 @@ def _key_revoked(ward: Ward) -> None:
     earlier = item_activity.c.hour - 3
     with write(ward.stack.engine) as conn:
         conn.execute(update(item_activity).values(hour=earlier))
+        came_ms = events.c.received_at_ms - 3 * HOUR_MS
+        conn.execute(update(events).values(received_at_ms=came_ms))
 
 
 def _key_taken(ward: Ward, said: str) -> None:
@@ -287,6 +332,8 @@ def _made_night(ward: Ward) -> None:
 NIGHT = {"moonlark night": _made_night}
 FAULTS: Mapping[str, Fault] = {
     "HoldSet": Fault(_hold, {}),
+    "NightRolledBack": Fault(_rolls_back, {}),
+    "LiveBroken": Fault(_rots, {}),
     "ParityBroken": Fault(_parity, {}),
     "LiveGenerationRefused": Fault(_refused("weights.safetensors"), {}),
     "ReplicasBehind": Fault(_refused(shard_name(1)), {}, named="LiveGenerationRefused"),
@@ -294,6 +341,7 @@ FAULTS: Mapping[str, Fault] = {
     "AccuracyDropped": Fault(_accuracy, {}),
     "GenerationOld": Fault(_old, NIGHT),
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
+    "NightStuck": Fault(_stuck, NIGHT),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
     "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint="")), NIGHT),
     "DeltaLarge": Fault(_delta, NIGHT),

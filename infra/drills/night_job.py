@@ -14,11 +14,12 @@ from pathlib import Path
 from infra.drills.local import LocalStore
 from infra.drills.small_night import Step, open_small_night, steps
 from ray_jobs.encoders.train_config import tiny
-from ray_jobs.nightly.build import PLAN, plan_shards, shard_step
+from ray_jobs.nightly.build import plan_shards
 from ray_jobs.nightly.build_shard import one_shard
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.step import RESULT_MARK, run_step
+from ray_jobs.nightly.step_figures import PLAN, shard_step
 from sql.engine import open_engine
 from sql.settings import StoreSettings
 

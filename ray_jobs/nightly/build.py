@@ -15,6 +15,7 @@ Airflow maps the second over the shards; `moonlark night` asks for `build` alone
 Run: python -m ray_jobs.nightly.build --generation ID
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.step import NIGHT_GPU, Night, Report, device_of_cluster, main
+from ray_jobs.nightly.step_figures import PLAN, shard_step
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.atomic import whole_file
 from ray_jobs.shards.items import ITEMS_NAME
@@ -48,8 +50,6 @@ QUERIES = 1_000
 """Users whose vectors nprobe is measured with: the standard error of recall is then some 0.001."""
 MIN_QUERIES = 200
 SHARDS_ON_A_GPU = 3
-PLAN = "plan_shards"
-"""The first part of the step, and its report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,11 @@ def run_part(night: Night, name: str, part: Callable[[Night], Report]) -> Report
     """The report of a part of the step, which runs unless it did already."""
     done = night.workspace.report(name)
     if done is None:
+        started = time.perf_counter()
         done = part(night)
+        done["seconds"] = round(time.perf_counter() - started, 3)
         night.workspace.write_report(name, done)
     return done
-
-
-def shard_step(number: int) -> str:
-    """The name under which a shard is reported."""
-    return f"build_shard-{number:04d}"
 
 
 def _on_gpu(night: Night, family: Family) -> bool:

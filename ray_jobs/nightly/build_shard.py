@@ -6,8 +6,9 @@ Run: python -m ray_jobs.nightly.build_shard --generation ID --shard N
 import argparse
 from functools import partial
 
-from ray_jobs.nightly.build import PLAN, build_shard, shard_step, shard_task
+from ray_jobs.nightly.build import build_shard, shard_task
 from ray_jobs.nightly.step import Night, Report, run_job
+from ray_jobs.nightly.step_figures import PLAN, shard_step
 from ray_jobs.shards.manifest import shard_name
 
 

@@ -22,6 +22,7 @@ from ray_jobs.nightly.histories import LIVE_MS
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import DataRefused, Workspace
+from sql import generations
 
 DAY_MS = 86_400_000
 DAYS = 7
@@ -72,10 +73,13 @@ def check(night: Night) -> Report:
     exported = night.workspace.require_report("export")
     as_of_ms = exported.get("as_of_ms", exported["created_at_ms"])
     bounds = judge(night.workspace, night.settings, as_of_ms)
+    figures = {bound.figure: bound.value for bound in bounds}
+    # Before it is refused: whoever is called looks at the figures then.
+    generations.add_metrics(night.engine, night.generation_id, figures)
     broken = [bound.sentence() for bound in bounds if bound.is_broken]
     if broken:
         raise DataRefused("; ".join(broken), hint=RUNBOOK)
-    return {bound.figure: bound.value for bound in bounds}
+    return {**figures, "events": exported["events"]}
 
 
 def judge(workspace: Workspace, settings: NightSettings, now_ms: int) -> list[Bound]:

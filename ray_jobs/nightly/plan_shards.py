@@ -3,8 +3,9 @@
 Run: python -m ray_jobs.nightly.plan_shards --generation ID
 """
 
-from ray_jobs.nightly.build import PLAN, plan_shards
+from ray_jobs.nightly.build import plan_shards
 from ray_jobs.nightly.step import main
+from ray_jobs.nightly.step_figures import PLAN
 
 if __name__ == "__main__":
     main(PLAN, plan_shards)

@@ -60,7 +60,7 @@ def publish(night: Night) -> Report:
             night.engine,
             night.generation_id,
             settings=night.settings,
-            who="night",
+            who=generations.BY_NIGHT,
             why="nightly publish",
             hold=False,
             now_ms=night.now_ms,

@@ -153,6 +153,7 @@ def _run_step(
     """`resume`: not by a part that runs beside others, for one of them may just have failed."""
     if resume:
         generations.resume(night.engine, night.generation_id)
+    generations.report_step(night.engine, night.generation_id, night.now_ms())
     done = night.workspace.report(name)
     if done is not None:
         log.info("%s: already done, nothing to do again", name)
@@ -161,6 +162,7 @@ def _run_step(
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
     _keep_figures(night, name, report)
+    generations.report_step(night.engine, night.generation_id, night.now_ms())
     _log(night, name, {"outcome": "done", **of_report(name, report)})
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report

@@ -32,11 +32,10 @@ from sql import generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
 from sql.generations import LivePointer
-from sql.live import MAX_WORDS_CHARACTERS
+from sql.live import BY_NIGHT, MAX_WORDS_CHARACTERS
 
 log = logging.getLogger("moonlark.night")
 
-WHO = "night"
 ROLLED_BACK = "verify: "
 """How the reason of our own rollbacks begins in the pointer's history."""
 
@@ -138,7 +137,7 @@ def _ready_replicas(night: Night) -> int:
 def _not_live(night: Night, history: list[LivePointer]) -> Report:
     """A try before this one rolled back, or nobody published it (a hold), or somebody went on."""
     for flip in history:
-        if flip.who == WHO and flip.why.startswith(_words(night.generation_id, "")):
+        if flip.who == BY_NIGHT and flip.why.startswith(_words(night.generation_id, "")):
             raise VerifyFailed(
                 f"{flip.why}; rolled back to {flip.generation_id} before (flip {flip.flip})",
                 hint="mend it, then `moonlark publish --clear-hold`",
@@ -163,7 +162,7 @@ def _gone_back(night: Night, live: LivePointer, reason: str) -> VerifyFailed:
             night.engine,
             live.previous,
             settings=night.settings,
-            who=WHO,
+            who=BY_NIGHT,
             why=_words(live.generation_id, reason),
             hold=True,
             now_ms=night.now_ms,

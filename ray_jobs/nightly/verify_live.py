@@ -3,8 +3,8 @@
 Files can rot, a replica's code can drift from the night's, and nights can stop coming without any
 of them failing. So, for the live generation: digests and canary queries of its files, recall of
 its shards against exact search, parity of a sample of sessions and texts embedded again, and its
-age. Nothing is changed but the parity figures, which are kept with the generation; a person (or
-the runbook) decides.
+age. Nothing is changed but the figures, which are kept with the generation: from them replicas
+tell the alerts LiveBroken and ParityBroken. A person (or the runbook) decides.
 
 Run: python -m ray_jobs.nightly.verify_live
 """
@@ -33,6 +33,7 @@ from ray_jobs.nightly.step import (
 )
 from ray_jobs.nightly.verify import CheckFailed, check_files
 from ray_jobs.nightly.workspace import NightError
+from ray_jobs.ranking.priors import PriorsError
 from ray_jobs.shards.errors import ShardsError, StoreAway
 from ray_jobs.shards.manifest import open_manifest
 from ray_jobs.shards.reader import ShardSet
@@ -64,17 +65,11 @@ def verify_live(night: Night, bert: TextEncoder) -> Report:
         registered = generations.get_generation(conn, night.generation_id)
     assert registered is not None, "a live generation is registered"
     hint = f"moonlark status; moonlark rollback --why 'broken: {night.generation_id}'"
-    try:
-        directory = directory_of(night.workspace.root, night.workspace.objects, registered)
-        report = check_files(directory, registered.manifest_digest)
-        report["recall"] = stored_recall(directory, seed=night.now_ms() // HOUR_MS)
-    except StoreAway:
-        raise  # says nothing against the generation: the task is tried again
-    except (CheckFailed, ShardsError, EncoderError, OSError) as error:
-        raise LiveBroken(f"{night.generation_id} is live: {error}", hint=hint) from error
-    limit = night.settings.gate_min_index_recall
-    if report["recall"] < limit:
-        raise LiveBroken(f"recall@100 {report['recall']:.4f}, at least {limit}", hint=hint)
+    report, broken = _look(night, registered)
+    verified = generations.Verified(report.get("recall"), broken, night.now_ms())
+    generations.keep_verified(night.engine, night.generation_id, verified)
+    if broken is not None:
+        raise LiveBroken(f"{night.generation_id} is live: {broken}", hint=hint)
     measured = parity.of_night(night)
     figures = measured.report(bert, USERS, night.now_ms() // HOUR_MS)  # others each hour
     parity.store(night.engine, night.generation_id, figures, night.now_ms())
@@ -93,6 +88,24 @@ def verify_live(night: Night, bert: TextEncoder) -> Report:
         "generation": night.generation_id,
         "age_hours": round(age_hours, 3),
     }
+
+
+def _look(night: Night, registered: generations.Generation) -> tuple[Report, str | None]:
+    """Figures of files and shards, and what is wrong with them."""
+    report: Report = {}
+    try:
+        directory = directory_of(night.workspace.root, night.workspace.objects, registered)
+        report = check_files(directory, registered.manifest_digest)
+        report["recall"] = stored_recall(directory, seed=night.now_ms() // HOUR_MS)
+    except StoreAway:
+        raise  # says nothing against the generation: the task is tried again
+    except (CheckFailed, ShardsError, EncoderError, PriorsError, OSError) as error:
+        log.exception("%s is live", registered.generation_id)
+        return report, str(error)
+    limit = night.settings.gate_min_index_recall
+    if report["recall"] < limit:
+        return report, f"recall@100 {report['recall']:.4f}, at least {limit}"
+    return report, None
 
 
 def stored_recall(directory: Path, *, seed: int) -> float:

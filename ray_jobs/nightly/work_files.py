@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -109,19 +109,44 @@ def fail_abandoned(engine: Engine, root: Path, *, before_ms: int, now_ms: int) -
     no step that could say so. One that is taken up all the same is building again
     (`generations.resume`).
     """
+
+    def is_building(generation: Generation) -> bool:
+        return generation.state == "building"
+
     marked: list[str] = []
     for generation in _known(engine).values():
-        name, work = generation.generation_id, Workspace(root, generation.generation_id).work
-        if generation.state != "building" or generation.created_at_ms >= before_ms:
-            continue
-        # Under the lock of its steps: one that begins now waits, and makes it building again.
-        with if_free(work) if work.exists() else nullcontext(True) as is_free:
-            if is_free and _known(engine)[name].state == "building":
-                generations.fail(engine, name, ABANDONED)
-                told = {"failed_as": "NightAbandoned", "failed_at_ms": now_ms}
-                generations.add_metrics(engine, name, told)
-                marked.append(name)
+        workspace = Workspace(root, generation.generation_id)
+        if is_building(generation) and generation.created_at_ms < before_ms:
+            failed = fail_idle(engine, workspace, is_building, ABANDONED, "NightAbandoned", now_ms)
+            if failed:
+                marked.append(generation.generation_id)
     return marked
+
+
+def fail_idle(
+    engine: Engine,
+    workspace: Workspace,
+    is_left: Callable[[Generation], bool],
+    why: str,
+    failed_as: str,
+    now_ms: int,
+) -> bool | None:
+    """Mark a generation failed that no step works on, if it still `is_left`.
+
+    Returns:
+        whether it was; None: a step of it runs on this node.
+    """
+    name, work = workspace.generation_id, workspace.work
+    # Under the lock of its steps: one that begins now waits, and makes it building again.
+    with if_free(work) if work.exists() else nullcontext(True) as is_free:
+        if not is_free:
+            return None
+        if not is_left(_known(engine)[name]):
+            return False
+        generations.fail(engine, name, why)
+        told = {"failed_as": failed_as, "failed_at_ms": now_ms}
+        generations.add_metrics(engine, name, told)
+        return True
 
 
 def discard_old_work(

@@ -66,6 +66,7 @@ def _status(day: Day) -> StatusAnswer:
         counted = conn.execute(
             select(func.count(), func.coalesce(func.sum(users.c.last_user_seq), 0))
         ).one()
+    dropped_at_ms = day.write_behind.dropped_at_ms
     return StatusAnswer(
         live=None
         if pointer is None
@@ -96,6 +97,10 @@ def _status(day: Day) -> StatusAnswer:
             for replica in replicas
         ],
         write_behind_dropped=day.write_behind.dropped,
+        write_behind_dropped_at=None if dropped_at_ms is None else from_ms(dropped_at_ms),
+        troubles={
+            name: from_ms(since_ms) for name, since_ms in day.counts.troubles.since_ms().items()
+        },
         keys="none" if day.keys.is_open else "required",
         parity=None if parity is None else _parity(parity),
     )

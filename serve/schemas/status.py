@@ -66,6 +66,12 @@ class StatusAnswer(BaseModel):
     refused: dict[str, str] = Field(description="generations this replica would not load, and why")
     replicas: list[ReplicaAnswer]
     write_behind_dropped: int
+    write_behind_dropped_at: AwareDatetime | None = Field(None, description="the first of them")
+    troubles: dict[str, AwareDatetime] = Field(
+        default_factory=dict,
+        description="since when: `errors` (5xx) and the marks of this replica's lists, "
+        "of those met within five minutes",
+    )
     keys: Literal["none", "required"] = Field(
         description="`none`: no API key was ever made, everything is answered, on this machine only"
     )

@@ -42,6 +42,14 @@ def test_what_is_as_it_should_be_passes_with_its_figures(live: Night) -> None:
         kept = generations.read_parity(conn, "g1")
     assert kept is not None
     assert kept.at_ms == NOW_MS + HOUR_MS
+    assert verified(live) == generations.Verified(1.0, None, NOW_MS + HOUR_MS)
+
+
+def verified(live: Night) -> generations.Verified | None:
+    with read_snapshot(live.engine) as conn:
+        found = generations.get_generation(conn, "g1")
+    assert found is not None
+    return found.verified
 
 
 def test_a_byte_that_rotted_is_found(live: Night) -> None:
@@ -51,9 +59,37 @@ def test_a_byte_that_rotted_is_found(live: Night) -> None:
     path.write_bytes(content)
     with pytest.raises(LiveBroken, match="g1 is live"):
         verify_live(live, Words())
+    found = verified(live)
+    assert found is not None
+    assert found.recall is None
+    assert found.at_ms == NOW_MS + HOUR_MS
+    assert shard_name(0) in (found.broken or "")
+
+
+def test_recall_that_fell_is_kept_with_its_figure(
+    live: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.nightly.verify_live.stored_recall", lambda *_, **__: 0.5)
+    with pytest.raises(LiveBroken, match=r"recall@100 0\.5000, at least 0\.95"):
+        verify_live(live, Words())
+    found = verified(live)
+    assert found is not None
+    assert found.recall == 0.5
+    assert found.broken is not None
+
+
+def test_a_broken_one_that_was_mended_is_well_again(live: Night) -> None:
+    generations.keep_verified(live.engine, "g1", generations.Verified(None, "a bad byte", 1))
+    verify_live(live, Words())
+    found = verified(live)
+    assert found is not None
+    assert found.broken is None
 
 
 def test_nights_that_do_not_come_are_found(live: Night) -> None:
     late = replace(live, now_ms=lambda: NOW_MS + 37 * HOUR_MS)
     with pytest.raises(LiveBroken, match=r"37\.0 h old, at most 36"):
         verify_live(late, Words())
+    found = verified(live)
+    assert found is not None
+    assert found.broken is None, "GenerationOld tells of it"

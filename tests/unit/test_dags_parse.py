@@ -32,6 +32,7 @@ for task in dag.tasks if dag else []:
 found = {"modules": sorted(sys.modules), "tasks": tasks}
 if dag:
     found["params"] = {name: param.schema for name, param in dag.params.items()}
+    found["on_failure"] = getattr(dag.on_failure_callback, "__qualname__", None)
     found["max_active_runs"] = dag.max_active_runs
     timeout = dag.dagrun_timeout
     found["timeout_s"] = timeout.total_seconds() if timeout else None
@@ -251,6 +252,15 @@ def test_a_shard_asks_for_the_gpu_that_its_driver_uses(
     assert night["tasks"]["build_shard"]["gpus"] == 0
     on_gpus = parse("dags.nightly_generation", airflow_home, MOONLARK_DEVICE="cuda")
     assert on_gpus["tasks"]["build_shard"]["gpus"] == 0.25
+
+
+def test_when_a_run_fails_its_jobs_are_stopped_and_its_generation_is_failed(
+    night: dict[str, Any], rebuild: dict[str, Any], others: dict[str, dict[str, Any]]
+) -> None:
+    for found in (night, rebuild):
+        assert found["on_failure"] == "fails_with_its_run.<locals>.failed"
+    for found in others.values():
+        assert found["on_failure"] == "stop_jobs_of_run"
 
 
 def test_only_one_night_runs_and_none_for_ever(night: dict[str, Any]) -> None:

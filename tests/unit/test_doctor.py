@@ -1,27 +1,33 @@
 """`moonlark doctor` names each fault that is put into a store, and says nothing of a sound one."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert, text, update
+from sqlalchemy import Connection, Engine, text, update
 from typer.testing import CliRunner
 
 from infra.cli import doctor
 from infra.cli.main import app
-from infra.doctor.artefacts import look_at_artefacts
-from infra.doctor.day import HEADER, look_at_day
-from infra.doctor.findings import Look
-from infra.doctor.store import look_at_store
+from infra.doctor.artefacts import full_since_ms, look_at_artefacts
+from infra.doctor.day import HEADER, NOTHING_KNOWN, Known, look_at_day
+from infra.doctor.findings import Finding, Look, agreed
+from infra.doctor.store import known_to, look_at_store
+from infra.drills.catalog import item_put
 from infra.drills.local import LocalStore, local_store
 from infra.drills.stack import now_ms
-from sql import generations
-from sql.engine import write
+from sql import activity, catalog, generations
+from sql.engine import read_snapshot, write
+from sql.errors import StoreUnavailable
+from sql.event_rules import HOUR_MS
+from sql.events import EventKind, NewEvent, append
 from sql.tables import generations as table
-from sql.tables import item_activity
+from sql.tables import live
 
 URL = "http://doctor.test"
 
@@ -57,6 +63,28 @@ def fail(as_: str) -> Callable[[LocalStore], None]:
     return inject
 
 
+def silent(store: LocalStore) -> None:
+    """A night that began after g1 and was killed nine hours ago."""
+    at_ms = now_ms() + 1_000
+    generations.register(store.engine, "n1", encoder_id="e", catalog_seq=1, created_at_ms=at_ms)
+    generations.report_step(store.engine, "n1", at_ms - 9 * 3_600_000)
+
+
+def held_by_the_night(store: LocalStore) -> None:
+    flip(store, "g0", hold=True, who=generations.BY_NIGHT)
+
+
+def broken(store: LocalStore) -> None:
+    found = generations.Verified(None, "shard-0: a bad byte", now_ms())
+    generations.keep_verified(store.engine, "g1", found)
+
+
+def unseen(store: LocalStore) -> None:
+    """Live for four hours, and no look came."""
+    with write(store.engine) as conn:
+        conn.execute(update(live).values(at_ms=now_ms() - 4 * 3_600_000))
+
+
 def measured(**figures: float) -> Callable[[LocalStore], None]:
     return lambda store: void(generations.add_metrics(store.engine, "g1", figures))
 
@@ -70,24 +98,29 @@ def void(_: object) -> None:
     return None
 
 
+def came(store: LocalStore, minutes_ago: float, kind: EventKind = EventKind.CLICK) -> int:
+    """An event that came so long ago; when that was."""
+    at_ms = now_ms() - int(minutes_ago * 60_000)
+    about = {"item_id": "i1"} if kind is EventKind.CLICK else {"text": "words"}
+    event = NewEvent("anna", f"e{at_ms}", kind, **about, occurred_at_ms=at_ms)
+    append(store.engine, [[event]], received_at_ms=at_ms)
+    return at_ms
+
+
 def quiet(store: LocalStore) -> None:
-    """Five hours ago something was done, and nothing since."""
-    hour = now_ms() // 3_600_000 - 5
-    row = {"hour": hour, "ordinal": 1, "kind": "click", "slot": 0, "n": 1}
-    with write(store.engine) as conn:
-        conn.execute(insert(item_activity).values(row))
+    came(store, 80)
 
 
 def hold(store: LocalStore) -> None:
     flip(store, "g0", hold=True)
 
 
-def flip(store: LocalStore, to: str, *, hold: bool) -> None:
+def flip(store: LocalStore, to: str, *, hold: bool, who: str = "anna") -> None:
     generations.flip(
         store.engine,
         to,
         expected_flip=2,
-        who="anna",
+        who=who,
         why="worse lists",
         hold=hold,
         at_ms=now_ms(),
@@ -127,12 +160,16 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
 @pytest.mark.parametrize(
     ("inject", "name", "said"),
     [
-        (quiet, "EventsStopped", "hours"),
+        (quiet, "EventsStopped", "no event came in for 1.3 hours"),
         (hold, "HoldSet", "anna"),
         (age, "GenerationOld", "g1 is 40 hours old"),
         (fail("GateRefused"), "GateRefused", "it broke"),
         (fail("DataRefused"), "NightDataRefused", "it broke"),
         (fail("MemoryError"), "NightFailed", "it broke"),
+        (held_by_the_night, "NightRolledBack", "night set a hold"),
+        (broken, "LiveBroken", "g1: shard-0: a bad byte"),
+        (unseen, "LiveBroken", "did not look at g1 for 4.0 hours"),
+        (silent, "NightStuck", "n1 is building, and no step of it was heard of for 9 h"),
         (measured(parity_max_abs_diff=1e-3), "ParityBroken", "1.0e-03 apart"),
         (measured(canary_min_cosine=0.99), "ParityBroken", "0.990000"),
         (measured(index_recall=0.9), "IndexRecallLow", "0.900"),
@@ -164,28 +201,75 @@ def test_a_failed_night_is_told_with_its_time_until_one_is_published(store: Loca
     assert look_at_store(store.engine).findings == ()
 
 
+def test_events_that_came_within_the_alerts_limit_are_no_silence(store: LocalStore) -> None:
+    came(store, 300)
+    came(store, 70)
+    assert looked(store).findings == ()
+
+
+def test_a_search_is_an_event_and_history_that_was_brought_in_is_none(store: LocalStore) -> None:
+    told_ms = came(store, 200, EventKind.SEARCH)
+    event = NewEvent("bert", "h1", EventKind.CLICK, "i1", occurred_at_ms=1_700_000_000_000)
+    append(store.engine, [[event]], received_at_ms=now_ms(), history=True)
+    (finding,) = looked(store).findings
+    assert (finding.runbook, finding.since_ms) == ("EventsStopped", told_ms)
+    came(store, 0)
+    assert looked(store).findings == ()
+
+
+def test_a_log_that_takes_too_long_to_read_is_known_by_the_hour(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_ms = came(store, 300)
+    read, asked = read_snapshot, []
+
+    @contextmanager
+    def slow(engine: Engine) -> Iterator[Connection]:
+        asked.append(1)
+        if len(asked) == 2:
+            raise StoreUnavailable("the log", "statement timeout")
+        with read(engine) as conn:
+            yield conn
+
+    monkeypatch.setattr(activity, "read_snapshot", slow)
+    assert activity.last_event_ms(store.engine, now_ms()) == (at_ms // HOUR_MS + 1) * HOUR_MS
+
+
 def test_a_full_disk_is_named(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     without_disk(monkeypatch)
     (finding,) = looked(store).findings
     assert finding.runbook == "DiskAlmostFull"
 
 
+AT_MS = 1_800_000_000_000
+
 STATUS: dict[str, Any] = {
     "live": {"generation": "g1"},
-    "loaded": [{"generation": "g1", "items": 100, "delta_items": 1, "unembedded_items": 0}],
+    "loaded": [
+        {
+            "generation": "g1",
+            "generation_catalog_seq": 30,
+            "items": 100,
+            "delta_items": 1,
+            "unembedded_items": 0,
+        }
+    ],
     "write_behind_dropped": 0,
 }
 
 
-def asked(**answers: tuple[int, dict[str, Any]]) -> Look:
+def asked(
+    known: Known = NOTHING_KNOWN, header: str = HEADER, **answers: tuple[int, dict[str, Any]]
+) -> Look:
     """What the doctor says of an API that answers so."""
     usual = {"readyz": (200, {}), "status": (200, STATUS), "search": (200, {"degraded": []})}
 
     def answer(request: httpx.Request) -> httpx.Response:
         status, body = {**usual, **answers}[request.url.path.rsplit("/", 1)[-1]]
-        return httpx.Response(status, json=body, headers={HEADER: "r"})
+        return httpx.Response(status, json=body, headers={header: "r"})
 
-    return look_at_day(URL, None, httpx.MockTransport(answer))
+    transport = httpx.MockTransport(answer)
+    return look_at_day(URL, None, transport, known=known, now_ms=lambda: AT_MS)
 
 
 def test_an_api_that_is_well_has_no_finding() -> None:
@@ -208,6 +292,55 @@ def test_what_is_wrong_with_the_api_is_named() -> None:
     }
     for name, answers in cases.items():
         assert [found.runbook for found in asked(**answers).findings] == [name]
+
+
+def test_since_when_is_told_wherever_something_knows(store: LocalStore) -> None:
+    catalog.put_items(store.engine, [item_put(f"n{n}", "new") for n in range(9)], AT_MS - 70_000)
+    catalog.put_items(store.engine, [item_put("last", "new")], AT_MS)
+    known = known_to(store.engine)
+    assert known.last_heard_ms is None, "a replica is heard of"
+    loaded = {**STATUS["loaded"][0], "items": 30}
+    at = "2027-01-15T08:00:00Z"  # AT_MS
+    troubles = {"shard_gone": at, "items_not_embedded": at, "errors": at}
+    status = {**STATUS, "troubles": troubles}
+    cases: dict[str, tuple[int, dict[str, Any]]] = {
+        "CatalogBehind": (AT_MS - 61_000, {"loaded": [{**loaded, "behind_ms": 61_000}]}),
+        "DeltaLarge": (AT_MS - 70_000, {"loaded": [{**loaded, "delta_items": 10}]}),
+        "EncoderGone": (AT_MS, {"loaded": [{**loaded, "unembedded_items": 1}]}),
+        "WriteBehindDropping": (
+            AT_MS,
+            {"write_behind_dropped": 3, "write_behind_dropped_at": at},
+        ),
+    }
+    for name, (since_ms, told) in cases.items():
+        (found,) = asked(known, status=(200, {**status, **told})).findings
+        assert (found.runbook, found.since_ms) == (name, since_ms)
+    for name, answer in (
+        ("ShardGone", (200, {"degraded": ["shard_gone"]})),
+        ("ErrorsHigh", (500, {"title": "internal error"})),
+    ):
+        (found,) = asked(status=(200, status), search=answer).findings
+        assert (found.runbook, found.since_ms) == (name, AT_MS)
+
+
+def test_what_one_look_knows_of_when_it_began_the_others_are_told() -> None:
+    gone, other = Finding("DatabaseGone", "it is away"), Finding("HoldSet", "held")
+    look = Look((gone, other, Finding("DatabaseGone", "/readyz: 503", AT_MS)))
+    assert [each.since_ms for each in agreed(look).findings] == [AT_MS, None, AT_MS]
+
+
+def test_an_api_that_is_gone_is_gone_since_a_replica_was_last_heard_of(store: LocalStore) -> None:
+    generations.heartbeat(store.engine, "r1", ["g1"], at_ms=AT_MS)
+    (found,) = asked(known_to(store.engine), readyz=(404, {}), header="other").findings
+    assert (found.runbook, found.since_ms) == ("NothingAnswers", AT_MS)
+
+
+def test_a_disk_is_full_since_the_file_that_filled_it(tmp_path: Path) -> None:
+    for name, at_s in (("old", 100), ("filled", 200), ("since", 300)):
+        (tmp_path / name).write_bytes(b"x" * 4)
+        os.utime(tmp_path / name, (at_s, at_s))
+    assert full_since_ms(tmp_path, free=3, total=100) == 200_000
+    assert full_since_ms(tmp_path, free=1, total=1_000) is None, "something else fills it"
 
 
 def test_an_api_that_nobody_answers_is_named() -> None:

@@ -8,17 +8,16 @@ from sqlalchemy import create_engine
 
 from infra.bench.fold_data import ITEMS, write_night
 from ray_jobs.nightly.build import (
-    PLAN,
     ShardTask,
     build_shard,
     build_with,
     plan_shards,
     run_part,
-    shard_step,
 )
 from ray_jobs.nightly.build_shard import one_shard
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night
+from ray_jobs.nightly.step_figures import PLAN, shard_step
 from ray_jobs.nightly.workspace import StepMissing, Workspace
 from ray_jobs.shards.item_block import ItemBlock
 from ray_jobs.shards.items import Item

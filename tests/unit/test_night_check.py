@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import create_engine
 
 from ray_jobs.nightly.check import DAY_MS, check
 from ray_jobs.nightly.export import EVENTS_SCHEMA, TEXTS_SCHEMA
@@ -16,7 +15,10 @@ from ray_jobs.nightly.step import Night
 from ray_jobs.nightly.workspace import DataRefused, Workspace
 from ray_jobs.shards.item_block import ItemBlock
 from ray_jobs.shards.items import Item
+from sql import generations
+from sql.engine import open_engine, read_snapshot
 from sql.settings import StoreSettings
+from sql.tables import metadata
 
 NOW_MS = 1_900_000_000_000
 ITEMS, A_DAY, DAYS = 50, 40, 10
@@ -59,9 +61,20 @@ def night_of(
     pq.write_table(
         pa.table({"text_digest": digests, "text": written}, schema=TEXTS_SCHEMA), workspace.texts
     )
-    workspace.write_report("export", {"created_at_ms": NOW_MS})
+    workspace.write_report("export", {"created_at_ms": NOW_MS, "events": rows})
     told = NightSettings(**{"check_min_events": 20, **settings})
-    return Night(create_engine("sqlite://"), StoreSettings(), told, workspace, lambda: NOW_MS)
+    engine = open_engine(f"sqlite:///{root / 'moonlark.db'}")
+    metadata.create_all(engine)
+    generations.register(engine, "g1", encoder_id="e", catalog_seq=0, created_at_ms=NOW_MS)
+    return Night(engine, StoreSettings(), told, workspace, lambda: NOW_MS)
+
+
+def kept(night: Night) -> Columns:
+    """The figures in the registry."""
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, "g1")
+    assert found is not None
+    return dict(found.metrics)
 
 
 def repeated(columns: Columns, rows: Any) -> Columns:
@@ -77,6 +90,7 @@ def test_a_usual_week_passes_with_a_figure_for_each_check(tmp_path: Path) -> Non
         "check_volume": 1.0,
         "check_user_share": 0.1,
         "check_item_share": pytest.approx(1 / A_DAY),
+        "events": A_DAY * DAYS,
     }
 
 
@@ -144,6 +158,8 @@ def test_each_is_refused_with_its_figure_its_limit_and_the_runbook(
     assert f"(MOONLARK_{setting})" in sentence
     assert " at most " in sentence or " at least " in sentence
     assert "infra/runbooks/NightDataRefused.md" in refused.value.hint
+    figure = "check_" + setting.removeprefix("CHECK_").split("_", 1)[1].lower()
+    assert f": {kept(night)[figure]:.4g}, at " in sentence, "kept though it was refused"
 
 
 def test_a_catalog_without_texts_is_refused(tmp_path: Path) -> None:
@@ -165,4 +181,5 @@ def test_a_history_that_was_brought_in_today_is_no_flood(tmp_path: Path) -> None
 
 def test_a_new_shop_is_measured_and_not_judged(tmp_path: Path) -> None:
     night = night_of(tmp_path, sent_twice(a_robot(a_usual_week())), check_min_events=10_000)
-    assert set(check(night).values()) == {None}
+    report = check(night)
+    assert {name for name, value in report.items() if value is not None} == {"events"}

@@ -6,8 +6,9 @@ import pytest
 
 from infra.drills.local import LocalStore, local_store
 from infra.drills.small_night import open_small_night
+from ray_jobs.nightly.build import run_part
 from ray_jobs.nightly.step import Night, Report, run_step
-from ray_jobs.nightly.step_figures import STEPS, of_night
+from ray_jobs.nightly.step_figures import PLAN, STEPS, of_night, shard_step
 from ray_jobs.nightly.workspace import GateRefused
 from sql import generations
 from sql.engine import read_snapshot
@@ -42,6 +43,30 @@ def test_steps_before_the_seal_and_after_it_are_kept_with_their_rows(store: Loca
     }
     assert all(told["seconds"] >= 0 for told in kept.values())
     assert not night.workspace.work.exists()
+
+
+def test_a_step_in_parts_takes_as_long_as_its_longest_part(store: LocalStore) -> None:
+    night = open_small_night(store, "n1")
+    run_step(night, "check", lambda _: {"check_volume": 1.0, "events": 9})
+    run_step(night, PLAN, lambda _: {"items": 5, "shards": 2})
+    for number, items in ((0, 3), (1, 2)):
+        run_step(night, shard_step(number), lambda _, n=items: {"shard_items": n})
+        report = night.workspace.require_report(shard_step(number))
+        night.workspace.write_report(shard_step(number), {**report, "seconds": 10.0 + number})
+    told = of_night(night.workspace)
+    assert {step: each["rows"] for step, each in told.items()} == {
+        "check": 9,
+        "plan_shards": 5,
+        "build_shard": 5,
+    }
+    assert told["build_shard"]["seconds"] == 11.0
+
+
+def test_shards_that_one_job_made_are_its_own_time(store: LocalStore) -> None:
+    night = open_small_night(store, "n1")
+    run_part(night, PLAN, lambda _: {"items": 5, "shards": 1})
+    night.workspace.write_report(shard_step(0), {"shard_items": 5})
+    assert of_night(night.workspace).keys() == {"plan_shards"}
 
 
 def discard(night: Night) -> Report:

@@ -9,6 +9,7 @@ import pytest
 import typer.main
 import yaml
 
+from dags.night_tasks import HOURS
 from infra import runbooks
 from infra.cli.main import app
 from infra.doctor import artefacts, day, store
@@ -56,7 +57,7 @@ def test_every_metric_of_the_rules_is_one_that_replicas_tell() -> None:
 def test_labels_of_metrics_are_few_and_of_nobody() -> None:
     labels = {label for metric in METRICS.values() for label in metric.labels}
     assert labels == {"route", "method", "status", "reason", "outcome", "holds", "role", "of",
-                      "why", "step"}  # fmt: skip
+                      "why", "step", "set_by", "check"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,6 +109,12 @@ def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
     assert says("ParityBroken", f"< {store.MIN_COSINE}")
     assert says("IndexRecallLow", f"< {store.MIN_RECALL}")
     assert says("GenerationOld", f"> {store.MAX_AGE_MS // 3_600_000} * 3600")
+    quiet_min = store.MAX_QUIET_MS // 60_000
+    assert says("EventsStopped", "> 3600\n")
+    assert ALERTS["EventsStopped"]["for"] == f"{quiet_min - 60}m"
+    assert says("LiveBroken", f"> {store.MAX_UNVERIFIED_MS // 3_600_000} * 3600")
+    assert says("NightStuck", f"> {store.MAX_SILENT_MS // 3_600_000} * 3600")
+    assert 3_600_000 * max(HOURS.values()) <= store.MAX_SILENT_MS, "a step may take so long"
     assert says("DiskAlmostFull", f"< {artefacts.MIN_FREE_SHARE}")
     assert says("CatalogBehind", f"> {day.MAX_BEHIND_MS // 1_000}\n")
     assert says("AccuracyDropped", f"< {store.MIN_NDCG_SHARE} * max(")

@@ -10,6 +10,7 @@ from serve.day import Day
 from serve.metrics import Metrics, Reading, Told
 from sql import generations
 from sql.errors import StoreUnavailable
+from sql.events import EventKind, NewEvent, append
 from tests.integration.http.conftest import ITEMS, Stack
 
 
@@ -85,24 +86,73 @@ def test_who_holds_what_which_nights_failed_and_a_hold_are_told(stack: Stack) ->
         )
         generations.fail(stack.engine, night, "why")
         generations.add_metrics(stack.engine, night, {"failed_as": failed_as})
+    at_ms = day_of(stack).now_ms()
+    for night, began_ms in (("n3", at_ms - 5_000_000), ("n4", at_ms)):
+        generations.register(
+            stack.engine, night, encoder_id="e", catalog_seq=1, created_at_ms=began_ms
+        )
     metrics_of(stack, told).look()
     values = last(told)
+    assert 5_000 <= values[names.NIGHT_SILENT,] < 5_100
     assert values[names.REPLICAS, "live"] == 2
     assert values[names.REPLICAS, "nothing"] == 1
     assert values[names.REPLICAS, "older"] == 0
     assert values[names.NIGHTS_FAILED, "gate"] == 1
     assert values[names.NIGHTS_FAILED, "step"] == 1
     assert values[names.NIGHTS_FAILED, "data"] == 0
-    assert values[names.HOLD,] == 0
+    assert values[names.HOLD, "night"] == values[names.HOLD, "person"] == 0
     stack.publish("g2", seed=2, damaged="weights.safetensors")
     stack.flip("g2", hold=True)
     day_of(stack).watch.look()
     metrics_of(stack, told).look()
     values = last(told)
-    assert values[names.HOLD,] == 1
+    assert (values[names.HOLD, "night"], values[names.HOLD, "person"]) == (0, 1)
     assert values[names.REFUSED, "live"] == 1
     assert values[names.REFUSED, "previous"] == 0
     assert values[names.NIGHTS_FAILED, "gate"] == 1  # g2 is of 1970 here
+
+
+def test_what_the_hourly_look_found_and_when_is_told(stack: Stack) -> None:
+    told: list[Reading] = []
+    stack.publish("g2", seed=2)
+    stack.flip("g2")
+    metrics, at_ms = metrics_of(stack, told), day_of(stack).now_ms()
+    metrics.look()
+    values = last(told)
+    assert values[names.LIVE_UNVERIFIED,] > 1e9, "since it went live, in 1970"
+    assert values[names.LIVE_BROKEN,] == 0
+    assert (names.LIVE_RECALL,) not in values
+    sound = generations.Verified(0.98, None, at_ms - 60_000)
+    for found in (sound, sound._replace(broken="a bad byte")):
+        generations.keep_verified(stack.engine, "g2", found)
+        metrics.look()
+        values = last(told)
+        assert values[names.LIVE_BROKEN,] == (found.broken is not None)
+        assert values[names.LIVE_RECALL,] == 0.98
+        assert 60 <= values[names.LIVE_UNVERIFIED,] < 600
+    flip = {"who": generations.BY_NIGHT, "why": "verify: g2", "hold": True, "at_ms": at_ms}
+    generations.flip(stack.engine, "g1", expected_flip=2, **flip)
+    metrics.look()
+    values = last(told)
+    assert values[names.LIVE_BROKEN,] == 0, "g1 is live, and was not found broken"
+    assert values[names.LIVE_UNVERIFIED,] < 60
+    assert (values[names.HOLD, "night"], values[names.HOLD, "person"]) == (1, 0)
+
+
+def test_what_the_checks_of_the_newest_night_found_is_told(stack: Stack) -> None:
+    told: list[Reading] = []
+    engine = stack.engine
+    for night, volume in (("n1", 1.0), ("n2", 7.5)):
+        at_ms = 2**41 + int(volume)
+        generations.register(engine, night, encoder_id="e", catalog_seq=1, created_at_ms=at_ms)
+        figures = {"check_volume": volume, "check_duplicates": None}
+        generations.add_metrics(engine, night, figures)
+    generations.fail(engine, "n2", "check: a flood")
+    generations.register(engine, "n3", encoder_id="e", catalog_seq=1, created_at_ms=2**42)
+    metrics_of(stack, told).look()
+    values = last(told)
+    assert values[names.NIGHT_CHECK, "volume"] == 7.5
+    assert (names.NIGHT_CHECK, "duplicates") not in values
 
 
 def test_requests_are_counted_by_route_and_status_and_name_nobody(stack: Stack) -> None:
@@ -138,6 +188,22 @@ def test_requests_are_counted_by_route_and_status_and_name_nobody(stack: Stack) 
     told.clear()
     metrics.hand_on()
     assert told == []  # once
+
+
+def test_a_new_replica_tells_of_the_last_event_before_it_stored_one(stack: Stack) -> None:
+    told: list[Reading] = []
+    metrics_of(stack, told).look()
+    assert (names.LAST_EVENT,) not in last(told), "where none ever came"
+    at_ms = day_of(stack).now_ms() - 5 * 3_600_000
+    event = NewEvent("anna", "e1", EventKind.CLICK, "i1", occurred_at_ms=at_ms)
+    append(stack.engine, [[event]], received_at_ms=at_ms)
+    metrics = metrics_of(stack, told)
+    metrics.look()
+    assert last(told)[names.LAST_EVENT,] == at_ms / 1000
+    posted = {"kind": "click", "user_id": "anna", "item_id": "i2", "event_id": "e2"}
+    assert stack.replicas[0].post("/v1/events", json=posted).status_code == 200
+    metrics.look()
+    assert last(told)[names.LAST_EVENT,] > at_ms / 1000 + 3_600
 
 
 def test_a_marked_list_is_counted_by_its_reason(stack: Stack) -> None:

@@ -1,0 +1,77 @@
+"""A run of the night has failed: so has its generation, if no step of it could say so.
+
+Airflow starts it when a run ends failed (`dags.failed_night`). A step that was killed left its
+generation building, or, amid the publish, sealed or staged.
+
+Run: python -m ray_jobs.nightly.broke_off --generation ID --why REASON
+"""
+
+import argparse
+import json
+import logging
+import sys
+
+from ray_jobs.nightly.export import NOT_YET_KNOWN
+from ray_jobs.nightly.step import RESULT_MARK, Night, Report, open_night
+from ray_jobs.nightly.step_figures import STEPS
+from ray_jobs.nightly.work_files import fail_idle
+from sql import generations
+from sql.engine import read_snapshot
+from sql.generations import Generation
+
+log = logging.getLogger("moonlark.night")
+
+RUN_FAILED = "RunFailed"
+PUBLISH = "publish"
+POLL_S = 1.0
+STOPS_WITHIN_S = 60.0
+"""What still runs of the run was told to stop: Ray kills it some seconds later."""
+
+
+def broke_off(night: Night, why: str) -> Report:
+    """Mark the night's generation failed; `failed`: whether it was this that did.
+
+    One that never was registered is registered as failed: its export was killed at once. One whose
+    publish was done stays what that made of it. Where a step runs on, somebody took the night up
+    again.
+    """
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, night.generation_id)
+    if found is None:
+        generations.register(
+            night.engine,
+            night.generation_id,
+            encoder_id=NOT_YET_KNOWN,
+            catalog_seq=0,
+            created_at_ms=night.now_ms(),
+        )
+    for _ in range(int(STOPS_WITHIN_S / POLL_S)):
+        failed = fail_idle(night.engine, night.workspace, is_left, why, RUN_FAILED, night.now_ms())
+        if failed is not None:
+            return {"generation": night.generation_id, "failed": failed}
+        night.sleep(POLL_S)
+    log.warning("%s: a step of it runs, so that it is left as it is", night.generation_id)
+    return {"generation": night.generation_id, "failed": False}
+
+
+def is_left(generation: Generation) -> bool:
+    """Whether nothing was made of it: neither live, nor failed, nor put aside by its publish."""
+    steps = generation.metrics.get(STEPS, {})
+    return generation.state == "building" or (
+        generation.state in ("sealed", "staged") and PUBLISH not in steps
+    )
+
+
+def main() -> None:
+    """Entrypoint of the Ray job."""
+    parser = argparse.ArgumentParser(description="mark the generation of a run that failed")
+    parser.add_argument("--generation", required=True, help="id of the generation being made")
+    parser.add_argument("--why", required=True, help="kept as its reason")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    report = broke_off(open_night(asked.generation), asked.why)
+    sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
+
+
+if __name__ == "__main__":
+    main()

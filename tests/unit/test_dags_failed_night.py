@@ -1,0 +1,84 @@
+"""A run that failed leaves no generation building: the registry says failed, and why."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dags.failed_night import mark_failed
+from dags.nightly_generation import night_of
+from dags.rebuild_generation import made_by
+from infra.drills.jobs_api import JobsApi
+from infra.drills.local import LocalStore, local_store
+from sql import generations
+from sql.engine import read_snapshot
+from sql.generations import Generation
+
+AT = datetime(2026, 11, 24, 3, tzinfo=UTC)
+
+
+def run_of(dag_id: str, **more: Any) -> dict[str, Any]:
+    """What Airflow hands to the callback."""
+    told = {"run_id": "r1", "logical_date": AT, "run_after": AT, "run_type": "scheduled"}
+    dag_run = SimpleNamespace(**{**told, "clear_number": 0, **more})
+    dag = SimpleNamespace(dag_id=dag_id)
+    return {"dag": dag, "run_id": "r1", "dag_run": dag_run, "reason": "timed_out"}
+
+
+def the_night(run: Any) -> str:
+    return night_of(run)["generation"]
+
+
+def found(store: LocalStore, name: str) -> Generation:
+    with read_snapshot(store.engine) as conn:
+        generation = generations.get_generation(conn, name)
+    assert generation is not None
+    return generation
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "name"), [("nightly_generation", the_night), ("rebuild_generation", made_by)]
+)
+def test_the_generation_of_a_failed_run_is_failed_with_the_reason(
+    tmp_path: Path, dag_id: str, name: Any
+) -> None:
+    context = run_of(dag_id)
+    made = name(context["dag_run"])
+    with local_store(items=5, seed=1) as store:
+        generations.register(store.engine, made, encoder_id="e", catalog_seq=0, created_at_ms=1)
+        shell = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MOONLARK_DATABASE_URL": store.database_url,
+            "MOONLARK_ARTIFACT_ROOT": str(store.root),
+        }
+        with JobsApi(tmp_path, shell) as api:
+            first = mark_failed(context, name, api.url)
+            assert first is not None
+            code = api.jobs[first].process.wait(timeout=120)
+            assert code == 0, api.jobs[first].log.read_text()
+            assert found(store, made).state == "failed"
+            assert found(store, made).failed_reason == f"the run of {dag_id} failed: timed_out"
+            assert found(store, made).metrics["failed_as"] == "RunFailed"
+            again = mark_failed(context, name, api.url)
+            assert again is not None
+            assert again != first, "a run that was cleared may fail once more"
+
+
+def test_a_backfill_is_told_by_either_of_airflows_enums() -> None:
+    words = run_of("n", run_type="backfill")["dag_run"]
+    enum = run_of("n", run_type=SimpleNamespace(value="backfill"))["dag_run"]
+    assert night_of(words) == night_of(enum)
+    assert night_of(words)["rebuild"]
+
+
+def test_where_nobody_can_be_told_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert mark_failed(run_of("nightly_generation"), the_night, "http://127.0.0.1:9") is None
+    assert "may stay building" in caplog.text
+    caplog.clear()
+    bare = {**run_of("nightly_generation"), "dag_run": None}
+    assert mark_failed(bare, the_night, "http://127.0.0.1:9") is None
+    assert "may stay building" in caplog.text
