@@ -1,5 +1,6 @@
 """Fusion: what the weights mean, how they are learned, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from ray_jobs.ranking.fusion import (
     Evidence,
     Fusion,
     UserWeights,
-    newness,
 )
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS, Question, fit_fusion, fit_logit
 from ray_jobs.ranking.neighbours import SUMS, Neighbours, count_neighbours
@@ -77,7 +77,11 @@ def test_the_parts_of_a_score_add_up_to_it(is_known: bool, is_quiet: bool) -> No
 
 
 def test_newness_falls_with_age_and_is_zero_of_the_unpublished_and_where_nobody_says() -> None:
-    found = newness(np.array([NOW, NOW - 60 * DAY_MS, -1, NOW + DAY_MS]), NOW)
+    given = evidence(4, np.random.default_rng(0))
+    published_ms = np.array([NOW, NOW - 60 * DAY_MS, -1, NOW + DAY_MS])
+    features = replace(given, published_ms=published_ms).features(NOW)
+    ages = [column for column, name in enumerate(FEATURES) if name in PARTS["age"]]
+    found = np.cumsum(features[:, ages], axis=1)  # each is what it adds to the shorter one
     np.testing.assert_allclose(found[0], 1)
     np.testing.assert_allclose(found[1], [np.exp(-60 / days) for days in AGES_DAYS], rtol=1e-5)
     assert not found[2].any()

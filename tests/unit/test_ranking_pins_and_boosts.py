@@ -28,6 +28,7 @@ def totals_of(boosted: list[tuple[float, set[int]]]) -> np.ndarray:
     return total_boosts(ITEMS, [(w, np.array(sorted(of), np.int64)) for w, of in boosted])
 
 
+@settings(deadline=None)  # the first one compiles
 @given(
     scores=cosines,
     boosted=boosts,

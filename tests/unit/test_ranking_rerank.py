@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_jobs.ranking.candidates import MIN_CANDIDATES, Candidates, candidates_wanted
@@ -21,6 +21,7 @@ def candidates_of(pairs) -> Candidates:
     )
 
 
+@settings(deadline=None)  # the first one compiles
 @given(
     pairs=rows,
     eligible=st.none() | st.lists(st.booleans(), max_size=16),
