@@ -20,18 +20,25 @@ log = logging.getLogger(__name__)
 BROKE_OFF = "broke_off"
 
 
-def fails_with_its_run(name: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], None]:
-    """The callback of a DAG. `name`: the id of the generation of a DAG run."""
+def fails_with_its_run(
+    name: Callable[[Any], str], *, is_owed: bool = False
+) -> Callable[[Mapping[str, Any]], None]:
+    """The callback of a DAG. `name`: the id of the generation of a DAG run. `is_owed`: a run that
+    failed before it left a row of one is told, too."""
 
     def failed(context: Mapping[str, Any]) -> None:
         stop_orphans(context)
-        mark_failed(context, name)
+        mark_failed(context, name, is_owed=is_owed)
 
     return failed
 
 
 def mark_failed(
-    context: Mapping[str, Any], name: Callable[[Any], str], jobs_url: str | None = None
+    context: Mapping[str, Any],
+    name: Callable[[Any], str],
+    jobs_url: str | None = None,
+    *,
+    is_owed: bool = False,
 ) -> str | None:
     """Submit the job that marks the generation of the failed run; its submission id."""
     dag_id, dag_run = context["dag"].dag_id, context.get("dag_run")
@@ -42,7 +49,7 @@ def mark_failed(
     task = TaskCoordinates(dag_id, context["run_id"], BROKE_OFF, -1, clears)
     why = f"the run of {dag_id} failed: {context.get('reason') or 'no reason given'}"
     words = ["python", "-m", f"ray_jobs.nightly.{BROKE_OFF}"]
-    words += ["--generation", name(dag_run), "--why", why]
+    words += ["--generation", name(dag_run), "--why", why, *(["--owed"] if is_owed else [])]
     hook = RayJobHook(jobs_url)
     try:
         attempts, _ = hook.find_attempts(task)

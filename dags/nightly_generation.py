@@ -88,7 +88,7 @@ def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dic
     dagrun_timeout=NIGHT_TIMEOUT,
     params=PARAMS,
     default_args=DEFAULT_ARGS,
-    on_failure_callback=fails_with_its_run(lambda run: night_of(run)["generation"]),
+    on_failure_callback=fails_with_its_run(lambda run: night_of(run)["generation"], is_owed=True),
     tags=["moonlark"],
     doc_md=__doc__,
 )

@@ -25,7 +25,7 @@ REQUEST_ID = "moonlark-request-id"
 """On every answer of ours. One without it comes from a proxy, and may be tried again."""
 
 SINCE = "moonlark-since"
-"""On a 503 for want of the database: when this replica first missed it, milliseconds since 1970."""
+"""On /readyz and what else finds the database away: since when, milliseconds since 1970."""
 
 MAX_VALUE_CHARACTERS = 200
 """A refused value is echoed so far and no further."""

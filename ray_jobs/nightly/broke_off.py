@@ -3,7 +3,7 @@
 Airflow starts it when a run ends failed (`dags.failed_night`). A step that was killed left its
 generation building, or, amid the publish, sealed or staged.
 
-Run: python -m ray_jobs.nightly.broke_off --generation ID --why REASON
+Run: python -m ray_jobs.nightly.broke_off --generation ID --why REASON [--owed]
 """
 
 import argparse
@@ -28,15 +28,17 @@ STOPS_WITHIN_S = 60.0
 """What still runs of the run was told to stop: Ray kills it some seconds later."""
 
 
-def broke_off(night: Night, why: str) -> Report:
+def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
     """Mark the night's generation failed; `failed`: whether it was this that did.
 
-    One that never was registered is registered as failed: its export was killed at once. One whose
-    publish was done stays what that made of it. Where a step runs on, somebody took the night up
-    again.
+    One that never was registered is registered as failed where it `is_owed`: its export was killed
+    at once. (A rebuild that somebody mistyped is owed to nobody.) One whose publish was done stays
+    what that made of it. Where a step runs on, somebody took the night up again.
     """
     with read_snapshot(night.engine) as conn:
         found = generations.get_generation(conn, night.generation_id)
+    if found is None and not is_owed:
+        return {"generation": night.generation_id, "failed": False}
     if found is None:
         generations.register(
             night.engine,
@@ -67,9 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="mark the generation of a run that failed")
     parser.add_argument("--generation", required=True, help="id of the generation being made")
     parser.add_argument("--why", required=True, help="kept as its reason")
+    parser.add_argument("--owed", action="store_true", help="register one that left no row")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    report = broke_off(open_night(asked.generation), asked.why)
+    report = broke_off(open_night(asked.generation), asked.why, is_owed=asked.owed)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

@@ -51,6 +51,9 @@ def test_what_was_building_is_failed_with_why_and_when(night: Night) -> None:
 
 def test_a_night_that_was_killed_before_it_left_a_row_is_told(night: Night, tmp_path: Path) -> None:
     unknown = replace(night, workspace=Workspace(tmp_path, "g2"))
+    assert broke_off(unknown, "mistyped", is_owed=False)["failed"] is False
+    with read_snapshot(night.engine) as conn:
+        assert generations.get_generation(conn, "g2") is None
     assert broke_off(unknown, "killed")["failed"] is True
     assert found(unknown).state == "failed"
 
