@@ -29,7 +29,7 @@ def ranked_rows(
     (padding), those `hidden`, which ascend, and those not `eligible` (a mask over ordinals, all
     when None; ordinals beyond its end are not)."""
     keys_N, count, may_repeat = _keys(
-        *(scores_N, ordinals_N, hidden),
+        *map(np.ascontiguousarray, (scores_N, ordinals_N, hidden)),
         *(_NO_MASK if eligible is None else eligible, eligible is not None),
     )
     if count < 0:

@@ -33,7 +33,8 @@ class OrdinalRows:
 
     def of(self, ordinals: Ordinals) -> NDArray[np.int64]:
         """The row (N,) of each ordinal, -1 where it is not there."""
-        rows: NDArray[np.int64] = _rows(ordinals, self.table_S, self.ordinals)
+        wanted = np.ascontiguousarray(ordinals)  # every tenth of an array is one, too
+        rows: NDArray[np.int64] = _rows(wanted, self.table_S, self.ordinals)
         return rows
 
     def has(self, ordinals: Ordinals) -> NDArray[np.bool_]:

@@ -17,3 +17,9 @@ def test_each_ordinal_has_its_row_or_none(held: set[int], asked: list[int]) -> N
     ordinals = np.array(asked, np.int64)
     assert rows.of(ordinals).tolist() == wanted
     assert rows.has(ordinals).tolist() == [row >= 0 for row in wanted]
+
+
+def test_every_third_of_an_array_is_asked_for_as_it_is() -> None:
+    rows = OrdinalRows(np.array([1, 2, 4], np.int64))
+    asked = np.array([4, 0, 0, 9, 0, 0, 1], np.int64)[::3]
+    assert rows.of(asked).tolist() == [2, -1, 0]
