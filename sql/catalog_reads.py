@@ -75,19 +75,19 @@ def next_change_at_ms(conn: Connection, after: int) -> int | None:
 def read_item(conn: Connection, item_id: str) -> Item | None:
     """The item of that id; None where there is none or it is deleted."""
     row = conn.execute(_ITEM, {"item_id": item_id}).first()
-    return _item(row) if row else None
+    return item_of(row) if row else None
 
 
 def read_items(conn: Connection, after_ordinal: int, limit: int) -> list[Item]:
     """A page of the items that are not deleted, by ordinal. The first page is after -1."""
-    return [_item(row) for row in conn.execute(_PAGE, _page(after_ordinal, limit))]
+    return [item_of(row) for row in conn.execute(_PAGE, _page(after_ordinal, limit))]
 
 
 def items_by_ordinal(conn: Connection, ordinals: Iterable[int]) -> dict[int, Item]:
     """The items among `ordinals` that are not deleted."""
     parameters = batch_rows((int(ordinal),) for ordinal in ordinals)
     rows = conn.execute(_by_ordinal_sql(conn.dialect.name), parameters)
-    return {row[1]: _item(row) for row in rows}
+    return {row[1]: item_of(row) for row in rows}
 
 
 @cache
@@ -181,7 +181,8 @@ def _page(after: int, limit: int) -> dict[str, int]:
     return {"after": after, "at_most": limit}
 
 
-def _item(row: Any) -> Item:
+def item_of(row: Any) -> Item:
+    """A row of `_ITEM_COLUMNS`, or of others that stand for them in their order."""
     return Item(
         item_id=row[0],
         ordinal=row[1],

@@ -5,13 +5,14 @@ come back exactly. Of the events those come back that are still there: erased us
 retention took are gone.
 """
 
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
 
-from sql.item import Item, ItemBody
+from sql.catalog_reads import item_of
+from sql.item import Item
 from sql.tables import catalog_log, events, items
 
 
@@ -65,15 +66,7 @@ def _items_at() -> Select[Any]:
 
 
 def _item(row: Any) -> Item:
-    former = json.loads(row[7]) if row[7] else []
-    return Item(
-        item_id=row[0],
-        ordinal=row[1],
-        body=ItemBody.model_validate_json(row[2]),
-        text_digest=row[3],
-        version=row[4],
-        change_seq=row[5],
-        at_ms=row[6],
-        # The id may have been put again since: those below are what it had by then.
-        former_ordinals=tuple(ordinal for ordinal in former if ordinal < row[1]),
-    )
+    found = item_of(row)
+    # The id may have been put again since: those below are what it had by then.
+    former = tuple(ordinal for ordinal in found.former_ordinals if ordinal < found.ordinal)
+    return replace(found, former_ordinals=former)

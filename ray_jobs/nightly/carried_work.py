@@ -1,12 +1,13 @@
 """The work files of a night between nodes: a step fetches what earlier ones put, then puts its own.
 
-    <store>/work/<generation_id>/...                 work files, and
-    <store>/generations/<generation_id>/...          files of the generation, under their own names
-    <store>/work/<generation_id>/<step>.files.json   which of them the step wrote, with digests
-    <store>/work/<generation_id>/<step>.json         its report, put last: by it the step is done
+    work/<generation_id>/...                 work files, and
+    generations/<generation_id>/...          files of the generation, under their own names
+    work/<generation_id>/<step>.files.json   which of them the step wrote, with digests
+    work/<generation_id>/<step>.json         its report, put last: by it the step is done
 
-Work files hold rows of users, so a node has them only while a step runs there: `leave_node`. What
-a killed step leaves goes with the next step of any night on that node.
+These are names in the object store. Work files hold rows of users, so a node has them only while a
+step runs there: `leave_node`. What a killed step leaves goes with the next step of any night on
+that node.
 """
 
 import json

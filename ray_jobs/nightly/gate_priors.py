@@ -90,11 +90,13 @@ def _items_of(histories: Histories, user: int) -> Ints:
 
 def _tell_the_same(written: Neighbours, counted: Neighbours, items_T: Ints) -> bool:
     newest_first, seen = items_T[: -RECENT - 1 : -1].copy(), np.unique(items_T)
-    found = np.union1d(written.near(newest_first).ordinals, counted.near(newest_first).ordinals)
-    found = np.union1d(found, np.union1d(written.whole.late_items_C, counted.whole.late_items_C))
+    near, wanted_near = written.near(newest_first), counted.near(newest_first)
+    whole, wanted_whole = written.whole, counted.whole
+    found = np.union1d(near.ordinals, wanted_near.ordinals)
+    found = np.union1d(found, np.union1d(whole.late_items_C, wanted_whole.late_items_C))
     for told, expected in (
-        (written.near(newest_first).at(found), counted.near(newest_first).at(found)),
-        (written.whole.says(seen, found), counted.whole.says(seen, found)),
+        (near.at(found), wanted_near.at(found)),
+        (whole.says(seen, found), wanted_whole.says(seen, found)),
     ):
         for column, wanted in zip(told.T, expected.T, strict=True):
             if not _near(column, wanted):
