@@ -28,6 +28,7 @@ from serve.gateway import build_api
 from serve.keyring import NoKeys
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
+from serve.settled import Settled
 from serve.shard_search import AskDeployment
 from serve.shard_server import ShardServer
 from serve.text_encoder import TextEncoder
@@ -62,6 +63,8 @@ class Gateway:
             except NoKeys:
                 await day.stop()
                 raise
+            self._settled = Settled(lambda: day.watch.loaded)
+            self._settled.start()
             return day
 
         self._api = build_api(settings, start)

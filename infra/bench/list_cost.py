@@ -11,6 +11,7 @@ other work on the machine changes them little.
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,8 @@ WARM = 20
 K = 20
 
 MAKING, REQUEST = "making the list", "the whole request"
+COLLECTION, SETTLED = "a full garbage collection", "the same, with all before it frozen"
+"""Nobody is answered meanwhile (`serve.settled`)."""
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("snapshot", serve.user_state, "read_recommendation"),
     ("fold of one event", serve.user_state, "fold"),
@@ -63,6 +66,8 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
     (MAKING, serve.recommend.Recommender, "recommend"),
 )
 """What is measured: its name, and the function that it is."""
+
+_ROWS = (*(step for step, _, _ in STEPS), REQUEST, COLLECTION, SETTLED)
 
 
 @dataclass
@@ -121,7 +126,7 @@ def measure(size: Size) -> Report:
                 of="making the list / (faiss alone + bare snapshot)",
             )
         )
-        rows = [(step, f"{watch.of(step):.3f}") for step in (*(s for s, _, _ in STEPS), REQUEST)]
+        rows = [(step, f"{watch.of(step):.3f}") for step in _ROWS]
         rows += [(floor, f"{ms:.3f}") for floor, ms in floors.items()]
         tables.append(Table(title=name, columns=("", "CPU, ms"), rows=tuple(rows)))
     return Report(
@@ -166,6 +171,9 @@ async def _ask(
     async with api.router.lifespan_context(api):
         while not api.state.day.watch.loaded:
             await asyncio.sleep(0.1)
+        gc.collect()
+        _collect(watch, COLLECTION)
+        gc.freeze()
         for place, user in enumerate(tqdm(users, desc="lists", leave=False)):
             event = {"user_id": user, "kind": "click", "event_id": f"bench-{place}"}
             event["item_id"] = item_id(int(rng.integers(store.items)))
@@ -178,6 +186,14 @@ async def _ask(
                 await asked_of(api, "GET", path, secret, query=f"k={K}".encode())
                 if place >= WARM:
                     watch.note(REQUEST, time.process_time() - started_s)
+        _collect(watch, SETTLED)
+    gc.unfreeze()
+
+
+def _collect(watch: Stopwatch, name: str) -> None:
+    started_s = time.thread_time()
+    gc.collect()
+    watch.note(name, time.thread_time() - started_s)
 
 
 async def no_bert(texts: list[str]) -> tuple[str, NDArray[np.float32]]:
