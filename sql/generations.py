@@ -34,6 +34,7 @@ from sql.live import (
     heartbeat,
     last_heard_ms,
     live_history,
+    part_of,
     read_live,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "list_artifacts",
     "list_generations",
     "live_history",
+    "part_of",
     "prune",
     "read_live",
     "read_parity",
