@@ -98,8 +98,8 @@ def fit(
 ) -> FitResult:
     """Train a user encoder; the same config, data and machine give the same weights.
 
-    With held-out events the best epoch by validation NDCG@10 is kept, and training stops after
-    `patience` epochs without a better one; without them the last epoch is kept.
+    With held-out events the best epoch by validation NDCG@10 is kept, the last of equal ones, and
+    training stops after `patience` epochs without a better one. Without them the last is kept.
 
     Args:
         progress: called after each batch with (done, of all).
@@ -195,15 +195,19 @@ class _Run:
         self._total = config.epochs * math.ceil(len(windows) / config.batch_size)
         self._done = 0
         history: list[EpochReport] = []
-        best_epoch, best_state = -1, deepcopy(self._model.state_dict())
+        best_epoch, better_at, best_state = 0, 0, deepcopy(self._model.state_dict())
         for epoch in range(config.epochs):
             report = self._epoch(epoch, progress)
             history.append(report)
             if on_epoch is not None:
                 on_epoch(report)
-            if best_epoch < 0 or not report.valid_ndcg <= history[best_epoch].valid_ndcg:
+            best = history[best_epoch].valid_ndcg
+            if not report.valid_ndcg <= best:
+                better_at = epoch
+            # Of equals the last: easy questions are all answered when little is learned yet.
+            if not report.valid_ndcg < best:
                 best_epoch, best_state = epoch, deepcopy(self._model.state_dict())
-            elif epoch - best_epoch >= config.patience:
+            if epoch - better_at >= config.patience:
                 break
         self._model.load_state_dict(best_state)
         self._model.cpu()

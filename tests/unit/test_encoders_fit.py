@@ -124,8 +124,16 @@ def test_without_validation_the_last_epoch_is_kept() -> None:
 
 def test_training_stops_when_validation_no_longer_improves() -> None:
     result = fit(replace(tiny(), epochs=60, patience=2), circle(users=60))
-    assert len(result.history) < 60
-    assert result.best_epoch == len(result.history) - 3
+    figures = [report.valid_ndcg for report in result.history]
+    assert len(figures) < 60
+    assert figures.index(max(figures)) == len(figures) - 3
+
+
+def test_of_epochs_that_validation_finds_equal_the_last_is_kept() -> None:
+    result = fit(tiny(), circle())
+    equal = [report.epoch for report in result.history if report.valid_ndcg == 1.0]
+    assert len(equal) > 1, "validation told all epochs apart"
+    assert result.best_epoch == equal[-1]
 
 
 def test_residuals_go_to_items_with_events_enough() -> None:
