@@ -27,7 +27,10 @@ def command(
         str | None, typer.Option(help="Go on with this one, which broke off; default a new one.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster, HOST:PORT; default one on this machine.")
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS", help="A Ray cluster, HOST:PORT; default one on this machine."
+        ),
     ] = None,
     cpus: Annotated[
         int | None, typer.Option(help="CPUs of the one on this machine; default all.", min=1)
