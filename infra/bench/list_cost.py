@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp, Message
 from tqdm import tqdm
 
+import ray_jobs.compiled
+import ray_jobs.shards.reader
 import serve.fused
 import serve.recommend
 import serve.user_state
@@ -67,7 +69,18 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
 )
 """What is measured: its name, and the function that it is."""
 
-_ROWS = (*(step for step, _, _ in STEPS), REQUEST, COLLECTION, SETTLED)
+SUMMED: tuple[tuple[str, Any, str], ...] = (
+    ("compiled loops", ray_jobs.compiled.Kernel, "__call__"),
+    ("faiss", ray_jobs.shards.reader, "assign_lists"),
+    ("faiss", ray_jobs.shards.reader, "search_ivf"),
+)
+"""Of making the list, whatever step it is in: all calls of one list together."""
+
+_ROWS = (
+    *(step for step, _, _ in STEPS),
+    *(f"of it {step}" for step in dict.fromkeys(step for step, _, _ in SUMMED)),
+    *(REQUEST, COLLECTION, SETTLED),
+)
 
 
 @dataclass
@@ -75,6 +88,8 @@ class Stopwatch:
     """CPU of the calling thread in each step, milliseconds a list."""
 
     took_ms: dict[str, list[float]] = field(default_factory=dict)
+    sums_s: dict[str, float] = field(default_factory=dict)
+    """Of the list that is made now."""
 
     def of(self, step: str) -> float:
         """The median of a list; KeyError for a step that was never run."""
@@ -95,15 +110,37 @@ class Stopwatch:
 
         return measured
 
+    def within(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, added to the sum of the list."""
+
+        def added(*args: Any, **kwargs: Any) -> Any:
+            started_s = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took_s = time.thread_time() - started_s
+                self.sums_s[step] = self.sums_s.get(step, 0.0) + took_s
+
+        return added
+
     @contextmanager
-    def on_all(self, steps: Sequence[tuple[str, Any, str]] = STEPS) -> Iterator[None]:
-        """In the place of the functions of `steps`."""
-        kept = [(of, name, getattr(of, name)) for _, of, name in steps]
-        for (step, of, name), (_, _, function) in zip(steps, kept, strict=True):
-            setattr(of, name, self.around(step, function))
+    def on_all(
+        self,
+        steps: Sequence[tuple[str, Any, str]] = STEPS,
+        summed: Sequence[tuple[str, Any, str]] = SUMMED,
+    ) -> Iterator[None]:
+        """In the place of these functions, for as long as one request takes."""
+        kept = [(of, name, getattr(of, name)) for _, of, name in (*steps, *summed)]
+        self.sums_s.clear()
+        for step, of, name in steps:
+            setattr(of, name, self.around(step, getattr(of, name)))
+        for step, of, name in summed:
+            setattr(of, name, self.within(step, getattr(of, name)))
         try:
             yield
         finally:
+            for step, seconds in self.sums_s.items():
+                self.note(f"of it {step}", seconds)
             for of, name, function in kept:
                 setattr(of, name, function)
 
