@@ -281,6 +281,16 @@ PLANTS: list[Plant] = [
     lower_versions_overwrite,
 ]
 
+FOUND_BY = {
+    late_retries_come_back: 6,
+    lower_versions_overwrite: 6,
+    nights_override_holds: 12,
+    digests_are_not_verified: 14,
+    gate_says_nothing: 32,
+    cache_knows_no_erasure: 39,
+}
+"""The first seed that found it, when it was last looked for: tried before all others."""
+
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
@@ -295,5 +305,6 @@ def test_a_planted_bug_is_found(
     plant: Plant, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    found = (run_seed(seed, bench).error for seed in range(MAX_SEEDS))
+    seeds = [FOUND_BY[plant]] if plant in FOUND_BY else []
+    found = (run_seed(seed, bench).error for seed in [*seeds, *range(MAX_SEEDS)])
     assert any(error is not None for error in found), plant.__doc__
