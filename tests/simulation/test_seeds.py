@@ -10,7 +10,7 @@ SEEDS = 100
 """The planted bugs of `test_finds_bugs` are found by less than half of them."""
 
 
-@pytest.mark.timeout(1_800)  # half a minute on two cores
+@pytest.mark.timeout(1_800)
 def test_every_promise_holds_in_every_history() -> None:
     outcomes = list(run_seeds(range(SEEDS), jobs=os.cpu_count() or 1))
     failed = [outcome for outcome in outcomes if outcome.error is not None]
