@@ -224,6 +224,8 @@ class Ward:
             "RAY_API_SERVER_ADDRESS": stack.cluster.jobs_url,
             "MOONLARK_STAGE_DEADLINE_S": "120",
             "MOONLARK_TRAIN_RECIPE": "tiny",
+            # The data checks are to judge a log as small as this one.
+            "MOONLARK_CHECK_MIN_EVENTS": "100",
             "PGURL": self.server.url(DATABASE, "moonlark_oncall").replace("+psycopg", ""),
         }
 
