@@ -58,12 +58,13 @@ check: setup
 	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 	$(BIN)/python -m infra.prometheus.check
 
-# Two at a time: a file with a Ray cluster waits as long as it works. The last two are in a process
+# Two files at a time: one with a Ray cluster waits as long as it works. The last two are in a process
 # of their own: Ray keeps the authentication mode of its first import, and they have another.
 RAY_TOKEN_TESTS := tests/integration/test_ray_job.py tests/integration/test_local_stack.py
 RAY_TESTS := tests/e2e $(filter-out $(RAY_TOKEN_TESTS),$(wildcard tests/integration/test_*.py))
 test: data
-	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract tests/simulation tests/integration/http
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile \
+		tests/unit tests/contract tests/simulation tests/integration/http
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(RAY_TESTS)
 	$(BIN)/python -m pytest -q $(RAY_TOKEN_TESTS)
 

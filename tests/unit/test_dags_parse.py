@@ -16,28 +16,34 @@ import pytest
 
 HEAVY = ["ray", "torch", "faiss", "transformers", "numpy", "pyarrow", "pandas", "sql", "serve"]
 
+DAGS = ["nightly_generation", "rollback_generation", "rebuild_generation"]
+OTHERS = ["verify_live", "prune_artifacts", "erase_users", "upkeep"]
+
 PROBE = """
 import importlib, json, sys
-module = importlib.import_module(sys.argv[1])
-dag = getattr(module, sys.argv[1].rpartition(".")[2])() if len(sys.argv) == 2 else None
-tasks = {}
-for task in dag.tasks if dag else []:
-    tasks[task.task_id] = {
-        "downstream": sorted(task.downstream_task_ids),
-        "entrypoint": [str(w) for w in getattr(task, "entrypoint", [])],
-        "cpus": getattr(task, "entrypoint_num_cpus", None),
-        "gpus": getattr(task, "partial_kwargs", {}).get("entrypoint_num_gpus"),
-        "deferrable": getattr(task, "deferrable", None),
-    }
-found = {"modules": sorted(sys.modules), "tasks": tasks}
-if dag:
-    found["params"] = {name: param.schema for name, param in dag.params.items()}
-    found["on_failure"] = getattr(dag.on_failure_callback, "__qualname__", None)
-    found["max_active_runs"] = dag.max_active_runs
+found = {}
+for name in sys.argv[1:]:
+    dag = getattr(importlib.import_module("dags." + name), name)()
     timeout = dag.dagrun_timeout
-    found["timeout_s"] = timeout.total_seconds() if timeout else None
-print("PROBE " + json.dumps(found))
+    found[name] = {
+        "params": {name: param.schema for name, param in dag.params.items()},
+        "on_failure": getattr(dag.on_failure_callback, "__qualname__", None),
+        "max_active_runs": dag.max_active_runs,
+        "timeout_s": timeout.total_seconds() if timeout else None,
+        "tasks": {
+            task.task_id: {
+                "downstream": sorted(task.downstream_task_ids),
+                "entrypoint": [str(w) for w in getattr(task, "entrypoint", [])],
+                "cpus": getattr(task, "entrypoint_num_cpus", None),
+                "gpus": getattr(task, "partial_kwargs", {}).get("entrypoint_num_gpus"),
+                "deferrable": getattr(task, "deferrable", None),
+            }
+            for task in dag.tasks
+        },
+    }
+print("PROBE " + json.dumps({"dags": found, "modules": sorted(sys.modules)}))
 """
+"""All in one process: Airflow takes seconds to import, and what one DAG loads shows as well."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +51,8 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("airflow")
 
 
-def parse(module: str, airflow_home: Path, **more: str) -> dict[str, Any]:
-    found: dict[str, Any] = printed(airflow_home, "PROBE ", PROBE, module, **more)
+def parse(airflow_home: Path, *names: str, **more: str) -> dict[str, Any]:
+    found: dict[str, Any] = printed(airflow_home, "PROBE ", PROBE, *names, **more)
     return found
 
 
@@ -65,36 +71,36 @@ def printed(airflow_home: Path, mark: str, code: str, *arguments: str, **more: s
 
 
 @pytest.fixture(scope="module")
-def night(airflow_home: Path) -> dict[str, Any]:
-    return parse("dags.nightly_generation", airflow_home)
+def parsed(airflow_home: Path) -> dict[str, Any]:
+    return parse(airflow_home, *DAGS, *OTHERS)
 
 
-@pytest.fixture(scope="module")
-def rollback(airflow_home: Path) -> dict[str, Any]:
-    return parse("dags.rollback_generation", airflow_home)
+@pytest.fixture
+def night(parsed: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = parsed["dags"]["nightly_generation"]
+    return found
 
 
-@pytest.fixture(scope="module")
-def rebuild(airflow_home: Path) -> dict[str, Any]:
-    return parse("dags.rebuild_generation", airflow_home)
+@pytest.fixture
+def rollback(parsed: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = parsed["dags"]["rollback_generation"]
+    return found
 
 
-@pytest.fixture(scope="module")
-def others(airflow_home: Path) -> dict[str, dict[str, Any]]:
-    names = ("verify_live", "prune_artifacts", "erase_users", "upkeep")
-    return {name: parse(f"dags.{name}", airflow_home) for name in names}
+@pytest.fixture
+def rebuild(parsed: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = parsed["dags"]["rebuild_generation"]
+    return found
+
+
+@pytest.fixture
+def others(parsed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: parsed["dags"][name] for name in OTHERS}
 
 
 @pytest.mark.parametrize("heavy", HEAVY)
-def test_parsing_loads_nothing_heavy(
-    heavy: str,
-    night: dict[str, Any],
-    rollback: dict[str, Any],
-    rebuild: dict[str, Any],
-    others: dict[str, dict[str, Any]],
-) -> None:
-    for found in (night, rollback, rebuild, *others.values()):
-        assert heavy not in found["modules"]
+def test_parsing_loads_nothing_heavy(heavy: str, parsed: dict[str, Any]) -> None:
+    assert heavy not in parsed["modules"]
 
 
 def test_erasures_are_finished_by_schedule_or_by_hand(others: dict[str, dict[str, Any]]) -> None:
@@ -240,8 +246,8 @@ def test_a_shard_asks_for_the_gpu_that_its_driver_uses(
     night: dict[str, Any], airflow_home: Path
 ) -> None:
     assert night["tasks"]["build_shard"]["gpus"] == 0
-    on_gpus = parse("dags.nightly_generation", airflow_home, MOONLARK_DEVICE="cuda")
-    assert on_gpus["tasks"]["build_shard"]["gpus"] == 0.25
+    on_gpus = parse(airflow_home, "nightly_generation", MOONLARK_DEVICE="cuda")
+    assert on_gpus["dags"]["nightly_generation"]["tasks"]["build_shard"]["gpus"] == 0.25
 
 
 def test_when_a_run_fails_its_jobs_are_stopped_and_its_generation_is_failed(
