@@ -39,9 +39,9 @@ def command(
     """Make a generation and publish it.
 
     The steps are export, check, embed, train, build, fuse, fold, evaluate, publish, verify, parity,
-    as in the DAG. Steps that are done are not done again; of a generation that is published
-    already, what is left is verify and parity. Whoever is answering goes on meanwhile, and switches
-    at the end; a generation that does not pass its gate changes nothing.
+    prune, as in the DAG. Steps that are done are not done again; of a generation that is published
+    already, what is left is verify, parity and prune. Whoever is answering goes on meanwhile, and
+    switches at the end; a generation that does not pass its gate changes nothing.
     """
     open_store().engine.dispose()  # an absent or outdated database is told before Ray starts
     load("infra.cli.bert:check_model")(is_local=address is None)

@@ -17,7 +17,6 @@ from sqlalchemy import Engine
 
 from ray_jobs.nightly.carried_work import put_generation
 from ray_jobs.nightly.gate import check_gate
-from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.seal import seal, write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
@@ -101,8 +100,7 @@ def _overtaken(live: LivePointer | None) -> Report:
 
 
 def _tidied(night: Night, report: Report) -> Report:
-    """Old generations pruned, work files (they hold rows of users) gone."""
-    report["pruned"] = prune(night)
+    """Work files, which hold rows of users, are gone."""
     night.workspace.discard_work()
     return report
 

@@ -80,7 +80,7 @@ INFRASTRUCTURE_ERRORS = (
 """What says nothing against the work of the step: a retry may well succeed. Anything else, a gate
 that refuses or a bug, would end the same way again, and is told at once."""
 
-AFTER_PUBLISH = frozenset({"verify", "parity"})
+AFTER_PUBLISH = frozenset({"verify", "parity", "prune"})
 
 Report = dict[str, Any]
 

@@ -169,9 +169,9 @@ def test_a_night_that_is_taken_up_after_its_publish_goes_on_with_the_checks(
         night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
     )
     night.workspace.discard_work()  # as publish does
-    assert steps_left(night) == ["verify", "parity"]
-    for left in (["parity"], []):
-        run_step(night, "verify" if left else "parity", lambda _: {})
+    assert steps_left(night) == ["verify", "parity", "prune"]
+    for name, left in (("verify", ["parity", "prune"]), ("parity", ["prune"]), ("prune", [])):
+        run_step(night, name, lambda _: {})
         assert steps_left(night) == left
     monkeypatch.setattr("infra.cli.night_steps.open_night", lambda _: night)
     monkeypatch.setattr("ray.init", None)  # nothing is left: no step is run
