@@ -207,6 +207,7 @@ class LocalRay:
             f"--num-cpus={num_cpus}",
             f"--object-store-memory={self._object_store_bytes}",
             "--disable-usage-stats",
+            "--include-log-monitor=false",  # the head's reads the same folder
             *([] if memory_bytes is None else [f"--memory={memory_bytes}"]),
             *(f"--{name}={first_port + n}" for n, name in enumerate(NODE_PORTS)),
         ]

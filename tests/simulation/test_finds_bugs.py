@@ -3,6 +3,7 @@
 They are bugs of the kind that such a system has: a check left out, a race opened, a copy forgotten.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -297,6 +298,7 @@ def bench() -> Iterator[Bench]:
     one_thread()
     with open_bench() as opened:
         yield opened
+    logging.disable(logging.NOTSET)  # what `one_thread` silenced: other tests read logs
 
 
 @pytest.mark.timeout(900)
