@@ -130,7 +130,8 @@ def run_step(
     The work folder is marked as in use meanwhile: an erasure rewrites it only between steps.
     A generation that failed before is building again: a task that is retried, or a night that is
     taken up by hand, ends as if nothing had happened. `is_retried`: what the infrastructure broke
-    its caller tries again, so that it fails no generation yet. `wrote`: see `carried_work.put_work`.
+    its caller tries again, so that it fails no generation yet. `wrote`: see
+    `carried_work.put_work`.
     """
     try:
         with in_use(night.workspace.work, beside_others=beside_others):
