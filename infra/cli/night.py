@@ -42,6 +42,9 @@ def command(
     prune, as in the DAG. Steps that are done are not done again; of a generation that is published
     already, what is left is verify, parity and prune. Whoever is answering goes on meanwhile, and
     switches at the end; a generation that does not pass its gate changes nothing.
+
+    Exit status: 0 every step is done (also where publish left the generation sealed, under a hold
+    or since another is newer), 1 a step failed or refused: --generation goes on with it.
     """
     open_store().engine.dispose()  # an absent or outdated database is told before Ray starts
     load("infra.cli.bert:check_model")(is_local=address is None)

@@ -394,3 +394,17 @@ class OwnRay(LocalRay):
     @property
     def env(self) -> dict[str, str]:
         return {"RAY_ADDRESS": "its own"}
+
+
+def test_an_answer_that_is_not_kept_ends_explain_with_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("infra.cli.explain.WAIT_S", 0.0)
+    moonlark("init")
+    result = moonlark("explain", "r-unknown", status=3)
+    assert "no answer with request_id 'r-unknown'" in result.output
+
+
+@pytest.mark.parametrize("name", ["night", "doctor", "explain"])
+def test_a_command_whose_status_says_something_tells_what(name: str) -> None:
+    assert "Exit status: 0 " in " ".join(moonlark(name, "--help").output.split())

@@ -151,6 +151,16 @@ def without_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.doctor.artefacts.shutil.disk_usage", lambda _: usage)
 
 
+def test_an_empty_store_is_told_as_one() -> None:
+    with local_store(items=0, seed=1) as empty:
+        look = looked(empty)
+    (finding,) = look.findings
+    assert (finding.runbook, finding.what) == ("GenerationOld", "no generation was ever published")
+    assert finding.users == "Lists are answered 503 until the first generation is published."
+    assert {"no event came in yet", "no night began yet"} <= set(look.seen)
+    assert not {"events come in", "the last nights"} & set(look.seen)
+
+
 def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
     look = looked(store)
     assert look.findings == ()
@@ -397,7 +407,8 @@ def run(monkeypatch: pytest.MonkeyPatch, look: Look, *options: str) -> tuple[int
 def test_exit_codes_and_output(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     well = looked(store)
     assert run(monkeypatch, well)[0] == 0
-    assert run(monkeypatch, asked(status=(401, {})))[0] == 2
+    assert run(monkeypatch, asked(status=(401, {})))[0] == 3
+    assert CliRunner().invoke(app, ["doctor", "--no-such-option"]).exit_code == 2
     hold(store)
     code, page = run(monkeypatch, looked(store))
     assert code == 1
