@@ -234,6 +234,27 @@ def _selectors(document: Any) -> Iterator[Mapping[str, Any]]:
         yield from _selectors(item)
 
 
+def test_a_night_s_head_and_workers_see_one_artifact_root() -> None:
+    spec = resource("RayCluster")["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    (root,) = {
+        document["data"]["MOONLARK_ARTIFACT_ROOT"]
+        for _, document in resources()
+        if document["metadata"].get("name") == "moonlark-settings"
+    }
+    for pod in (group["template"]["spec"] for group in groups):
+        (container,) = pod["containers"]
+        told = [
+            each["configMapRef"]["name"] for each in container["envFrom"] if "configMapRef" in each
+        ]
+        assert told == ["moonlark-settings"]
+        (mount,) = [
+            each for each in container["volumeMounts"] if root.startswith(each["mountPath"])
+        ]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+        assert volume["persistentVolumeClaim"] == {"claimName": "moonlark-artifacts"}
+
+
 def test_a_ray_cluster_asks_for_its_token() -> None:
     services = compose()["services"]
     for name in ("ray-head", "ray-worker", "serve", "airflow-scheduler", "airflow-triggerer"):
