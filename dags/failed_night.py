@@ -23,8 +23,8 @@ BROKE_OFF = "broke_off"
 def fails_with_its_run(
     name: Callable[[Any], str], *, is_owed: bool = False
 ) -> Callable[[Mapping[str, Any]], None]:
-    """The callback of a DAG. `name`: the id of the generation of a DAG run. `is_owed`: a run that
-    failed before it left a row of one is told, too."""
+    """The callback of a DAG. `name`: the id of the generation of a DAG run, asked where `begin`
+    gave none. `is_owed`: a run that failed before it left a row of one is told, too."""
 
     def failed(context: Mapping[str, Any]) -> None:
         stop_orphans(context)
@@ -49,7 +49,8 @@ def mark_failed(
     task = TaskCoordinates(dag_id, context["run_id"], BROKE_OFF, -1, clears)
     why = f"the run of {dag_id} failed: {context.get('reason') or 'no reason given'}"
     words = ["python", "-m", f"ray_jobs.nightly.{BROKE_OFF}"]
-    words += ["--generation", name(dag_run), "--why", why, *(["--owed"] if is_owed else [])]
+    made = _begun(context) or name(dag_run)
+    words += ["--generation", made, "--why", why, *(["--owed"] if is_owed else [])]
     hook = RayJobHook(jobs_url)
     try:
         attempts, _ = hook.find_attempts(task)
@@ -60,3 +61,12 @@ def mark_failed(
         log.error("%s: its generation may stay building: %s", why, error)
         return None
     return submission_id
+
+
+def _begun(context: Mapping[str, Any]) -> str | None:
+    """The id that `begin` gave the run: a backfill that is cleared goes on under its first one.
+
+    None: `begin` never ran.
+    """
+    night = context["ti"].xcom_pull(task_ids="begin", map_indexes=-1)
+    return None if night is None else str(night["generation"])

@@ -1,7 +1,7 @@
 """The steps of a night as tasks, for the DAGs that make a generation, tonight's or a past one.
 
 export -> check -> embed -> train -> plan_shards -> build_shard (one a shard) -> build
-       -> fuse -> fold -> evaluate -> publish -> verify -> parity
+       -> fuse -> fold -> evaluate -> publish -> verify -> parity -> prune
 """
 
 import os
@@ -15,7 +15,16 @@ from dags.ray_job.operator import RayJobOperator
 
 HOURS = {
     **{"export": 2, "check": 1, "embed": 8, "train": 8, "plan_shards": 1, "build_shard": 2},
-    **{"build": 2, "fuse": 4, "fold": 4, "evaluate": 4, "publish": 1, "verify": 1, "parity": 1},
+    **{
+        "build": 2,
+        "fuse": 4,
+        "fold": 4,
+        "evaluate": 4,
+        "publish": 1,
+        "verify": 1,
+        "parity": 1,
+        "prune": 1,
+    },
 }
 """After so long a step's job is stopped and tried again: far above what a large catalog takes."""
 NIGHT_TIMEOUT = timedelta(hours=20)
@@ -91,5 +100,5 @@ def night_tasks(night: Any, settings: Mapping[str, str]) -> None:
         chain(plan, commands, shards, job("build"))
     users = group("users", ["fuse", "fold"])
     judgement = group("judgement", ["evaluate"])
-    live = group("live", ["publish", "verify", "parity"])
+    live = group("live", ["publish", "verify", "parity", "prune"])
     chain(night, data, model, index, users, judgement, live)

@@ -1,7 +1,7 @@
 """The night: from the catalog and the event log to a published generation.
 
     begin -> export -> check -> embed -> train -> plan_shards -> build_shard (one a shard) -> build
-          -> fuse -> fold -> evaluate -> publish -> verify -> parity
+          -> fuse -> fold -> evaluate -> publish -> verify -> parity -> prune
 
 Each step is `python -m ray_jobs.nightly.<step> --generation ID` on Ray, and a transaction: run
 again it gives the same result, and goes on at its last chunk. Tasks wait in the triggerer. What

@@ -1,6 +1,6 @@
 """Files and sessions that nobody can go back to any more are deleted, by hand.
 
-Each publish does it; this is for after a hold, or for a disk that fills up. The live generation,
+Each night ends with it; this is for a disk that fills up. The live generation,
 the one before it and the newest few (MOONLARK_KEEP_GENERATIONS) stay. Try it: `airflow dags test
 prune_artifacts`.
 """

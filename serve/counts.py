@@ -28,6 +28,14 @@ CLIENT_LEFT = 499
 ERRORS, STORE_AWAY = "errors", "store_away"
 """Troubles besides the marks of lists: answers 5xx, those for want of the database among them."""
 
+SLOW_LISTS, SLOW_EVENTS = "slow_lists", "slow_events"
+SLOW_LIST_S, SLOW_EVENT_S = 0.5, 1.0
+"""As the alerts ListsSlow and EventsSlow have it."""
+LIST_ROUTES = frozenset({"/v1/users/{user_id}/recommendations", "/v1/recommendations"})
+
+MINUTE_MS = 60_000
+RECENT_MINUTES = 5
+
 OVER_MS = 300_000
 """A trouble that was not met for so long is over; met again, it begins anew."""
 
@@ -57,11 +65,40 @@ class Troubles:
         return {name: began for name, (began, last) in spans if at_ms - last <= OVER_MS}
 
 
+class Recent:
+    """Of what ended in the last five minutes, how much went wrong: by name, (all, wrong)."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._minutes: deque[tuple[int, dict[str, list[int]]]] = deque(maxlen=RECENT_MINUTES)
+
+    def note(self, name: str, is_wrong: bool) -> None:
+        """One more has ended."""
+        minute = self._now_ms() // MINUTE_MS
+        if not self._minutes or self._minutes[-1][0] != minute:
+            self._minutes.append((minute, {}))
+        counted = self._minutes[-1][1].setdefault(name, [0, 0])
+        counted[0] += 1
+        counted[1] += is_wrong
+
+    def counted(self) -> dict[str, tuple[int, int]]:
+        """Of each name of which something ended. May be called from any thread."""
+        after = self._now_ms() // MINUTE_MS - RECENT_MINUTES
+        sums: dict[str, tuple[int, int]] = {}
+        for minute, names in list(self._minutes):
+            if minute > after:
+                for name, (count, wrong) in list(names.items()):
+                    before = sums.get(name, (0, 0))
+                    sums[name] = before[0] + count, before[1] + wrong
+        return sums
+
+
 class Counts:
     """Of one replica."""
 
     def __init__(self, now_ms: Callable[[], int] = wall_ms) -> None:
         self.troubles = Troubles(now_ms)
+        self.recent = Recent(now_ms)
         self.answered: dict[Answered, int] = {}
         self.degraded: dict[str, int] = {}
         self.events: dict[str, int] = {}
@@ -74,9 +111,16 @@ class Counts:
         key = (route, method, status)
         answered = self.answered
         answered[key] = answered.get(key, 0) + 1
-        if status >= 500 and route != OTHER_ROUTE:
-            self.troubles.meet(ERRORS)
+        if route != OTHER_ROUTE:
+            self._judge(ERRORS, status >= 500)
+        if route in LIST_ROUTES:
+            self._judge(SLOW_LISTS, seconds > SLOW_LIST_S)
         self._durations.append((route, seconds))
+
+    def _judge(self, name: str, is_wrong: bool) -> None:
+        self.recent.note(name, is_wrong)
+        if is_wrong:
+            self.troubles.meet(name)
 
     def mark(self, reasons: Iterable[str]) -> None:
         """A list was made; `reasons`: why it is less."""
@@ -92,6 +136,7 @@ class Counts:
     def visible(self, seconds: float, at_ms: int) -> None:
         """A post was committed at `at_ms`, so long after it came."""
         self.last_event_ms = at_ms
+        self._judge(SLOW_EVENTS, seconds > SLOW_EVENT_S)
         self._visible.append(seconds)
 
     def take_durations(self) -> list[tuple[str, float]]:

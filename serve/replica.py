@@ -19,6 +19,7 @@ from serve.gateway import build_api
 from serve.keyring import NoKeys
 from serve.online_encoder import Embedded
 from serve.settings import ServeSettings
+from serve.settled import Settled
 from serve.shard_search import AskDeployment
 from sql.settings import StoreSettings
 
@@ -51,6 +52,8 @@ class Gateway:
             except NoKeys:
                 await day.stop()
                 raise
+            self._settled = Settled(lambda: day.watch.loaded)
+            self._settled.start()
             return day
 
         self._api = build_api(settings, start)

@@ -25,6 +25,7 @@ from serve.fetching import Fetching
 from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import open_sealed
 from serve.settings import ServeSettings
+from serve.settled import Settled
 from sql.engine import open_engine
 from sql.pulse import Pulse
 from sql.schema import check_schema
@@ -83,7 +84,7 @@ class ShardServer:
         self._pulse = Pulse(self._engine)
         self._pulse.start()
         root = Path(store.artifact_root).absolute()
-        self._watch = GenerationWatch(
+        self._watch = watch = GenerationWatch(
             self._engine,
             root,
             f"shards{index}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
@@ -92,7 +93,9 @@ class ShardServer:
             partial(ShardsOfGeneration.open, index, settings.shard_deployments),
             Fetching.open(store.artifact_uri, root),
         )
-        self._watch.start()
+        watch.start()
+        self._settled = Settled(lambda: watch.loaded)
+        self._settled.start()
 
     async def answer(
         self, generation_id: str, queries: Mapping[int, ShardQuery]
@@ -112,5 +115,6 @@ class ShardServer:
         watch = getattr(self, "_watch", None)
         if watch is not None:
             watch.stop()
+            self._settled.stop()
             self._pulse.stop()
             self._engine.dispose()

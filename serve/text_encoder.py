@@ -1,6 +1,7 @@
 """BERT by day: a deployment of its own, so that 15 ms of matrix products never hold up a list."""
 
 import asyncio
+import gc
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class TextEncoder:
     def __init__(self, settings: BertSettings) -> None:
         torch.set_num_threads(1)  # a replica is one of many on its machine
         self._encoder = open_bert(settings)
+        gc.collect()
+        gc.freeze()  # as `serve.settled` does
         self._one_at_a_time = asyncio.Lock()  # the encoder is not safe for two threads
 
     async def embed(self, text: str) -> tuple[str, NDArray[np.float32]]:

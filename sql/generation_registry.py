@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, insert, select, update
 
 from sql.batch import insert_into
 from sql.errors import GenerationConflict, UnknownGeneration
@@ -247,13 +247,36 @@ def fail(engine: Engine, generation_id: str, reason: str) -> Generation:
         return _set(conn, generation_id, values)
 
 
-def resume(engine: Engine, generation_id: str) -> None:
-    """failed -> building: the night goes on where it broke off. Any other state stays as it is."""
+def report_try(engine: Engine, generation_id: str, reason: str) -> None:
+    """A step of its night failed and is tried again: why, until then. Its state stays."""
     with write(engine) as conn:
         conn.execute(
             update(generations)
-            .where(generations.c.generation_id == generation_id, generations.c.state == "failed")
-            .values(state="building", failed_reason=None)
+            .where(
+                generations.c.generation_id == generation_id,
+                generations.c.state.in_(("building", "sealed", "staged")),
+            )
+            .values(failed_reason=reason[:MAX_REASON_CHARACTERS])
+        )
+
+
+def resume(engine: Engine, generation_id: str) -> None:
+    """failed -> building: the night goes on where it broke off. Any other state stays as it is, and
+    what `report_try` said of it is over."""
+    with write(engine) as conn:
+        conn.execute(
+            update(generations)
+            .where(
+                generations.c.generation_id == generation_id,
+                generations.c.state.in_(("building", "sealed", "staged", "failed")),
+                generations.c.failed_reason.is_not(None),
+            )
+            .values(
+                state=case(
+                    (generations.c.state == "failed", "building"), else_=generations.c.state
+                ),
+                failed_reason=None,
+            )
         )
 
 

@@ -4,6 +4,7 @@ Publishing and rolling back are one and the same: a compare-and-set, by insertin
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -31,6 +32,16 @@ _CLOCKS = {
     "sqlite": text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"),
     "postgresql": text("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"),
 }
+
+
+_PART = re.compile(r"(shards\d+)-")
+
+
+def part_of(replica_id: str) -> str:
+    """What a replica holds of a generation: `shards0`, `shards1`, ... of a deployment of shards,
+    whose ids begin so; "" of a gateway."""
+    found = _PART.match(replica_id)
+    return found[1] if found else ""
 
 
 class LivePointer(NamedTuple):

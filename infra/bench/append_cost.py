@@ -145,7 +145,7 @@ async def _post(
         for place, body in enumerate(tqdm(bodies, desc="posts", leave=False)):
             with ExitStack() as stack:
                 if place >= WARM:
-                    stack.enter_context(watch.on_all(STEPS))
+                    stack.enter_context(watch.on_all(STEPS, ()))
                 started_s = time.process_time()
                 await asked_of(api, "POST", "/v1/events", secret, body)
                 if place >= WARM:

@@ -11,6 +11,7 @@ other work on the machine changes them little.
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp, Message
 from tqdm import tqdm
 
+import ray_jobs.compiled
+import ray_jobs.shards.reader
 import serve.fused
 import serve.recommend
 import serve.user_state
@@ -52,6 +55,8 @@ WARM = 20
 K = 20
 
 MAKING, REQUEST = "making the list", "the whole request"
+COLLECTION, SETTLED = "a full garbage collection", "the same, with all before it frozen"
+"""Nobody is answered meanwhile (`serve.settled`)."""
 STEPS: tuple[tuple[str, Any, str], ...] = (
     ("snapshot", serve.user_state, "read_recommendation"),
     ("fold of one event", serve.user_state, "fold"),
@@ -64,12 +69,27 @@ STEPS: tuple[tuple[str, Any, str], ...] = (
 )
 """What is measured: its name, and the function that it is."""
 
+SUMMED: tuple[tuple[str, Any, str], ...] = (
+    ("compiled loops", ray_jobs.compiled.Kernel, "__call__"),
+    ("faiss", ray_jobs.shards.reader, "assign_lists"),
+    ("faiss", ray_jobs.shards.reader, "search_ivf"),
+)
+"""Of making the list, whatever step it is in: all calls of one list together."""
+
+_ROWS = (
+    *(step for step, _, _ in STEPS),
+    *(f"of it {step}" for step in dict.fromkeys(step for step, _, _ in SUMMED)),
+    *(REQUEST, COLLECTION, SETTLED),
+)
+
 
 @dataclass
 class Stopwatch:
     """CPU of the calling thread in each step, milliseconds a list."""
 
     took_ms: dict[str, list[float]] = field(default_factory=dict)
+    sums_s: dict[str, float] = field(default_factory=dict)
+    """Of the list that is made now."""
 
     def of(self, step: str) -> float:
         """The median of a list; KeyError for a step that was never run."""
@@ -90,15 +110,37 @@ class Stopwatch:
 
         return measured
 
+    def within(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, added to the sum of the list."""
+
+        def added(*args: Any, **kwargs: Any) -> Any:
+            started_s = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took_s = time.thread_time() - started_s
+                self.sums_s[step] = self.sums_s.get(step, 0.0) + took_s
+
+        return added
+
     @contextmanager
-    def on_all(self, steps: Sequence[tuple[str, Any, str]] = STEPS) -> Iterator[None]:
-        """In the place of the functions of `steps`."""
-        kept = [(of, name, getattr(of, name)) for _, of, name in steps]
-        for (step, of, name), (_, _, function) in zip(steps, kept, strict=True):
-            setattr(of, name, self.around(step, function))
+    def on_all(
+        self,
+        steps: Sequence[tuple[str, Any, str]] = STEPS,
+        summed: Sequence[tuple[str, Any, str]] = SUMMED,
+    ) -> Iterator[None]:
+        """In the place of these functions, for as long as one request takes."""
+        kept = [(of, name, getattr(of, name)) for _, of, name in (*steps, *summed)]
+        self.sums_s.clear()
+        for step, of, name in steps:
+            setattr(of, name, self.around(step, getattr(of, name)))
+        for step, of, name in summed:
+            setattr(of, name, self.within(step, getattr(of, name)))
         try:
             yield
         finally:
+            for step, seconds in self.sums_s.items():
+                self.note(f"of it {step}", seconds)
             for of, name, function in kept:
                 setattr(of, name, function)
 
@@ -121,7 +163,7 @@ def measure(size: Size) -> Report:
                 of="making the list / (faiss alone + bare snapshot)",
             )
         )
-        rows = [(step, f"{watch.of(step):.3f}") for step in (*(s for s, _, _ in STEPS), REQUEST)]
+        rows = [(step, f"{watch.of(step):.3f}") for step in _ROWS]
         rows += [(floor, f"{ms:.3f}") for floor, ms in floors.items()]
         tables.append(Table(title=name, columns=("", "CPU, ms"), rows=tuple(rows)))
     return Report(
@@ -166,6 +208,9 @@ async def _ask(
     async with api.router.lifespan_context(api):
         while not api.state.day.watch.loaded:
             await asyncio.sleep(0.1)
+        gc.collect()
+        _collect(watch, COLLECTION)
+        gc.freeze()
         for place, user in enumerate(tqdm(users, desc="lists", leave=False)):
             event = {"user_id": user, "kind": "click", "event_id": f"bench-{place}"}
             event["item_id"] = item_id(int(rng.integers(store.items)))
@@ -178,6 +223,14 @@ async def _ask(
                 await asked_of(api, "GET", path, secret, query=f"k={K}".encode())
                 if place >= WARM:
                     watch.note(REQUEST, time.process_time() - started_s)
+        _collect(watch, SETTLED)
+    gc.unfreeze()
+
+
+def _collect(watch: Stopwatch, name: str) -> None:
+    started_s = time.thread_time()
+    gc.collect()
+    watch.note(name, time.thread_time() - started_s)
 
 
 async def no_bert(texts: list[str]) -> tuple[str, NDArray[np.float32]]:

@@ -16,7 +16,8 @@ from infra.doctor.findings import Look, NotSeen, agreed
 from infra.doctor.store import known_to, look_at_store, open_store
 from sql.settings import StoreSettings
 
-WELL, WRONG, NOT_SEEN = 0, 1, 2
+WELL, WRONG, NOT_SEEN = 0, 1, 3
+"""Exit statuses; 2 is a command line that cannot be read."""
 
 
 def command(
@@ -32,7 +33,7 @@ def command(
 
     Of each fault: since when, what users see. Looks at the database, the live pointer, leases,
     nights, digests, disk and the API, in seconds; changes nothing. Exit status: 0 all is well,
-    1 something is wrong, 2 nothing wrong was found but not everything could be looked at.
+    1 something is wrong, 3 nothing wrong was found but not everything could be looked at.
     """
     look = _look(url, deep=deep)
     if as_json:

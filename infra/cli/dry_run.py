@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import NoReturn
 
 import typer
 
@@ -52,6 +53,18 @@ def tell(
             typer.echo("nothing was changed; without --dry-run it is done")
     if refused:
         raise typer.Exit(1)
+
+
+def tell_nowhere(live: generations.LivePointer | None, why: Exception) -> NoReturn:
+    """As JSON, a rollback that has nowhere to go; ends with status 1."""
+    document = {
+        "generation": None,
+        "live": None if live is None else live.generation_id,
+        "sets_hold": True,
+        "refused": [str(why)],
+    }
+    typer.echo(json.dumps(document, indent=2))
+    raise typer.Exit(1)
 
 
 def _refusals(

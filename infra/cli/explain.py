@@ -28,6 +28,7 @@ class NoExposure(Exception):
         "is it the request_id of a recommendation of this database? None is kept of anonymous "
         "lists, of erased users, and beyond the retention"
     )
+    exit_status = 3
 
 
 def command(
@@ -39,8 +40,8 @@ def command(
     """Rebuild a past answer and show why it was so.
 
     The user vector is folded again from the log, the cosines are computed again from the files of
-    the generation that answered. Ends with 1 where one differs by more than 1e-5 from what was
-    stored; the reasons are named.
+    the generation that answered; the reasons why one differs are named. Exit status: 0 all agree,
+    1 one differs by more than 1e-5 from what was stored, 3 nothing is kept of that request.
     """
     store = open_store()
     exposure = wait_for_exposure(store.engine, request_id)

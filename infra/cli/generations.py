@@ -23,7 +23,9 @@ def command(
 
     The newest first, an asterisk at the live one. States: building, sealed (complete), staged
     (replicas load it), published (was or is live), failed (with the reason), pruned (its files
-    are gone). `day`: NDCG@10 of the day on which it was live, and what its lists would have been
+    are gone). A reason without `failed` is of a step that Airflow tries again.
+
+    `day`: NDCG@10 of the day on which it was live, and what its lists would have been
     worth without what came by day (the next night measures both). `parity`: how far user vectors
     of the day were from the night's, at most.
     """
@@ -39,7 +41,12 @@ def command(
         console.print(_table(found, live))
         for generation in found:
             if generation.failed_reason:
-                typer.echo(f"{generation.generation_id} failed: {generation.failed_reason}")
+                typer.echo(f"{generation.generation_id} {_told(generation)}")
+
+
+def _told(generation: Generation) -> str:
+    is_over = generation.state in ("failed", "pruned")
+    return f"{'failed' if is_over else 'is tried again'}: {generation.failed_reason}"
 
 
 def _day(day: Any) -> str:

@@ -62,7 +62,8 @@ class LazyCommands(TyperGroup):
         self.commands = {name: LazyCommand(name, entry) for name, entry in self.entries.items()}
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Expected errors end with a message, a hint and status 1."""
+        """Run the command. Expected errors end with a message, a hint and status 1, or the
+        `exit_status` that they have."""
         try:
             return super().invoke(ctx)
         except Exception as error:  # the edge: what is not expected goes on
@@ -72,7 +73,7 @@ class LazyCommands(TyperGroup):
             hint = getattr(error, "hint", None)
             if hint and str(hint) not in str(error):
                 typer.secho(f"hint: {hint}", fg="yellow", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(getattr(error, "exit_status", 1)) from error
 
 
 def _is_expected(error: Exception) -> bool:

@@ -27,7 +27,10 @@ def command(
         str | None, typer.Option(help="Go on with this one, which broke off; default a new one.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster, HOST:PORT; default one on this machine.")
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS", help="A Ray cluster, HOST:PORT; default one on this machine."
+        ),
     ] = None,
     cpus: Annotated[
         int | None, typer.Option(help="CPUs of the one on this machine; default all.", min=1)
@@ -36,9 +39,12 @@ def command(
     """Make a generation and publish it.
 
     The steps are export, check, embed, train, build, fuse, fold, evaluate, publish, verify, parity,
-    as in the DAG. Steps that are done are not done again; of a generation that is published
-    already, what is left is verify and parity. Whoever is answering goes on meanwhile, and switches
-    at the end; a generation that does not pass its gate changes nothing.
+    prune, as in the DAG. Steps that are done are not done again; of a generation that is published
+    already, what is left is verify, parity and prune. Whoever is answering goes on meanwhile, and
+    switches at the end; a generation that does not pass its gate changes nothing.
+
+    Exit status: 0 every step is done (also where publish left the generation sealed, under a hold
+    or since another is newer), 1 a step failed or refused: --generation goes on with it.
     """
     open_store().engine.dispose()  # an absent or outdated database is told before Ray starts
     load("infra.cli.bert:check_model")(is_local=address is None)

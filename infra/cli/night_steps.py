@@ -19,6 +19,7 @@ from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import fold
 from ray_jobs.nightly.fuse import fuse
 from ray_jobs.nightly.parity import parity
+from ray_jobs.nightly.prune import pruned
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.step import (
     NICENESS,
@@ -46,6 +47,7 @@ STEPS: dict[str, Callable[[Night], Report]] = {
     "publish": publish,
     "verify": verify,
     "parity": parity,
+    "prune": pruned,
 }
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.dry_run import tell
+from infra.cli.dry_run import tell, tell_nowhere
 from infra.cli.store import open_store
 from ray_jobs.nightly.rollback import rollback, target_of
+from ray_jobs.nightly.workspace import NothingToDo
 from sql.engine import read_snapshot
 from sql.generations import read_live
 
@@ -34,7 +35,13 @@ def command(
     store = open_store()
     if dry_run:
         with read_snapshot(store.engine) as conn:
-            target = target_of(read_live(conn), to, why)
+            live = read_live(conn)
+        try:
+            target = target_of(live, to, why)
+        except NothingToDo as error:
+            if not as_json:
+                raise
+            tell_nowhere(live, error)
         tell(store, target, is_rollback=True, clears_hold=False, as_json=as_json)
         return
     pointer = rollback(store.engine, to, who=getpass.getuser(), why=why)

@@ -17,16 +17,17 @@ WORKDIR /opt/moonlark
 RUN /opt/moonlark/bin/python -m ray_jobs.compile_kernels
 
 FROM python:3.11.14-slim-bookworm
-# libgomp: torch and faiss. procps: Ray's reports of processes.
+# libgomp: torch and faiss. procps: Ray's reports of processes. curl, psql: the on-call's shell.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 procps \
+    && apt-get install --yes --no-install-recommends curl libgomp1 postgresql-client procps \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 moonlark \
     && useradd --uid 10001 --gid moonlark --create-home --shell /usr/sbin/nologin moonlark \
     && install -d -o moonlark -g moonlark /srv/moonlark /srv/ray /srv/ray/gcs
 COPY --from=build /opt/moonlark /opt/moonlark
 COPY --from=build --chown=moonlark:moonlark /src/kernels /srv/moonlark/kernels
+COPY infra/serve.yaml /etc/moonlark/serve.yaml
 # Before Ray starts, or they do nothing: HAProxy and throughput mode, both together. No log is kept
 # of HAProxy's lines, for they name users. Numerics: one thread a process, Ray runs the processes.
 ENV PATH=/opt/moonlark/bin:$PATH \

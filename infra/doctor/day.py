@@ -8,7 +8,15 @@ from typing import Any
 import httpx
 
 from infra.doctor.findings import Finding, Look, NotSeen, looked
-from serve.counts import wall_ms
+from serve.counts import (
+    ERRORS,
+    SLOW_EVENT_S,
+    SLOW_EVENTS,
+    SLOW_LIST_S,
+    SLOW_LISTS,
+    wall_ms,
+)
+from sql import generations
 
 TIMEOUT_S = 5.0
 MAX_DELTA_SHARE = 0.2
@@ -21,6 +29,17 @@ MARKS = {
     "items_not_embedded": "EncoderGone",
 }
 """Runbooks by the marks of an answer."""
+
+WRONG = {
+    ERRORS: ("ErrorsHigh", "of the requests end with 5xx"),
+    SLOW_LISTS: ("ListsSlow", f"of the lists take longer than {SLOW_LIST_S:g} s"),
+    SLOW_EVENTS: ("EventsSlow", f"of the events need more than {SLOW_EVENT_S:g} s"),
+}
+"""Runbook, and what it says, by what a replica counts of the last five minutes."""
+MAX_WRONG_SHARE = 0.01
+ASKED_A_REPLICA = 4
+"""How often the status is asked for, for each replica there is: whoever stands before them chooses
+one."""
 
 HEADER = "moonlark-request-id"
 SINCE = "moonlark-since"
@@ -65,7 +84,7 @@ def look_at_day(
             told = status.json() if status.status_code == 200 else {}
             return (
                 looked(f"{url} is ready")
-                + _status(status, known, now_ms())
+                + _each_status(http, status, known, now_ms())
                 + _marks(http, told.get("troubles", {}))
             )
     except httpx.HTTPError as error:
@@ -82,6 +101,30 @@ def _not_ready(answer: httpx.Response) -> Finding:
     return Finding(runbook, f"/readyz: {answer.status_code} {detail}", since_ms)
 
 
+def _each_status(http: httpx.Client, first: httpx.Response, known: Known, at_ms: int) -> Look:
+    """Of every gateway replica with a lease, as far as they are met."""
+    if first.status_code != 200:
+        return _status(first, known, at_ms)
+    told = first.json()
+    names = (replica["replica_id"] for replica in told.get("replicas", ()))
+    wanted = {name for name in names if not generations.part_of(name)} - {told.get("replica")}
+    answers = [first]
+    for _ in range(ASKED_A_REPLICA * len(wanted)):
+        if not wanted:
+            break
+        answer = http.get("/v1/status")
+        if answer.status_code == 200 and answer.json()["replica"] in wanted:
+            wanted.remove(answer.json()["replica"])
+            answers.append(answer)
+    look = Look()
+    for answer in answers:
+        look += _status(answer, known, at_ms)
+    once = {each.runbook: each for each in reversed(look.findings)}
+    missed = tuple(NotSeen(name, "another replica answered each time") for name in sorted(wanted))
+    seen = () if look.findings else look.seen[:1]
+    return Look(tuple(reversed(once.values())), look.not_seen + missed, seen)
+
+
 def _status(answer: httpx.Response, known: Known, at_ms: int) -> Look:
     if answer.status_code in (401, 403):
         why = "it needs a key of scope admin: MOONLARK_API_KEY"
@@ -94,6 +137,11 @@ def _status(answer: httpx.Response, known: Known, at_ms: int) -> Look:
 
 
 def _of_status(status: Mapping[str, Any], known: Known, at_ms: int) -> Iterator[Finding]:
+    for name, (count, wrong) in status.get("recent", {}).items():
+        if name in WRONG and wrong > MAX_WRONG_SHARE * count:
+            runbook, which = WRONG[name]
+            what = f"{wrong} of {count} in five minutes: {100 * wrong / count:.0f} % {which}"
+            yield Finding(runbook, what, _ms(status.get("troubles", {}).get(name)))
     if status["write_behind_dropped"]:
         what = f"{status['write_behind_dropped']} records were dropped since the replica started"
         yield Finding("WriteBehindDropping", what, _ms(status.get("write_behind_dropped_at")))

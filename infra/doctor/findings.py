@@ -8,15 +8,19 @@ from infra import runbooks
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`runbook`: by its name. `since_ms`: None where nobody knows."""
+    """`runbook`: by its name. `since_ms`: None where nobody knows. `users_see`: None where the
+    runbook says it."""
 
     runbook: str
     what: str
     since_ms: int | None = None
+    users_see: str | None = None
 
     @property
     def users(self) -> str:
-        """What users see: the first sentence of the runbook's impact."""
+        """What users see; of a runbook, the first sentence of its impact."""
+        if self.users_see is not None:
+            return self.users_see
         impact = " ".join(runbooks.read(self.runbook).sections["Impact"].split())
         return re.split(r"(?<=\.) ", impact)[0]
 

@@ -33,6 +33,7 @@ MAX_DIFF = 1e-5
 NDCG = FIGURES[metric_names.NDCG]
 RUNBOOKS = {"gate": "GateRefused", "data": "NightDataRefused"}
 BLOCKER_PAUSES_S = (0.2, 0.4, 0.6)
+WITHOUT_GENERATION = "Lists are answered 503 until the first generation is published."
 WORDS = 300
 """Characters of a reason: one page is to hold all."""
 
@@ -90,10 +91,13 @@ def look_at_store(engine: Engine) -> Look:
     pointer = next(iter(history), None)
     live = next((g for g in known if pointer and g.generation_id == pointer.generation_id), None)
     look = looked("no lock holds up the writers", *blockers)
-    look += looked("events come in", _events(last_event_ms, now_ms))
-    look += looked("the last nights", *_nights(live, known), _stuck(live, known, now_ms))
+    come = "events come in" if last_event_ms is not None else "no event came in yet"
+    look += looked(come, _events(last_event_ms, now_ms))
+    nights = "the last nights" if known else "no night began yet"
+    look += looked(nights, *_nights(live, known), _stuck(live, known, now_ms))
     if pointer is None or live is None:
-        return look + looked("", Finding("GenerationOld", "no generation was ever published"))
+        what = "no generation was ever published"
+        return look + looked("", Finding("GenerationOld", what, users_see=WITHOUT_GENERATION))
     look += looked("no hold", _hold(pointer)) + looked("generation age", _age(live, now_ms))
     look += looked("the hourly look at it", _last_look(pointer, live, now_ms))
     look += looked("parity and recall", *_figures(live))

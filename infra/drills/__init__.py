@@ -27,6 +27,7 @@
     bad_generation  scenario: what a night may spoil, and what must pass
     full_disk, io_error  scenarios: writes of the database and of a night fail
     ward         a stack on Postgres with a Prometheus that scrapes it
+    with_words   the shipped `moonlark`, with words in place of BERT
     faults       one for each alert whose runbook is tried
     runbooks     scenario: the fault, the alert, the runbook's commands, no alert
     airflow_nights  a small catalog's nights on a real Airflow; jobs without Ray by jobs_api

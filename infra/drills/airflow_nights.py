@@ -1,10 +1,13 @@
-"""Nights of a small catalog on a real Airflow: the DAG as it is shipped, its jobs without Ray."""
+"""Nights of a small catalog on a real Airflow: the DAG as it is shipped, its jobs without Ray.
+
+Airflow's own database is a Postgres, as in production.
+"""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from infra.drills.local import LocalStore, local_store
 from infra.drills.small_night import fill
 from infra.stack.airflow_components import LocalAirflow
 from infra.stack.airflow_env import AirflowEnvironment
+from infra.stack.postgres import PostgresServer, create_database
 from sql import generations
 from sql.engine import read_snapshot
 
@@ -25,6 +29,7 @@ NIGHT = "nightly_generation"
 NIGHT_S = 1_800.0
 """The longest wait."""
 POLL_S = 0.5
+DATABASE = "airflow"
 JOB = """#!/bin/sh
 exec "$MOONLARK_DRILL_PYTHON" -m infra.drills.night_job "$@"
 """
@@ -82,7 +87,12 @@ def airflow_nights(
     of: type[LocalAirflow], figures: Figures, seed: int, *, schedule: str
 ) -> Iterator[AirflowNights]:
     """`schedule`: a cron expression, empty for by hand. The DAG may run from then on."""
-    with local_store(items=0, seed=seed) as store:
+    with ExitStack() as ends:
+        server = PostgresServer()
+        ends.callback(server.stop)
+        server.start()
+        create_database(server.url(), DATABASE)
+        store = ends.enter_context(local_store(items=0, seed=seed))
         fill(store, seed)
         job = store.folder / "bin" / "python"
         job.parent.mkdir()
@@ -94,20 +104,21 @@ def airflow_nights(
             "MOONLARK_DRILL_PYTHON": sys.executable,
             "PATH": f"{job.parent}:{os.environ.get('PATH', os.defpath)}",
         }
-        with JobsApi(store.folder, env) as jobs:
-            airflow = of(
-                AirflowEnvironment(store.folder),
+        jobs = ends.enter_context(JobsApi(store.folder, env))
+        airflow = ends.enter_context(
+            of(
+                AirflowEnvironment(store.folder, database_url=server.url(DATABASE)),
                 env={
                     "MOONLARK_RAY_JOBS_URL": jobs.url,
                     "MOONLARK_NIGHT_SCHEDULE": schedule,
                     **_where_we_are(),
                 },
             )
-            with airflow:
-                nights = AirflowNights(store, jobs, airflow, figures)
-                if nights.wait(nights.is_parsed, "the DAG is parsed"):
-                    airflow.api("PATCH", f"/dags/{NIGHT}", {"is_paused": False})
-                yield nights
+        )
+        nights = AirflowNights(store, jobs, airflow, figures)
+        if nights.wait(nights.is_parsed, "the DAG is parsed"):
+            airflow.api("PATCH", f"/dags/{NIGHT}", {"is_paused": False})
+        yield nights
 
 
 def _where_we_are() -> dict[str, str]:

@@ -7,38 +7,39 @@ badly), it makes the trace that the cause leaves, by the shipped code that recor
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
-import psutil
 import psycopg
 from sqlalchemy import update
 
 from infra.drills.catalog import made_title
-from infra.drills.local import LocalStore
-from infra.drills.small_night import Words, open_small_night
+from infra.drills.sickness import Sickness
+from infra.drills.small_night import Words
 from infra.drills.stack import now_ms
 from infra.drills.stopped_thread import StoppedThread, threads_named
-from infra.drills.victims import gateways, of_stack, wait_for
+from infra.drills.victims import gateways, wait_for
 from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
+from ray_jobs.nightly.export import export
 from ray_jobs.nightly.rollback import rollback
+from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.verify_live import LiveBroken, verify_live
-from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed
+from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed, Workspace
 from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
 from sql.keys import revoke_key
+from sql.settings import StoreSettings
 from sql.tables import catalog_log, events, item_activity
 from sql.tables import generations as generations_table
 
@@ -48,9 +49,12 @@ DREAM_S = 1.6
 """Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
 SILENT_HOURS = 9
+ROTS = "weights.safetensors"
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
 SEEN_S = 60.0
+BEGINS_S = 240.0
+"""Until a night that was begun has done its first step."""
 DELETE_APP = (
     "import ray; from ray import serve; ray.init(namespace='serve'); serve.delete('moonlark')"
 )
@@ -60,12 +64,12 @@ DELETE_APP = (
 class Fault:
     """`inject`: returns what takes away what the runbook does not mend, such as a connection.
 
-    `stand_ins`: commands that are done, not run, for want of the thing (a service manager, BERT).
+    `stand_ins`: commands that are done, not run, for want of the thing (a service manager).
     `hands_on`: what the on-call does with what a command printed.
     """
 
     inject: Callable[[Ward], Callable[[], None] | None]
-    stand_ins: Mapping[str, Callable[[Ward], None]]
+    stand_ins: Mapping[str, Callable[[Ward], None]] = field(default_factory=dict)
     hands_on: Mapping[str, Callable[[Ward, str], None]] = field(default_factory=dict)
     named: str = ""
     """By the doctor, where it is by another runbook's name: that of the cause."""
@@ -127,19 +131,37 @@ def _refused(file: str) -> Callable[[Ward], None]:
     return inject
 
 
+@contextmanager
+def _found(kind: type[NightError]) -> Iterator[None]:
+    """Whoever looks in the block finds the file that rotted, and nothing else."""
+    found = "nothing"
+    try:
+        yield
+    except kind as error:
+        found = str(error)
+    assert ROTS in found, f"{ROTS} rotted, and found was {found}"
+
+
 def _flip_a_bit(ward: Ward, generation_id: str) -> Night:
     """Of the weights, which replicas hold in memory; the night of that generation."""
-    path = ward.stack.root / "generations" / generation_id / "weights.safetensors"
+    path = ward.stack.root / "generations" / generation_id / ROTS
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    store = LocalStore(ward.stack.folder, ward.stack.database_url, ward.stack.engine)
-    return open_small_night(store, generation_id)
+    return night_of(ward, generation_id)
+
+
+def night_of(ward: Ward, generation_id: str) -> Night:
+    """As a job on this stack opens it."""
+    stack = ward.stack
+    store = StoreSettings(database_url=stack.database_url, artifact_root=stack.root)
+    workspace = Workspace(stack.root, generation_id, None)
+    return Night(stack.engine, store, NightSettings(), workspace, now_ms)
 
 
 def _rots(ward: Ward) -> None:
     ward.publish(ward.make())
     night = _flip_a_bit(ward, ward.live)
-    with suppress(LiveBroken):
+    with _found(LiveBroken):
         verify_live(night, Words())
 
 
@@ -147,11 +169,12 @@ def _rolls_back(ward: Ward) -> None:
     ward.publish(ward.make())
     ward.publish(ward.make())
     night = _flip_a_bit(ward, ward.live)
-    with suppress(VerifyFailed):
+    with _found(VerifyFailed):
         verify(night)
 
 
 def _old(ward: Ward) -> None:
+    ward.clear_hold()
     with write(ward.stack.engine) as conn:
         at_ms = generations.database_now_ms(conn) - 40 * HOUR_MS
         row = generations_table.c.generation_id == ward.live
@@ -159,35 +182,36 @@ def _old(ward: Ward) -> None:
 
 
 def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
+    """Its export is done, the step after it ends so."""
+
     def inject(ward: Ward) -> None:
         ward.clear_hold()
-        ward.failed, engine = f"n{next(ward.numbers)}", ward.stack.engine
-        store = LocalStore(ward.stack.folder, ward.stack.database_url, engine)
-        night = open_small_night(store, ward.failed)
-        generations.register(
-            engine, ward.failed, encoder_id="words", catalog_seq=0, created_at_ms=night.now_ms()
-        )
+        ward.failed = f"n{next(ward.numbers)}"
+        night = night_of(ward, ward.failed)
+        run_step(night, "export", export)
 
         def step(_: Night) -> Report:
             raise error
 
         with suppress(NightError):
-            run_step(night, "publish", step)
+            run_step(night, "check", step)
 
     return inject
 
 
 def _stuck(ward: Ward) -> None:
-    """A night was killed hours ago, and nothing was left that could say so."""
+    """A night was killed with -9 hours ago, and nothing was left that could say so."""
     ward.clear_hold()
-    ward.failed, engine, at_ms = f"n{next(ward.numbers)}", ward.stack.engine, now_ms()
-    generations.register(
-        engine, ward.failed, encoder_id="words", catalog_seq=0, created_at_ms=at_ms
-    )
-    generations.report_step(engine, ward.failed, at_ms - SILENT_HOURS * HOUR_MS)
+    ward.failed = f"n{next(ward.numbers)}"
+    workspace = night_of(ward, ward.failed).workspace
+    with ward.started(f"moonlark night --generation {ward.failed}"):
+        wait_for("the night begins", lambda: workspace.report("export") is not None, BEGINS_S)
+    earlier_ms = now_ms() - SILENT_HOURS * HOUR_MS
+    generations.report_step(ward.stack.engine, ward.failed, earlier_ms)
 
 
 def _delta(ward: Ward) -> None:
+    ward.clear_hold()
     rng = np.random.default_rng(0)
     items = [{"item_id": f"new{n}", "title": made_title(rng)} for n in range(ITEMS // 2)]
     url, asks = f"{ward.stack.url}/v1/items", bearer(ward.key)
@@ -254,22 +278,13 @@ def _serve_again(ward: Ward) -> None:
     connect(ward.stack.database_url).close()
 
 
-def _frozen(deployment: str) -> Callable[[Ward], Callable[[], None]]:
-    """A replica that is there and does nothing: Serve needs half a minute to find that out."""
+def _hung(deployment: str) -> Callable[[Ward], Callable[[], None]]:
+    """A replica that is there, looks healthy and answers nothing: Serve leaves it as it is."""
 
     def inject(ward: Ward) -> Callable[[], None]:
-        title = f"ray::ServeReplica:moonlark:{deployment}"
-        found = of_stack(ward.stack, lambda line: bool(line) and line[0].startswith(title))
-        assert found, f"no replica of {deployment}"
-        for process in found:
-            process.send_signal(signal.SIGSTOP)
-
-        def thaw() -> None:
-            for process in found:
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGCONT)
-
-        return thaw
+        sickness = Sickness(ward.stack.faults, deployment)
+        sickness.hang()
+        return sickness.heal
 
     return inject
 
@@ -322,42 +337,38 @@ def _disk_full_of_generations(ward: Ward) -> None:
         os.posix_fallocate(file.fileno(), 0, ballast)
 
 
-def _made_night(ward: Ward) -> None:
-    """`moonlark night` needs BERT and minutes; what it ends with is a published generation."""
-    name = ward.make(ward.failed if ward.failed != "none" else None)
-    ward.publish(name)
-    ward.failed = "none"
-
-
-NIGHT = {"moonlark night": _made_night}
+POSTGRES_UNIT = {
+    "systemctl status postgresql": lambda ward: None,
+    "systemctl restart postgresql": _serve_again,
+}
 FAULTS: Mapping[str, Fault] = {
-    "HoldSet": Fault(_hold, {}),
-    "NightRolledBack": Fault(_rolls_back, {}),
-    "LiveBroken": Fault(_rots, {}),
-    "ParityBroken": Fault(_parity, {}),
-    "LiveGenerationRefused": Fault(_refused("weights.safetensors"), {}),
-    "ReplicasBehind": Fault(_refused(shard_name(1)), {}, named="LiveGenerationRefused"),
-    "IndexRecallLow": Fault(_recall, {}),
-    "AccuracyDropped": Fault(_accuracy, {}),
-    "GenerationOld": Fault(_old, NIGHT),
-    "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint="")), NIGHT),
-    "NightStuck": Fault(_stuck, NIGHT),
-    "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint="")), NIGHT),
-    "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint="")), NIGHT),
-    "DeltaLarge": Fault(_delta, NIGHT),
-    "EventsNotStored": Fault(_locked("users", "EXCLUSIVE"), {}),
-    "EventsSlow": Fault(_locked_again_and_again("users", "EXCLUSIVE"), {}, named="EventsNotStored"),
+    "HoldSet": Fault(_hold),
+    "NightRolledBack": Fault(_rolls_back),
+    "LiveBroken": Fault(_rots),
+    "ParityBroken": Fault(_parity),
+    "LiveGenerationRefused": Fault(_refused(ROTS)),
+    "ReplicasBehind": Fault(_refused(shard_name(1)), named="LiveGenerationRefused"),
+    "IndexRecallLow": Fault(_recall),
+    "AccuracyDropped": Fault(_accuracy),
+    "GenerationOld": Fault(_old),
+    "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint=""))),
+    "NightStuck": Fault(_stuck),
+    "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint=""))),
+    "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint=""))),
+    "DeltaLarge": Fault(_delta),
+    "EventsNotStored": Fault(_locked("users", "EXCLUSIVE")),
+    "EventsSlow": Fault(_locked_again_and_again("users", "EXCLUSIVE"), named="EventsNotStored"),
     "ListsSlow": Fault(
-        _locked_again_and_again("users", "ACCESS EXCLUSIVE"), {}, named="EventsNotStored"
+        _locked_again_and_again("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"
     ),
-    "ErrorsHigh": Fault(_locked("users", "ACCESS EXCLUSIVE"), {}, named="EventsNotStored"),
-    "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE"), {}),
-    "DatabaseGone": Fault(_server_gone, {"systemctl restart postgresql": _serve_again}),
-    "DiskAlmostFull": Fault(_disk_full_of_generations, {}),
-    "EventsStopped": Fault(_key_revoked, {}, {"moonlark keys make": _key_taken}),
-    "CatalogBehind": Fault(_changes_wait, {}),
-    "EncoderGone": Fault(_frozen("WordsEncoder"), {}),
-    "ShardGone": Fault(_frozen("Shards1"), {}),
-    "NothingAnswers": Fault(_app_gone, {}),
+    "ErrorsHigh": Fault(_locked("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"),
+    "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE")),
+    "DatabaseGone": Fault(_server_gone, POSTGRES_UNIT),
+    "DiskAlmostFull": Fault(_disk_full_of_generations),
+    "EventsStopped": Fault(_key_revoked, hands_on={"moonlark keys make": _key_taken}),
+    "CatalogBehind": Fault(_changes_wait),
+    "EncoderGone": Fault(_hung("encoder")),
+    "ShardGone": Fault(_hung("shards1")),
+    "NothingAnswers": Fault(_app_gone),
 }
 """In an order in which what one leaves behind does not stand in another's way."""

@@ -6,8 +6,13 @@ another process is killed while a job runs, with all that it started, and starte
 service manager would: scheduler (with its workers), triggerer, DAG processor, API server; or the
 process of a task alone. The night must then end well, have published once, and no step may have
 run beside itself.
+
+The last victim is a job of the night itself, which somebody stops: its run fails, the callback in
+the DAG processor fails its generation, and nothing is published. Its failed tasks are cleared, as
+the runbook says, and the night must end as the others do, with nothing done again that was done.
 """
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -27,11 +32,18 @@ from infra.stack.airflow_components import (
     TRIGGERER,
     LocalAirflow,
 )
+from ray_jobs.nightly.broke_off import RUN_FAILED
+from sql import generations
+from sql.engine import read_snapshot
 
 TASK_RUNNER = "task-runner"
-VICTIMS = (TRIGGERER, SCHEDULER, TASK_RUNNER, DAG_PROCESSOR, API_SERVER)
+JOB = "job"
+VICTIMS = (TRIGGERER, SCHEDULER, TASK_RUNNER, DAG_PROCESSOR, API_SERVER, JOB)
 AFTER_JOBS = 3
 """The kill comes when so many jobs of the night were begun."""
+STOPPED = "embed"
+"""The third of them."""
+ATTEMPT = re.compile(r"-c\d+-a\d+$")
 DOWN_S = 2.0
 
 
@@ -49,21 +61,53 @@ class _Drill:
         began = self.nights.wait(
             lambda: len(set(self.nights.jobs.jobs) - before) >= AFTER_JOBS, f"jobs of {run_id}"
         )
-        if began:
-            self._kill(victim)
-        ended = self.nights.wait(
-            lambda: self._state(run_id) in ("success", "failed"), f"end of {run_id}"
-        )
         told = f"{victim}: night {run_id}"
+        if began and victim == JOB:
+            self._stop_job(run_id, flips, told)
+        elif began:
+            self._kill(victim)
+        ended = self._ended(run_id)
         if not ended or self._state(run_id) != "success":
             self.figures.tell(f"{told} ended {self._state(run_id)}")
         if self.nights.flips() != flips + 1:
             self.figures.tell(f"{told} published {self.nights.flips() - flips} times")
-        ran = Counter(name.rpartition("-a")[0] for name in set(self.nights.jobs.jobs) - before)
+        ran = Counter(ATTEMPT.sub("", name) for name in set(self.nights.jobs.jobs) - before)
         for work, times in ran.items():
-            if times > 1:
+            if times > (2 if victim == JOB and f"-{STOPPED}-" in work else 1):
                 self.figures.duplicated += times - 1
                 self.figures.tell(f"{told}: {times} jobs of {work}")
+
+    def _ended(self, run_id: str) -> bool:
+        return self.nights.wait(
+            lambda: self._state(run_id) in ("success", "failed"), f"end of {run_id}"
+        )
+
+    def _stop_job(self, run_id: str, flips: int, told: str) -> None:
+        """As by `ray job stop`; then, when its generation has failed, the run goes on."""
+        newest = list(self.nights.jobs.jobs)[-1]
+        assert f"-{STOPPED}-" in newest, f"{newest} is not {STOPPED}"
+        self.nights.jobs.post(f"/api/jobs/{newest}/stop", {})
+        self._ended(run_id)
+        if (state := self._state(run_id)) != "failed":
+            self.figures.tell(f"{told} ended {state} though its job was stopped")
+        marked = self.nights.wait(
+            lambda: bool(self._run_failed()), f"{run_id} fails its generation"
+        )
+        if marked and self.nights.flips() != flips:
+            self.figures.tell(f"{told} published, and failed")
+        self.figures.more["run_failed"] = self._run_failed()
+        body = {"dag_run_id": run_id, "dry_run": False, "only_failed": True, "reset_dag_runs": True}
+        self.nights.airflow.api("POST", f"/dags/{NIGHT}/clearTaskInstances", body)
+
+    def _run_failed(self) -> list[str]:
+        """The reasons of the generations that the callback failed."""
+        with read_snapshot(self.nights.store.engine) as conn:
+            known = generations.list_generations(conn)
+        return [
+            str(each.failed_reason)
+            for each in known
+            if each.state == "failed" and each.metrics.get("failed_as") == RUN_FAILED
+        ]
 
     def _kill(self, victim: str) -> None:
         if victim != TASK_RUNNER:
@@ -109,4 +153,4 @@ def run(options: Options) -> Figures:
     return figures
 
 
-assert set(VICTIMS) == {*COMPONENTS, TASK_RUNNER}
+assert set(VICTIMS) == {*COMPONENTS, TASK_RUNNER, JOB}

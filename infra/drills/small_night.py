@@ -26,6 +26,7 @@ from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
 from ray_jobs.nightly.fuse import fuse
+from ray_jobs.nightly.prune import pruned
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
@@ -116,6 +117,7 @@ def steps(recipe: TrainConfig, encoder: TextEncoder | None = None) -> dict[str, 
         "evaluate": evaluate,
         "publish": publish,
         "verify": verify,
+        "prune": pruned,
     }
 
 

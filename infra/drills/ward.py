@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,8 @@ from sqlalchemy import Engine
 from infra.drills.catalog import TOPICS
 from infra.drills.disk import small_disk
 from infra.drills.night_worker import make
-from infra.drills.stack import APP, PROJECT, DrillStack, drill_stack, now_ms
+from infra.drills.sick_app import APP
+from infra.drills.stack import PROJECT, DrillStack, drill_stack, now_ms
 from infra.prometheus.check import RULES
 from infra.stack.postgres import PostgresServer, connect, create_database
 from infra.stack.prometheus import LocalPrometheus
@@ -50,6 +52,7 @@ SETTINGS = {
     "MOONLARK_WATCH_INTERVAL_S": "0.2",
     "MOONLARK_SHARD_PLACEMENT": "deployments",
 }
+WITH_WORDS = "python -m infra.drills.with_words"
 HURRIED_STOP = "moonlark_last_event_timestamp_seconds) > 10"
 DISK_BYTES = 256 * 1024**2
 STAGE = NightSettings(stage_deadline_s=120)
@@ -166,10 +169,9 @@ class Ward:
             )
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """A line of a runbook, as the on-call types it. Two names are those of the stack."""
-        line = command.replace("serve.app:build", APP).replace("GENERATION", self.failed)
+        """A line of a runbook, as the on-call types it."""
         return subprocess.run(
-            ["bash", "-c", line],
+            ["bash", "-c", self._typed(command)],
             env={**os.environ, **self.environment()},
             cwd=self.stack.folder,
             stdin=subprocess.DEVNULL,
@@ -178,6 +180,31 @@ class Ward:
             timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
+
+    @contextmanager
+    def started(self, command: str) -> Iterator[None]:
+        """The same, and after the block kill -9, wherever it is."""
+        with (self.stack.folder / "started.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", self._typed(command)],
+                env={**os.environ, **self.environment()},
+                cwd=self.stack.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _typed(self, command: str) -> str:
+        """With the stack's own names, and with words where BERT would be."""
+        for name in ("night", "parity"):
+            command = command.replace(f"moonlark {name}", f"{WITH_WORDS} {name}")
+        return command.replace("serve.app:build", APP).replace("GENERATION", self.failed)
 
     def environment(self) -> Mapping[str, str]:
         """What the on-call's shell has set."""
@@ -193,7 +220,12 @@ class Ward:
             "MOONLARK_ARTIFACT_ROOT": str(stack.root),
             "MOONLARK_URL": stack.url,
             "MOONLARK_API_KEY": self.key,
+            "RAY_DASHBOARD_ADDRESS": stack.cluster.jobs_url,
+            "RAY_API_SERVER_ADDRESS": stack.cluster.jobs_url,
             "MOONLARK_STAGE_DEADLINE_S": "120",
+            "MOONLARK_TRAIN_RECIPE": "tiny",
+            # The data checks are to judge a log as small as this one.
+            "MOONLARK_CHECK_MIN_EVENTS": "100",
             "PGURL": self.server.url(DATABASE, "moonlark_oncall").replace("+psycopg", ""),
         }
 

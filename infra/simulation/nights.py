@@ -23,6 +23,7 @@ from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
 from ray_jobs.nightly.fuse import fuse
+from ray_jobs.nightly.prune import pruned
 from ray_jobs.nightly.publish import publish, stage_and_flip
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
@@ -143,6 +144,7 @@ class NightShift:
             "evaluate": evaluate,
             "publish": publish,
             "verify": verify,
+            "prune": pruned,
         }
         for name, step in steps.items():
             run_step(night, name, step)

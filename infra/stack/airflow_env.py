@@ -1,4 +1,5 @@
-"""An embedded Airflow: SQLite and a folder, no server, no scheduler; one DAG run at a time.
+"""An embedded Airflow: a folder, by default with SQLite in it, no server, no scheduler; one DAG run
+at a time.
 
 `AirflowEnvironment(state_dir).run_dag("nightly_generation", env=cluster.env)` runs the DAG in a
 child process (`airflow dags test`), as production runs it: same files, same operator, same jobs.
@@ -23,6 +24,7 @@ MIGRATE_TIMEOUT_S = 180.0
 DAG_TIMEOUT_S = 4 * 3600.0
 TERMINATE_GRACE_S = 30.0
 LOG_TAIL_BYTES = 4_000
+ASYNC_DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +45,33 @@ class AirflowEnvironment:
 
     Args:
         dags_folder: where `<dag_id>.py` lies; None is this project's `dags/`.
+        database_url: an empty Postgres database for its own, as in production. None is SQLite:
+            there a writer waits 5 s for another and fails, which a busy machine brings about.
     """
 
-    def __init__(self, state_dir: Path, *, dags_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        dags_folder: Path | None = None,
+        database_url: str | None = None,
+    ) -> None:
         self.home = Path(state_dir).resolve() / "airflow"
         self.dags_folder = dags_folder or Path(next(iter(dags.__path__)))
+        self.database_url = database_url
 
     @property
     def env(self) -> dict[str, str]:
         """Settings of Airflow, on top of the caller's environment."""
+        database = self.database_url or f"sqlite:///{self.home / 'airflow.db'}"
+        # Airflow would choose asyncpg by itself; psycopg does both.
+        async_database = {} if self.database_url is None else {ASYNC_DATABASE: self.database_url}
         return {
+            **async_database,
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags_folder),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
             "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",

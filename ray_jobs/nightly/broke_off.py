@@ -33,7 +33,8 @@ def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
 
     One that never was registered is registered as failed where it `is_owed`: its export was killed
     at once. (A rebuild that somebody mistyped is owed to nobody.) One whose publish was done stays
-    what that made of it. Where a step runs on, somebody took the night up again.
+    what that made of it. Where a step runs on, somebody took the night up again. What its last try
+    said (`generations.report_try`) is told with `why`.
     """
     with read_snapshot(night.engine) as conn:
         found = generations.get_generation(conn, night.generation_id)
@@ -47,6 +48,8 @@ def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
             catalog_seq=0,
             created_at_ms=night.now_ms(),
         )
+    elif found.failed_reason is not None:
+        why = f"{why}; its last try: {found.failed_reason}"
     for _ in range(int(STOPS_WITHIN_S / POLL_S)):
         failed = fail_idle(night.engine, night.workspace, is_left, why, RUN_FAILED, night.now_ms())
         if failed is not None:

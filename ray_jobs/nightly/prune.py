@@ -1,8 +1,8 @@
-"""What nobody can go back to any more is deleted: files, sessions, then the registry says so.
+"""Step 9. What nobody can go back to any more is deleted: files, sessions, then the rows say so.
 
-The publish does it by itself; by hand after a hold, or where a disk fills up.
+The last step of a night, when what it published has been verified; by hand where a disk fills up.
 
-Run: python -m ray_jobs.nightly.prune
+Run: python -m ray_jobs.nightly.prune [--generation ID]
 """
 
 import json
@@ -11,7 +11,8 @@ from itertools import filterfalse, islice
 from pathlib import Path
 
 from ray_jobs.nightly.rebuild import is_rebuild
-from ray_jobs.nightly.step import RESULT_MARK, Night, open_night
+from ray_jobs.nightly.step import RESULT_MARK, Night, Report, open_night
+from ray_jobs.nightly.step import main as step_main
 from ray_jobs.nightly.work_files import discard_old_work, fail_abandoned
 from ray_jobs.shards.carry import GENERATIONS, delete_generation, discard_copies
 from ray_jobs.shards.object_store import ObjectStore
@@ -49,6 +50,11 @@ def prune(night: Night) -> list[str]:
     return gone
 
 
+def pruned(night: Night) -> Report:
+    """`prune`, as the step of a night."""
+    return {"pruned": prune(night)}
+
+
 def _delete_files(root: Path, objects: ObjectStore | None, pruned: set[str]) -> None:
     """Also of what was pruned before: on another node, or by a try that broke off."""
     discard_copies(root, pruned)
@@ -66,7 +72,11 @@ def mark_abandoned(night: Night) -> list[str]:
 
 
 def main() -> None:
-    """Entrypoint of the Ray job. Where nothing is live yet, nothing is old either."""
+    """Entrypoint of the Ray job: the step of a night, or by hand, without a generation. Where
+    nothing is live yet, nothing is old either."""
+    if len(sys.argv) > 1:
+        step_main("prune", pruned, niced=False)
+        return
     night = open_night("none")
     mark_abandoned(night)
     with read_snapshot(night.engine) as conn:

@@ -10,14 +10,13 @@ Run: python -m ray_jobs.nightly.publish --generation ID
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from ray_jobs.nightly.carried_work import put_generation
 from ray_jobs.nightly.gate import check_gate
-from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.seal import seal, write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
@@ -101,8 +100,7 @@ def _overtaken(live: LivePointer | None) -> Report:
 
 
 def _tidied(night: Night, report: Report) -> Report:
-    """Old generations pruned, work files (they hold rows of users) gone."""
-    report["pruned"] = prune(night)
+    """Work files, which hold rows of users, are gone."""
     night.workspace.discard_work()
     return report
 
@@ -112,9 +110,20 @@ class Waited:
     """Which replicas with a fresh lease are ready after a wait."""
 
     seconds: float
-    ready: int
+    ready: Collection[str]
     behind: Mapping[str, str]
     """replica id -> why it is not ready, as far as it said."""
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Those of `behind` whose part of the generation nobody is ready with: a list would be
+        without it."""
+        there = set(map(generations.part_of, self.ready))
+        return {
+            replica: why
+            for replica, why in self.behind.items()
+            if generations.part_of(replica) not in there
+        }
 
 
 def stage_and_flip(
@@ -134,7 +143,8 @@ def stage_and_flip(
     """Stage `generation_id`, wait for the replicas, flip.
 
     At `stage_deadline` it flips for those that are ready; the others answer from what they hold,
-    marked, and are taken out. Where replicas answer and none of them is ready, nothing changes.
+    marked, and are taken out. Where no gateway is ready, or of a deployment of shards no replica
+    is, nothing changes.
 
     Args:
         expected_flip: the flip that the caller decided upon; None: the present one.
@@ -144,7 +154,7 @@ def stage_and_flip(
         the new live pointer, the seconds waited, and how many replicas were ready.
 
     Raises:
-        StageFailed: no replica can answer from it.
+        StageFailed: no replica can answer from it, or from a part of it.
         sql.errors.HoldSet: a rollback set `hold` and this is a publish.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
@@ -165,10 +175,10 @@ def stage_and_flip(
         sleep=sleep,
         monotonic=monotonic,
     )
-    if waited.behind and not waited.ready:
+    if waited.lost:
         raise StageFailed(
-            f"none of {len(waited.behind)} replicas can answer from {generation_id}: "
-            f"{one_reason(waited)}",
+            f"none of {len(waited.lost)} replicas can answer from {generation_id}: "
+            f"{one_reason(waited.lost)}",
             hint="what was live stays live; `moonlark generations`, then the replicas' logs",
         )
     pointer = generations.flip(
@@ -182,7 +192,7 @@ def stage_and_flip(
         override=hold,  # only a rollback sets hold, and it may override one
     )
     log.info("live: %s (flip %d), before: %s", generation_id, pointer.flip, pointer.previous)
-    return pointer, waited.seconds, waited.ready
+    return pointer, waited.seconds, len(waited.ready)
 
 
 def wait_for_replicas(
@@ -207,18 +217,19 @@ def wait_for_replicas(
             for replica in replicas
             if generation_id not in replica.ready
         }
-        waited = Waited(monotonic() - started, len(replicas) - len(behind), behind)
+        ready = [r.replica_id for r in replicas if r.replica_id not in behind]
+        waited = Waited(monotonic() - started, ready, behind)
         if not behind:
             return waited
         if waited.seconds > deadline_s:
-            log.warning("%d of %d replicas ready at the deadline", waited.ready, len(replicas))
+            log.warning("%d of %d replicas ready at the deadline", len(ready), len(replicas))
             return waited
         sleep(POLL_S)
 
 
-def one_reason(waited: Waited) -> str:
+def one_reason(behind: Mapping[str, str]) -> str:
     """Why replicas are behind, by the example of one, shortly."""
-    replica_id, reason = next(iter(sorted(waited.behind.items())))
+    replica_id, reason = min(behind.items())
     return f"{replica_id}: {reason}"
 
 

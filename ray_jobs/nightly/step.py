@@ -80,7 +80,7 @@ INFRASTRUCTURE_ERRORS = (
 """What says nothing against the work of the step: a retry may well succeed. Anything else, a gate
 that refuses or a bug, would end the same way again, and is told at once."""
 
-AFTER_PUBLISH = frozenset({"verify", "parity"})
+AFTER_PUBLISH = frozenset({"verify", "parity", "prune"})
 
 Report = dict[str, Any]
 
@@ -122,19 +122,22 @@ def run_step(
     step: Callable[[Night], Report],
     *,
     beside_others: bool = False,
+    is_retried: bool = False,
     wrote: Sequence[Path] | None = None,
 ) -> Report:
     """Run `step` unless its report exists already; record the reason if it fails.
 
     The work folder is marked as in use meanwhile: an erasure rewrites it only between steps.
     A generation that failed before is building again: a task that is retried, or a night that is
-    taken up by hand, ends as if nothing had happened. `wrote`: see `carried_work.put_work`.
+    taken up by hand, ends as if nothing had happened. `is_retried`: what the infrastructure broke
+    its caller tries again, so that it fails no generation yet. `wrote`: see
+    `carried_work.put_work`.
     """
     try:
         with in_use(night.workspace.work, beside_others=beside_others):
             return _run_step(night, name, step, resume=not beside_others, wrote=wrote)
     except Exception as error:  # edge of the job: the registry must say why the night ended
-        _record_failure(night, name, error)
+        _record_failure(night, name, error, is_retried=is_retried)
         _log(night, name, {"outcome": "failed", "error": type(error).__name__})
         raise
     finally:
@@ -204,15 +207,19 @@ def _keep_figures(night: Night, name: str, report: Report) -> None:
         generations.add_metrics(night.engine, night.generation_id, {STEPS: steps})
 
 
-def _record_failure(night: Night, name: str, failed: Exception) -> None:
+def _record_failure(night: Night, name: str, failed: Exception, *, is_retried: bool) -> None:
     """Into the registry; what stands in the way there must not hide the reason itself.
 
     By its class the on-call is told whether the gate refused it or a step broke. After the publish
-    a generation stays what that made of it: sealed, for a person to publish, or live.
+    a generation stays what that made of it: sealed, for a person to publish, or live. One whose
+    step is tried again is told of when its run has failed (`broke_off`).
     """
     reason = f"{name}: {failed}"
     try:
         if name not in AFTER_PUBLISH:
+            if is_retried and isinstance(failed, INFRASTRUCTURE_ERRORS):
+                generations.report_try(night.engine, night.generation_id, reason)
+                return
             generations.fail(night.engine, night.generation_id, reason)
         told = {"failed_as": type(failed).__name__, "failed_at_ms": night.now_ms()}
         generations.add_metrics(night.engine, night.generation_id, told)
@@ -323,7 +330,9 @@ def run_job(
             require_cpus(1, cluster_cpus)
         night = open_night(generation_id)
         paths = None if wrote is None else wrote(night.workspace)
-        report = run_step(night, name, step, beside_others=beside_others, wrote=paths)
+        report = run_step(
+            night, name, step, beside_others=beside_others, is_retried=True, wrote=paths
+        )
     except INFRASTRUCTURE_ERRORS:
         log.exception("%s: worth another try", name)
         sys.exit(TRY_AGAIN_EXIT_CODE)

@@ -129,9 +129,9 @@ def _ready_replicas(night: Night) -> int:
         monotonic=night.monotonic,
     )
     if waited.behind:
-        total = waited.ready + len(waited.behind)
-        raise CheckFailed(f"{len(waited.behind)} of {total} replicas lack it: {one_reason(waited)}")
-    return waited.ready
+        total, why = len(waited.ready) + len(waited.behind), one_reason(waited.behind)
+        raise CheckFailed(f"{len(waited.behind)} of {total} replicas lack it: {why}")
+    return len(waited.ready)
 
 
 def _not_live(night: Night, history: list[LivePointer]) -> Report:

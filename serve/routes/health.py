@@ -101,6 +101,7 @@ def _status(day: Day) -> StatusAnswer:
         troubles={
             name: from_ms(since_ms) for name, since_ms in day.counts.troubles.since_ms().items()
         },
+        recent=day.counts.recent.counted(),
         keys="none" if day.keys.is_open else "required",
         parity=None if parity is None else _parity(parity),
     )

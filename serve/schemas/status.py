@@ -69,8 +69,14 @@ class StatusAnswer(BaseModel):
     write_behind_dropped_at: AwareDatetime | None = Field(None, description="the first of them")
     troubles: dict[str, AwareDatetime] = Field(
         default_factory=dict,
-        description="since when: `errors` (5xx) and the marks of this replica's lists, "
-        "of those met within five minutes",
+        description="since when: `errors` (5xx), `slow_lists`, `slow_events` and the marks of this "
+        "replica's lists, of those met within five minutes",
+    )
+    recent: dict[str, tuple[int, int]] = Field(
+        default_factory=dict,
+        description="of this replica, in the last five minutes: how many ended, and how many of "
+        "them were `errors` (requests), `slow_lists` (0.5 s), `slow_events` (1 s until lists "
+        "reflect them)",
     )
     keys: Literal["none", "required"] = Field(
         description="`none`: no API key was ever made, everything is answered, on this machine only"

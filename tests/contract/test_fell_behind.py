@@ -91,7 +91,7 @@ def test_who_loads_a_large_generation_keeps_its_lease_and_goes_on_until_it_is_to
         sleep=lambda _: None,
         monotonic=iter((0.0, 1.0)).__next__,
     )
-    assert (waited.ready, list(waited.behind)) == (0, ["slow"])
+    assert (waited.ready, list(waited.behind), list(waited.lost)) == ([], ["slow"], ["slow"])
 
     quick.look()
     flip(engine, "g2", expected_flip=1, who="t", why="t", hold=False, at_ms=NOW_MS)

@@ -10,6 +10,8 @@ from sqlalchemy import Engine
 from infra.cli import night as night_command
 from infra.cli.night_steps import STEPS, run_night, steps_left
 from ray_jobs.encoders.item_text import text_digest
+from ray_jobs.nightly import step as step_module
+from ray_jobs.nightly.broke_off import broke_off
 from ray_jobs.nightly.embed_missing import reused_vectors
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.prune import mark_abandoned, prune
@@ -17,12 +19,14 @@ from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.rebuild import REBUILDS, WATERMARK
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.step import TRY_AGAIN_EXIT_CODE, Night, Report, run_job, run_step
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.errors import CorruptArtifact
 from ray_jobs.shards.manifest import verify, write_manifest
 from ray_jobs.shards.texts import VECTORS_NAME, write_text_vectors
+from serve.metric_names import NIGHTS_FAILED
+from serve.readings import of_the_registry
 from sql import generations
 from sql.engine import read_snapshot
 from sql.settings import StoreSettings
@@ -58,6 +62,65 @@ def test_a_failed_step_says_why_and_its_retry_can_be_sealed(night: Night) -> Non
     generations.record_artifacts(night.engine, "g1", [generations.Artifact("a", "0" * 64, 1)])
     generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
     assert state(night)[0] == "sealed"
+
+
+def away(_: Night) -> Report:
+    raise ConnectionError("the store is away")
+
+
+def nights_failed(night: Night) -> float:
+    """What the alerts count."""
+    with read_snapshot(night.engine) as conn:
+        readings = of_the_registry(None, generations.list_generations(conn), [], NOW_MS)
+        return sum(value for name, value, _ in readings if name == NIGHTS_FAILED)
+
+
+def test_what_airflow_tries_again_fails_no_generation_until_its_run_has_failed(
+    night: Night,
+) -> None:
+    with pytest.raises(ConnectionError):
+        run_step(night, "train", away, is_retried=True)
+    assert state(night) == ("building", "train: the store is away")
+    assert nights_failed(night) == 0
+    run_step(night, "train", lambda _: {"loss": 1.0}, is_retried=True)
+    assert state(night) == ("building", None)
+    with pytest.raises(ConnectionError):
+        run_step(night, "fuse", away, is_retried=True)
+    broke_off(night, "its run failed")
+    reason = "its run failed; its last try: fuse: the store is away"
+    assert state(night) == ("failed", reason)
+    assert nights_failed(night) == 1
+
+
+def test_what_would_fail_again_and_a_night_by_hand_are_told_at_once(night: Night) -> None:
+    with pytest.raises(RuntimeError, match="disk"):
+        run_step(night, "train", broken, is_retried=True)
+    assert state(night) == ("failed", "train: the disk is full")
+    with pytest.raises(ConnectionError):
+        run_step(night, "build_shard-0001", away, beside_others=True, is_retried=True)
+    assert state(night) == ("failed", "train: the disk is full"), "the worse one stays"
+    with pytest.raises(ConnectionError):
+        run_step(night, "train", away)
+    assert state(night) == ("failed", "train: the store is away")
+
+
+def test_a_publish_that_is_tried_again_stays_sealed(night: Night) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    with pytest.raises(ConnectionError):
+        run_step(night, "publish", away, is_retried=True)
+    assert state(night) == ("sealed", "publish: the store is away")
+    run_step(night, "publish", lambda _: {}, is_retried=True)
+    assert state(night) == ("sealed", None)
+
+
+def test_a_job_of_the_night_is_one_that_is_tried_again(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "open_night", lambda _: night)
+    with pytest.raises(SystemExit) as ended:
+        run_job("train", away, "g1", niced=False)
+    assert ended.value.code == TRY_AGAIN_EXIT_CODE
+    assert state(night) == ("building", "train: the store is away")
 
 
 def test_what_fails_after_the_publish_leaves_the_generation_as_it_is(night: Night) -> None:
@@ -169,9 +232,9 @@ def test_a_night_that_is_taken_up_after_its_publish_goes_on_with_the_checks(
         night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
     )
     night.workspace.discard_work()  # as publish does
-    assert steps_left(night) == ["verify", "parity"]
-    for left in (["parity"], []):
-        run_step(night, "verify" if left else "parity", lambda _: {})
+    assert steps_left(night) == ["verify", "parity", "prune"]
+    for name, left in (("verify", ["parity", "prune"]), ("parity", ["prune"]), ("prune", [])):
+        run_step(night, name, lambda _: {})
         assert steps_left(night) == left
     monkeypatch.setattr("infra.cli.night_steps.open_night", lambda _: night)
     monkeypatch.setattr("ray.init", None)  # nothing is left: no step is run

@@ -1,13 +1,16 @@
 """Each role of infra/postgres/roles.sql can do what it is for on a real Postgres, and no more."""
 
-import re
+import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
+from infra import runbooks
+from infra.drills.victims import wait_for
 from infra.stack.postgres import PostgresServer, connect, create_database
 from sql.engine import check_schema, migrate, open_engine, read_snapshot, write
 from sql.erasure import erase_user
@@ -21,7 +24,7 @@ from sql.tables import metadata
 from tests.contract.store_builder import NOW_MS, generation, post, put, view
 
 SCRIPTS = Path(__file__).parents[2] / "infra" / "postgres"
-RUNBOOK = SCRIPTS.parent / "runbooks" / "EventsNotStored.md"
+LOCK_RUNBOOKS = ("ErrorsHigh", "EventsNotStored", "EventsSlow", "ListsSlow", "WriteBehindDropping")
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 READER_TABLES = {
     *("generations", "artifacts", "live", "replicas"),
@@ -144,22 +147,68 @@ def test_airflow_and_moonlark_do_not_enter_each_other_s_database(
         as_role(server, role, database)
 
 
-def test_the_on_call_sees_who_holds_a_lock_and_ends_it_by_the_runbooks_own_words(
-    server: PostgresServer,
+def ending(page: str) -> bytes:
+    """The statement by which a runbook ends sessions."""
+    (command,) = runbooks.read(page).commands("Mitigation")
+    program, place, option, statement = shlex.split(command)
+    assert (program, place, option) == ("psql", "$PGURL", "-c")
+    return statement.encode()
+
+
+def waits_for_a_lock(server: PostgresServer) -> bool:
+    with connect(server.url("moonlark")) as admin:
+        waiting = admin.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return waiting.fetchone() is not None
+
+
+@pytest.mark.parametrize("page", LOCK_RUNBOOKS)
+def test_the_on_call_ends_who_holds_a_lock_and_nobody_else_by_the_runbooks_own_words(
+    server: PostgresServer, page: str
 ) -> None:
-    page = RUNBOOK.read_text(encoding="utf-8")
-    ending = re.search(r'psql "\$PGURL" -c "(SELECT pg_terminate_backend[^"]*)"', page)
-    assert ending is not None
-    statement = ending[1].replace("5 seconds", "0 seconds").encode()
-    with connect(server.url("moonlark", "moonlark_writer")) as forgotten:
+    statement = ending(page)
+    url = server.url("moonlark", "moonlark_writer")
+    with (
+        connect(url) as forgotten,
+        connect(url) as harmless,
+        connect(server.url("moonlark", "moonlark_oncall")) as oncall,
+        connect(server.url("moonlark", "moonlark_reader")) as reader,
+        ThreadPoolExecutor(1) as beside,
+    ):
         forgotten.execute("BEGIN")
         forgotten.execute("LOCK TABLE events IN EXCLUSIVE MODE")
-        with connect(server.url("moonlark", "moonlark_reader")) as reader:
-            assert reader.execute(statement).fetchall() == []  # `state` is not shown to everyone
-        with connect(server.url("moonlark", "moonlark_oncall")) as oncall:
-            assert oncall.execute(statement).fetchall() == [(True,)]
+        harmless.execute("BEGIN")
+        harmless.execute("SELECT count(*) FROM items")
+        assert oncall.execute(statement).fetchall() == [], "it keeps nobody waiting yet"
+        waiting = beside.submit(_writes_an_event, url)
+        wait_for("somebody waits", lambda: waits_for_a_lock(server), 30.0)
+        assert reader.execute(statement).fetchall() == []  # `state` is not shown to everyone
+        assert oncall.execute(statement).fetchall() == [(True,)]
+        waiting.result(timeout=30.0)
         with pytest.raises(psycopg.OperationalError):
             forgotten.execute("SELECT 1")
+        harmless.execute("SELECT 1")
+
+
+def _writes_an_event(url: str) -> None:
+    with connect(url) as conn:
+        conn.execute("BEGIN")
+        conn.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
+
+
+def test_the_runbooks_words_end_no_session_of_another_database(server: PostgresServer) -> None:
+    create_database(server.url(), "shop")
+    (statement,) = {ending(page) for page in LOCK_RUNBOOKS}
+    url = server.url("shop")
+    with connect(url) as theirs, connect(server.url("moonlark")) as admin:
+        theirs.execute("CREATE TABLE events (n int)")
+        theirs.execute("BEGIN")
+        theirs.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        with ThreadPoolExecutor(1) as beside:
+            waiting = beside.submit(_writes_an_event, url)
+            wait_for("somebody waits", lambda: waits_for_a_lock(server), 30.0)
+            assert admin.execute(statement).fetchall() == []
+            theirs.execute("COMMIT")
+            waiting.result(timeout=30.0)
 
 
 def test_a_table_of_a_later_migration_is_the_writer_s_and_not_the_reader_s(

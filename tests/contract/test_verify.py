@@ -235,6 +235,28 @@ def test_what_no_replica_can_load_is_not_published_and_what_one_can_is_at_the_de
     assert history(night)[0] == ("g2", False, "test")
 
 
+def test_a_part_that_nobody_is_ready_with_is_not_left_out_of_the_lists(
+    nights: dict[str, Night], clock: Clock
+) -> None:
+    night = nights["g2"]
+    flip(night, "g1")
+    whole = ["g2", "g1"]
+    ready = {"host-1": whole, "shards0-a": whole, "shards1-a": ["g1"], "shards1-b": ["g1"]}
+
+    def beat() -> None:
+        for replica, generations_ready in ready.items():
+            heartbeat(night.engine, replica, generations_ready, clock.now_ms(), {"g2": "broken"})
+
+    beat()
+    clock.meanwhile = beat
+    with pytest.raises(StageFailed, match="none of 2 replicas can answer from g2: shards1-a: brok"):
+        flip(night, "g2")
+    assert history(night) == [("g1", False, "test")]
+    ready["shards1-b"] = whole
+    flip(night, "g2")
+    assert history(night)[0] == ("g2", False, "test")
+
+
 def test_a_hold_keeps_the_night_from_publishing_and_the_report_says_whose_it_is(
     nights: dict[str, Night], monkeypatch: pytest.MonkeyPatch
 ) -> None:

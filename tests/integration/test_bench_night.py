@@ -23,9 +23,9 @@ def test_each_step_of_each_night_is_timed(tmp_path: Path) -> None:
     first, second, made, workers = report.tables
     steps = ["export", "check", "embed", "train", "build", "fuse", "fold", "evaluate"]
     steps += ["publish", "verify"]
-    assert [row[0] for row in first.rows] == [*steps, "parity", "together"]
-    assert [row[0] for row in second.rows] == [*steps, "parity", "together"]
-    assert [row[0] for row in made.rows] == [*steps, "together"]
+    assert [row[0] for row in first.rows] == [*steps, "parity", "prune", "together"]
+    assert [row[0] for row in second.rows] == [*steps, "parity", "prune", "together"]
+    assert [row[0] for row in made.rows] == [*steps, "prune", "together"]
     assert [row[0] for row in workers.rows] == ["export", "check", "embed", "train"]
     # 1 % of 400 texts, and none but these.
     assert "4 texts embedded, 39" in second.title

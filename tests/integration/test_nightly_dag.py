@@ -52,7 +52,8 @@ def test_a_night_is_one_job_a_step_and_one_a_shard_with_the_settings_of_its_run(
     before, after = steps.index("build_shard"), steps.index("build")
     assert steps[:before] == ["export", "check", "embed", "train", "plan_shards"]
     assert steps[before:after] == ["build_shard"] * SHARDS
-    assert steps[after:] == ["build", "fuse", "fold", "evaluate", "publish", "verify", "parity"]
+    judged = ["build", "fuse", "fold", "evaluate"]
+    assert steps[after:] == [*judged, "publish", "verify", "parity", "prune"]
     assert sorted(int(words[-1]) for words in commands[before:after]) == list(range(SHARDS))
     assert len({words[3] for words in commands}) == 1, "all make one generation"
     assert {settings for _, settings in done} == {"all=true seed=7 publish=false"}

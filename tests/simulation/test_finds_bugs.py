@@ -248,7 +248,7 @@ def flips_wait_for_no_lease(patch: pytest.MonkeyPatch) -> None:
     """The pointer moves before the replicas can follow."""
 
     def impatient(*_: Any, **__: Any) -> nightly_publish.Waited:
-        return nightly_publish.Waited(0.0, 1, {})
+        return nightly_publish.Waited(0.0, ["r1"], {})
 
     patch.setattr(nightly_publish, "wait_for_replicas", impatient)
 

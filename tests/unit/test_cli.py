@@ -1,10 +1,13 @@
 """The command line on a temporary SQLite database: what a newcomer types, and what goes wrong."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -12,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from infra.cli.lazy import LazyCommand
 from infra.cli.main import COMMANDS, app
+from infra.stack.ray_cluster import LocalRay
 from sql.catalog import read_item
 from sql.engine import open_engine
 from sql.generations import fail, flip, register, seal, stage
@@ -353,3 +357,54 @@ def test_retain_says_what_it_deleted(ingested: Path, monkeypatch: pytest.MonkeyP
         database.execute("UPDATE events SET received_at_ms = 5")
     monkeypatch.setenv("MOONLARK_RETAIN_EVENTS_DAYS", "30")
     assert "2 events" in moonlark("retain").output
+
+
+def test_the_night_runs_on_the_cluster_that_the_shell_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the on-call's shell does (infra/runbooks/README.md); without it, on one of its own."""
+    begun: list[str | None] = []
+
+    def steps(path: str) -> Any:
+        return {
+            "infra.cli.bert:check_model": lambda *, is_local: None,
+            "infra.cli.night_steps:run_night": lambda generation: begun.append(
+                os.environ.get("RAY_ADDRESS")
+            ),
+        }[path]
+
+    monkeypatch.setattr("infra.cli.night.load", steps)
+    monkeypatch.setattr("infra.cli.night.LocalRay", OwnRay)
+    moonlark("init")
+    for address in ({"RAY_ADDRESS": "10.0.0.1:6379"}, {}):
+        with patch.dict(os.environ, address):  # which the night changes
+            moonlark("night")
+    assert begun == ["10.0.0.1:6379", "its own"]
+
+
+class OwnRay(LocalRay):
+    """The one of this machine, which is not started."""
+
+    def start(self) -> Self:
+        return self
+
+    def stop(self) -> None:
+        pass
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"RAY_ADDRESS": "its own"}
+
+
+def test_an_answer_that_is_not_kept_ends_explain_with_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("infra.cli.explain.WAIT_S", 0.0)
+    moonlark("init")
+    result = moonlark("explain", "r-unknown", status=3)
+    assert "no answer with request_id 'r-unknown'" in result.output
+
+
+@pytest.mark.parametrize("name", ["night", "doctor", "explain"])
+def test_a_command_whose_status_says_something_tells_what(name: str) -> None:
+    assert "Exit status: 0 " in " ".join(moonlark(name, "--help").output.split())

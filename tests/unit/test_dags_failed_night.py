@@ -21,12 +21,33 @@ from sql.generations import Generation
 AT = datetime(2026, 11, 24, 3, tzinfo=UTC)
 
 
-def run_of(dag_id: str, **more: Any) -> dict[str, Any]:
+class TaskOfRun:
+    """The task instance in the callback's context; `night`: what `begin` gave."""
+
+    def __init__(self, night: dict[str, str] | None) -> None:
+        self.night = night
+
+    def xcom_pull(self, task_ids: str, *, map_indexes: int) -> dict[str, str] | None:
+        assert (task_ids, map_indexes) == ("begin", -1), "a task of a shard is mapped, begin is not"
+        return self.night
+
+
+def run_of(dag_id: str, night: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
     """What Airflow hands to the callback."""
     told = {"run_id": "r1", "logical_date": AT, "run_after": AT, "run_type": "scheduled"}
     dag_run = SimpleNamespace(**{**told, "clear_number": 0, **more})
     dag = SimpleNamespace(dag_id=dag_id)
-    return {"dag": dag, "run_id": "r1", "dag_run": dag_run, "reason": "timed_out"}
+    ti = TaskOfRun(night)
+    return {"dag": dag, "run_id": "r1", "dag_run": dag_run, "ti": ti, "reason": "timed_out"}
+
+
+def shell_of(store: LocalStore) -> dict[str, str]:
+    """Environment of the jobs."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MOONLARK_DATABASE_URL": store.database_url,
+        "MOONLARK_ARTIFACT_ROOT": str(store.root),
+    }
 
 
 def the_night(run: Any) -> str:
@@ -52,12 +73,7 @@ def test_the_generation_of_a_failed_run_is_failed_with_the_reason(
     with local_store(items=5, seed=1) as store:
         if not is_owed:
             generations.register(store.engine, made, encoder_id="e", catalog_seq=0, created_at_ms=1)
-        shell = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "MOONLARK_DATABASE_URL": store.database_url,
-            "MOONLARK_ARTIFACT_ROOT": str(store.root),
-        }
-        with JobsApi(tmp_path, shell) as api:
+        with JobsApi(tmp_path, shell_of(store)) as api:
             first = mark_failed(context, name, api.url, is_owed=is_owed)
             assert first is not None
             code = api.jobs[first].process.wait(timeout=120)
@@ -68,6 +84,24 @@ def test_the_generation_of_a_failed_run_is_failed_with_the_reason(
             again = mark_failed(context, name, api.url, is_owed=is_owed)
             assert again is not None
             assert again != first, "a run that was cleared may fail once more"
+
+
+def test_a_backfill_that_is_cleared_and_fails_again_fails_the_generation_that_begin_named(
+    tmp_path: Path,
+) -> None:
+    first = night_of(run_of("nightly_generation", run_type="backfill")["dag_run"])
+    context = run_of("nightly_generation", first, run_type="backfill", clear_number=1)
+    made = first["generation"]
+    assert the_night(context["dag_run"]) != made, "asked now, the run has another name"
+    with local_store(items=5, seed=1) as store:
+        generations.register(store.engine, made, encoder_id="e", catalog_seq=0, created_at_ms=1)
+        with JobsApi(tmp_path, shell_of(store)) as api:
+            job = mark_failed(context, the_night, api.url, is_owed=True)
+            assert job is not None
+            assert api.jobs[job].process.wait(timeout=120) == 0, api.jobs[job].log.read_text()
+        assert found(store, made).state == "failed"
+        with read_snapshot(store.engine) as conn:
+            assert [g.generation_id for g in generations.list_generations(conn)] == [made]
 
 
 def test_a_backfill_is_told_by_either_of_airflows_enums() -> None:

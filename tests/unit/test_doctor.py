@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,16 @@ def without_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.doctor.artefacts.shutil.disk_usage", lambda _: usage)
 
 
+def test_an_empty_store_is_told_as_one() -> None:
+    with local_store(items=0, seed=1) as empty:
+        look = looked(empty)
+    (finding,) = look.findings
+    assert (finding.runbook, finding.what) == ("GenerationOld", "no generation was ever published")
+    assert finding.users == "Lists are answered 503 until the first generation is published."
+    assert {"no event came in yet", "no night began yet"} <= set(look.seen)
+    assert not {"events come in", "the last nights"} & set(look.seen)
+
+
 def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
     look = looked(store)
     assert look.findings == ()
@@ -286,12 +297,38 @@ def test_what_is_wrong_with_the_api_is_named() -> None:
         "WriteBehindDropping": {"status": (200, {**STATUS, "write_behind_dropped": 3})},
         "DeltaLarge": {"status": (200, old)},
         "CatalogBehind": {"status": (200, behind)},
+        "ListsSlow": {"status": (200, {**STATUS, "recent": {"slow_lists": (100, 2)}})},
+        "EventsSlow": {"status": (200, {**STATUS, "recent": {"slow_events": (1, 1)}})},
         "ShardGone": {"search": (200, {"degraded": ["shard_gone"]})},
         "EncoderGone": {"search": (503, {"title": "the text encoder does not answer"})},
         "ErrorsHigh": {"search": (500, {"title": "internal error"})},
     }
     for name, answers in cases.items():
         assert [found.runbook for found in asked(**answers).findings] == [name]
+
+
+def test_few_slow_lists_among_many_are_no_finding() -> None:
+    recent = {"slow_lists": (100, 1), "errors": (1_000, 10), "slow_events": (5, 0)}
+    assert asked(status=(200, {**STATUS, "recent": recent})).findings == ()
+
+
+def test_what_one_of_two_replicas_knows_is_found_whichever_answers_first() -> None:
+    leases = [{"replica_id": name} for name in ("a", "b", "shards0-c")]
+    well = {**STATUS, "replica": "a", "replicas": leases}
+    sick = {**well, "replica": "b", "write_behind_dropped": 3}
+    for turns in ([well, sick], [sick, well]):
+        answers = cycle(turns)
+
+        def answer(request: httpx.Request, answers: Iterator[Any] = answers) -> httpx.Response:
+            last = request.url.path.rsplit("/", 1)[-1]
+            body = next(answers) if last == "status" else {"degraded": []}
+            return httpx.Response(200, json=body, headers={HEADER: "r"})
+
+        look = look_at_day(URL, None, httpx.MockTransport(answer), now_ms=lambda: AT_MS)
+        assert [found.runbook for found in look.findings] == ["WriteBehindDropping"]
+        assert look.not_seen == ()
+    alone = asked(status=(200, well))
+    assert [each.what for each in alone.not_seen] == ["b"]
 
 
 def test_since_when_is_told_wherever_something_knows(store: LocalStore) -> None:
@@ -370,7 +407,8 @@ def run(monkeypatch: pytest.MonkeyPatch, look: Look, *options: str) -> tuple[int
 def test_exit_codes_and_output(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     well = looked(store)
     assert run(monkeypatch, well)[0] == 0
-    assert run(monkeypatch, asked(status=(401, {})))[0] == 2
+    assert run(monkeypatch, asked(status=(401, {})))[0] == 3
+    assert CliRunner().invoke(app, ["doctor", "--no-such-option"]).exit_code == 2
     hold(store)
     code, page = run(monkeypatch, looked(store))
     assert code == 1

@@ -74,6 +74,12 @@ def test_a_dry_run_for_a_script_is_json_and_ends_alike(store: LocalStore) -> Non
         **{"generation": "g0", "live": "g1", "replicas": 0, "replicas_ready": 0},
         **{"sets_hold": True, "refused": []},
     }
+    moonlark("rollback", "--why", "worse")
+    nowhere = moonlark("rollback", "--why", "once more", "--dry-run", "--json")
+    assert nowhere.exit_code == 1
+    document = json.loads(nowhere.output)
+    assert (document["generation"], document["live"]) == (None, "g0")
+    assert "rolled back to g0 already" in document["refused"][0]
     refused = moonlark("publish", "g9", "--dry-run", "--json")
     assert refused.exit_code == 1
     assert "not registered" in json.loads(refused.output)["refused"][0]

@@ -1,12 +1,15 @@
 """What deploys moonlark says the same everywhere, and a slip in it is found without a cluster."""
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
+from ray.serve._private.deploy_utils import get_app_code_version
+from ray.serve.schema import ServeApplicationSchema
 
 from dags.ray_job.hook import JOBS_URL_VARIABLE
 from infra.cli.settings import CliSettings
@@ -137,6 +140,25 @@ def test_kubernetes_tells_serve_what_compose_tells_it() -> None:
     assert told["logging_config"]["enable_access_log"] is False
 
 
+def test_the_runbooks_way_to_replace_the_replicas_changes_what_serve_compares() -> None:
+    text = (INFRA / "runbooks" / "README.md").read_text(encoding="utf-8")
+    fence = re.search(r"```sh replace\n(.*?)\nserve deploy /tmp/serve.yaml\n```", text, re.S)
+    assert fence is not None
+    command = (
+        fence[1].replace("/etc/moonlark/serve.yaml", str(SERVE)).removesuffix(" > /tmp/serve.yaml")
+    )
+    told = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
+    changed = yaml.safe_load(told)
+    check_serve_config(changed)
+    before, after = (
+        get_app_code_version(ServeApplicationSchema(**_app(config)))
+        for config in (documents(SERVE)[0], changed)
+    )
+    assert before != after
+    del _app(changed)["runtime_env"]
+    assert changed == documents(SERVE)[0]
+
+
 def test_only_what_is_needed_is_published_and_only_on_the_loopback() -> None:
     published = [
         port for service in compose()["services"].values() for port in service.get("ports", [])
@@ -174,11 +196,13 @@ def _roles(selector: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def test_the_jobs_api_is_reached_by_airflow_the_operator_and_its_own_cluster_alone() -> None:
+def test_the_jobs_api_is_reached_by_who_needs_it_alone() -> None:
     assert _reachable("night-head", JOBS_PORT) == {
-        *("night-head", "night-worker", "airflow", "submitter", "kuberay-operator"),
+        *("night-head", "night-worker", "airflow", "submitter", "kuberay-operator", "oncall"),
     }
-    assert _reachable("day-head", JOBS_PORT) == {"day-head", "day-worker", "kuberay-operator"}
+    assert _reachable("day-head", JOBS_PORT) == {
+        *("day-head", "day-worker", "kuberay-operator", "oncall"),
+    }
     denied = [d for _, d in resources() if d["metadata"].get("name") == "nothing-by-default"]
     assert denied[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
@@ -208,6 +232,27 @@ def _selectors(document: Any) -> Iterator[Mapping[str, Any]]:
         yield from _selectors(value)
     for item in document if isinstance(document, list) else []:
         yield from _selectors(item)
+
+
+def test_a_night_s_head_and_workers_see_one_artifact_root() -> None:
+    spec = resource("RayCluster")["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    (root,) = {
+        document["data"]["MOONLARK_ARTIFACT_ROOT"]
+        for _, document in resources()
+        if document["metadata"].get("name") == "moonlark-settings"
+    }
+    for pod in (group["template"]["spec"] for group in groups):
+        (container,) = pod["containers"]
+        told = [
+            each["configMapRef"]["name"] for each in container["envFrom"] if "configMapRef" in each
+        ]
+        assert told == ["moonlark-settings"]
+        (mount,) = [
+            each for each in container["volumeMounts"] if root.startswith(each["mountPath"])
+        ]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+        assert volume["persistentVolumeClaim"] == {"claimName": "moonlark-artifacts"}
 
 
 def test_a_ray_cluster_asks_for_its_token() -> None:
@@ -317,6 +362,7 @@ def test_addresses_name_services_and_ports_that_are_there() -> None:
     named = set(re.findall(r"\b((?:ray|airflow)-[a-z-]+):(\d+)\b", text))
     assert named == {
         *(("ray-head", "6379"), ("ray-head", "8265"), ("ray-head", "8080")),
+        ("ray-head", "8000"),
         *(("ray-worker", "8080"), ("airflow-api-server", "8080")),
     }
     assert {name for name, _ in named} <= set(services)

@@ -1,5 +1,6 @@
 """Alerts and runbooks: each has the other, and what a runbook says to type can be typed."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from click import UsageError
+from ray.serve.scripts import cli as serve
 
 from dags.night_tasks import HOURS
 from infra import runbooks
@@ -66,11 +69,49 @@ def test_a_runbook_has_its_sections_and_its_commands_exist(name: str) -> None:
     assert all(text.strip() for text in runbook.sections.values())
     assert runbook.commands("Diagnosis")
     assert runbook.commands("Mitigation")
-    inline = re.findall(r"`(moonlark [^`]+)`", "\n".join(runbook.sections.values()))
+    inline = re.findall(
+        r"`((?:moonlark|serve|python) [^`]+)`", "\n".join(runbook.sections.values())
+    )
     for line in [*runbook.commands("Diagnosis"), *runbook.commands("Mitigation"), *inline]:
-        program, *arguments = shlex.split(line)
-        if program == "moonlark":
-            _parses(arguments)
+        check_command(line)
+
+
+TOOLS = {"curl", "df", "psql", "systemctl"}
+"""Programs of runbooks that are not ours to look into."""
+
+
+def check_command(line: str) -> None:
+    """Raises AssertionError, KeyError or click's UsageError where it cannot be typed."""
+    words = shlex.split(line)
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        del words[0]
+    program, *arguments = words
+    if program == "moonlark":
+        _parses(arguments)
+    elif program == "serve":
+        serve.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    elif program == "python":
+        assert arguments[0] == "-m", line
+        assert importlib.util.find_spec(arguments[1]) is not None, line
+    else:
+        assert program in TOOLS, line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "moonlark nigth",
+        "moonlark rollback --whi x",
+        "serve runn serve.app:build",
+        "serve run --non-blokking serve.app:build",
+        "MOONLARK_KEEP_GENERATIONS=2 python -m ray_jobs.nightly.prun",
+        "python ray_jobs/nightly/prune.py",
+        "pqsl -c 'SELECT 1'",
+    ],
+)
+def test_a_command_with_a_typo_is_found(line: str) -> None:
+    with pytest.raises((AssertionError, KeyError, UsageError)):
+        check_command(line)
 
 
 def _parses(arguments: list[str]) -> None:

@@ -193,7 +193,7 @@ def test_without_the_files_or_the_exposure_the_next_command_is_named(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("infra.cli.explain.WAIT_S", 0.0)
-    _, missing = explain(stack, "nothing", status=1)
+    _, missing = explain(stack, "nothing", status=3)
     assert "no answer with request_id 'nothing'" in missing.output
     post(stack, {"kind": "click", "item_id": "i1"})
     answer = asked(stack)
@@ -203,7 +203,7 @@ def test_without_the_files_or_the_exposure_the_next_command_is_named(
     assert "moonlark generations" in gone.output
     shutil.move(tmp_path / "elsewhere", tmp_path / "generations" / "g1")
     assert stack.replicas[0].delete("/v1/users/u").status_code == 200
-    explain(stack, answer["request_id"], status=1)
+    explain(stack, answer["request_id"], status=3)
 
 
 def test_an_exposure_that_is_about_to_be_written_is_waited_for(stack: Stack) -> None:
