@@ -2,8 +2,8 @@
 
 A replica has half a million objects that live as long as it does, or as its generation: modules,
 routes, tables. A full collection walks over all of them. It comes once in some thousand lists, and
-for a quarter of a second nobody is answered: one list in a hundred waited for it. Frozen they are
-not walked over, and a full collection takes some milliseconds (`decisions/LOG.md`).
+for a quarter of a second nobody is answered. Frozen they are not walked over, and a full collection
+takes some milliseconds (`python -m infra.bench.list_cost`).
 
 What is frozen is freed as ever once nothing refers to it; only rings of references would stay. A
 generation that is let go is in none.

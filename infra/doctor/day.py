@@ -36,7 +36,8 @@ WRONG = {
     SLOW_EVENTS: ("EventsSlow", f"of the events need more than {SLOW_EVENT_S:g} s"),
 }
 """Runbook, and what it says, by what a replica counts of the last five minutes."""
-MAX_WRONG_SHARE = 0.01
+MAX_WRONG_SHARE, FEW_WRONG = 0.01, 2
+"""So few say nothing: the first list of a replica is slow."""
 ASKED_A_REPLICA = 4
 """How often the status is asked for, for each replica there is: whoever stands before them chooses
 one."""
@@ -138,7 +139,7 @@ def _status(answer: httpx.Response, known: Known, at_ms: int) -> Look:
 
 def _of_status(status: Mapping[str, Any], known: Known, at_ms: int) -> Iterator[Finding]:
     for name, (count, wrong) in status.get("recent", {}).items():
-        if name in WRONG and wrong > MAX_WRONG_SHARE * count:
+        if name in WRONG and wrong > max(FEW_WRONG, MAX_WRONG_SHARE * count):
             runbook, which = WRONG[name]
             what = f"{wrong} of {count} in five minutes: {100 * wrong / count:.0f} % {which}"
             yield Finding(runbook, what, _ms(status.get("troubles", {}).get(name)))

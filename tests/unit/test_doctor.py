@@ -297,8 +297,8 @@ def test_what_is_wrong_with_the_api_is_named() -> None:
         "WriteBehindDropping": {"status": (200, {**STATUS, "write_behind_dropped": 3})},
         "DeltaLarge": {"status": (200, old)},
         "CatalogBehind": {"status": (200, behind)},
-        "ListsSlow": {"status": (200, {**STATUS, "recent": {"slow_lists": (100, 2)}})},
-        "EventsSlow": {"status": (200, {**STATUS, "recent": {"slow_events": (1, 1)}})},
+        "ListsSlow": {"status": (200, {**STATUS, "recent": {"slow_lists": (100, 3)}})},
+        "EventsSlow": {"status": (200, {**STATUS, "recent": {"slow_events": (3, 3)}})},
         "ShardGone": {"search": (200, {"degraded": ["shard_gone"]})},
         "EncoderGone": {"search": (503, {"title": "the text encoder does not answer"})},
         "ErrorsHigh": {"search": (500, {"title": "internal error"})},
@@ -308,7 +308,7 @@ def test_what_is_wrong_with_the_api_is_named() -> None:
 
 
 def test_few_slow_lists_among_many_are_no_finding() -> None:
-    recent = {"slow_lists": (100, 1), "errors": (1_000, 10), "slow_events": (5, 0)}
+    recent = {"slow_lists": (2, 2), "errors": (1_000, 10), "slow_events": (5, 0)}
     assert asked(status=(200, {**STATUS, "recent": recent})).findings == ()
 
 
