@@ -233,9 +233,10 @@ def test_without_the_database_lists_go_on_with_their_age_and_nothing_is_acknowle
             assert answer["degraded"] == ["database_gone"], again
             assert answer["items"] == before["items"]
             assert (answer["user_seq"], answer["generation"]) == (2, "g1")
-            # Its age: between the last read and the end of the database.
-            assert asked_at < datetime.fromisoformat(answer["as_of"]) <= datetime.now(UTC)
-            assert answer["as_of"] < before["as_of"]
+            # Its age, in whole milliseconds: between the last read and the end of the database.
+            as_of = datetime.fromisoformat(answer["as_of"])
+            assert asked_at - timedelta(milliseconds=1) < as_of <= datetime.now(UTC)
+            assert answer["as_of"] <= before["as_of"]
         later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         pinned = stack.replicas[0].get(held, params={"as_of": later}).json()
         assert pinned["as_of"] == answer["as_of"]  # it is not of the moment that was asked for
