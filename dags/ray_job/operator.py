@@ -204,33 +204,41 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
 
     def _submit_or_find(self, hook: RayJobHook, task: TaskCoordinates, try_number: int) -> Decision:
         for _ in range(MAX_DECISIONS):
-            attempts, earlier = self._patiently(lambda: hook.find_attempts(task))
-            decision = decide(task, attempts, earlier, try_number)
-            self.log.info("Ray job %s: %s", decision.submission_id, decision.action.value)
-            self._running_id = decision.submission_id
-            if self._is_killed:
-                if decision.action is not Action.SUBMIT:
-                    self._stop(hook, decision.submission_id)
-                raise RayJobsRefused(
-                    f"task {task.task_id} was killed before it followed its job",
-                    hint="clear the task to run it again",
-                )
-            if decision.action is Action.STOP_FIRST:
-                hook.stop(decision.submission_id)
-                self._follow(hook, decision.submission_id, time.time() + self.job_timeout_s, 0)
-            elif decision.action is not Action.SUBMIT or self._submit(
-                hook, task, decision, try_number
-            ):
+            # Looked again after each silence: an answer that was lost may have been to a submit,
+            # and a head that is starting answers looks before it takes jobs.
+            decision = self._patiently(lambda: self._act(hook, task, try_number))
+            if decision is not None:
                 return decision
         raise RayJobsRefused(
             f"task {task.task_id}: no decision after {MAX_DECISIONS} looks",
             hint="another operator fights for the same job; `ray job list` shows it",
         )
 
+    def _act(self, hook: RayJobHook, task: TaskCoordinates, try_number: int) -> Decision | None:
+        """Look, decide and do it; None: look again. Raises RayJobsUnreachable where Ray is away."""
+        attempts, earlier = hook.find_attempts(task)
+        decision = decide(task, attempts, earlier, try_number)
+        self.log.info("Ray job %s: %s", decision.submission_id, decision.action.value)
+        self._running_id = decision.submission_id
+        if self._is_killed:
+            if decision.action is not Action.SUBMIT:
+                self._stop(hook, decision.submission_id)
+            raise RayJobsRefused(
+                f"task {task.task_id} was killed before it followed its job",
+                hint="clear the task to run it again",
+            )
+        if decision.action is Action.STOP_FIRST:
+            hook.stop(decision.submission_id)
+            self._follow(hook, decision.submission_id, time.time() + self.job_timeout_s, 0)
+            return None
+        if decision.action is Action.SUBMIT and not self._submit(hook, task, decision, try_number):
+            return None
+        return decision
+
     def _submit(
         self, hook: RayJobHook, task: TaskCoordinates, decision: Decision, try_number: int
     ) -> bool:
-        """False if the answer was lost or another operator was first: look again."""
+        """False if another operator was first."""
         try:
             hook.submit(
                 decision.submission_id,
@@ -241,9 +249,6 @@ class RayJobOperator(ResumableJobMixin, BaseOperator):
                 num_gpus=self.entrypoint_num_gpus,
                 run=run_name(task.dag_id, task.run_id),
             )
-        except RayJobsUnreachable as error:
-            self.log.warning("Submitting: %s; looking again", error)
-            return False
         except RayJobsRefused as error:
             if hook.look(decision.submission_id) is None:
                 raise

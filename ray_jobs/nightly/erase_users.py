@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from ray_jobs.nightly.carried_work import forget_in_store
+from ray_jobs.nightly.infrastructure import ends_for_another_try
 from ray_jobs.nightly.work_files import forget_erased
 from ray_jobs.shards.object_store import ObjectStore
 from sql.engine import check_schema, open_engine, read_snapshot
@@ -78,18 +79,18 @@ def main() -> None:
         help="all: compare every user with the ledger, as after a restore",
     )
     thorough = parser.parse_args().compare == "all"
-    store = StoreSettings()
-    engine = open_engine(store.database_url)
-    check_schema(engine)
-    now_ms = time.time_ns() // 1_000_000
-    report = finish_erasures(
-        engine,
-        Path(store.artifact_root).absolute(),
-        now_ms=now_ms,
-        ledger_root=store.ledger_folder,
-        artifact_uri=store.artifact_uri,
-        thorough=thorough,
-    )
+    with ends_for_another_try("erase_users"):
+        store = StoreSettings()
+        engine = open_engine(store.database_url)
+        check_schema(engine)
+        report = finish_erasures(
+            engine,
+            Path(store.artifact_root).absolute(),
+            now_ms=time.time_ns() // 1_000_000,
+            ledger_root=store.ledger_folder,
+            artifact_uri=store.artifact_uri,
+            thorough=thorough,
+        )
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

@@ -10,6 +10,7 @@ import sys
 from itertools import filterfalse, islice
 from pathlib import Path
 
+from ray_jobs.nightly.infrastructure import ends_for_another_try
 from ray_jobs.nightly.rebuild import is_rebuild
 from ray_jobs.nightly.step import RESULT_MARK, Night, Report, open_night
 from ray_jobs.nightly.step import main as step_main
@@ -77,11 +78,12 @@ def main() -> None:
     if len(sys.argv) > 1:
         step_main("prune", pruned, niced=False)
         return
-    night = open_night("none")
-    mark_abandoned(night)
-    with read_snapshot(night.engine) as conn:
-        live = generations.read_live(conn)
-    gone = [] if live is None else prune(open_night(live.generation_id))
+    with ends_for_another_try("prune"):
+        night = open_night("none")
+        mark_abandoned(night)
+        with read_snapshot(night.engine) as conn:
+            live = generations.read_live(conn)
+        gone = [] if live is None else prune(open_night(live.generation_id))
     sys.stdout.write(f"{RESULT_MARK} {json.dumps({'pruned': gone})}\n")
 
 

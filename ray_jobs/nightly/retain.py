@@ -10,6 +10,7 @@ import sys
 import time
 
 from ray_jobs.nightly.erase_users import RESULT_MARK
+from ray_jobs.nightly.infrastructure import ends_for_another_try
 from sql.engine import check_schema, open_engine
 from sql.retention import retain
 from sql.settings import RetentionSettings, StoreSettings
@@ -17,9 +18,10 @@ from sql.settings import RetentionSettings, StoreSettings
 
 def main() -> None:
     """Entrypoint of the Ray job."""
-    engine = open_engine(StoreSettings().database_url)
-    check_schema(engine)
-    report = retain(engine, RetentionSettings(), now_ms=time.time_ns() // 1_000_000)
+    with ends_for_another_try("retain"):
+        engine = open_engine(StoreSettings().database_url)
+        check_schema(engine)
+        report = retain(engine, RetentionSettings(), now_ms=time.time_ns() // 1_000_000)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

@@ -17,32 +17,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RaySystemError,
-    WorkerCrashedError,
-)
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
 from ray_jobs.nightly.carried_work import fetch_work, leave_node, put_work, stamps
+from ray_jobs.nightly.infrastructure import INFRASTRUCTURE_ERRORS, ends_for_another_try
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_report
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
-from ray_jobs.shards.errors import StoreAway
 from ray_jobs.shards.object_store import ObjectStore
 from sql import generations
 from sql.engine import open_engine, read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
-from sql.errors import StoreError, StoreUnavailable
+from sql.errors import StoreError
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -58,27 +49,6 @@ CPU_WAIT_S = 60.0
 """How long a step waits for CPUs that others hold; then it fails, and its task may be retried."""
 
 CPU_POLL_S = 5.0
-
-TRY_AGAIN_EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: the Airflow task that started the job is retried."""
-
-INFRASTRUCTURE_ERRORS = (
-    NoCpus,
-    StoreUnavailable,
-    StoreAway,  # the object store
-    OperationalError,  # the database does not answer, or is locked
-    InterfaceError,
-    RaySystemError,
-    NodeDiedError,
-    WorkerCrashedError,
-    ActorDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    ConnectionError,
-    TimeoutError,
-)
-"""What says nothing against the work of the step: a retry may well succeed. Anything else, a gate
-that refuses or a bug, would end the same way again, and is told at once."""
 
 AFTER_PUBLISH = frozenset({"verify", "parity", "prune"})
 
@@ -324,7 +294,7 @@ def run_job(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if niced:
         os.nice(NICENESS)
-    try:
+    with ends_for_another_try(name):
         if needs_ray:
             ray.init(logging_level=logging.WARNING)
             require_cpus(1, cluster_cpus)
@@ -333,8 +303,5 @@ def run_job(
         report = run_step(
             night, name, step, beside_others=beside_others, is_retried=True, wrote=paths
         )
-    except INFRASTRUCTURE_ERRORS:
-        log.exception("%s: worth another try", name)
-        sys.exit(TRY_AGAIN_EXIT_CODE)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
     sys.stdout.flush()

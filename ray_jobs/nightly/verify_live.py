@@ -22,11 +22,10 @@ from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly import parity
 from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.carried import directory_of
+from ray_jobs.nightly.infrastructure import ends_for_another_try
 from ray_jobs.nightly.step import (
-    INFRASTRUCTURE_ERRORS,
     NICENESS,
     RESULT_MARK,
-    TRY_AGAIN_EXIT_CODE,
     Night,
     Report,
     open_night,
@@ -133,14 +132,11 @@ def main() -> None:
     """Entrypoint of the Ray job."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     os.nice(NICENESS)
-    try:
+    with ends_for_another_try("verify_live"):
         night = open_live()
         report: Report = {"generation": None}
         if night is not None:
             report = verify_live(night, open_bert(night.settings))
-    except INFRASTRUCTURE_ERRORS:
-        log.exception("verify_live: worth another try")
-        sys.exit(TRY_AGAIN_EXIT_CODE)
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report, sort_keys=True)}\n")
 
 

@@ -14,12 +14,13 @@ from ray_jobs.nightly import step as step_module
 from ray_jobs.nightly.broke_off import broke_off
 from ray_jobs.nightly.embed_missing import reused_vectors
 from ray_jobs.nightly.export import export
+from ray_jobs.nightly.infrastructure import TRY_AGAIN_EXIT_CODE
 from ray_jobs.nightly.prune import mark_abandoned, prune
 from ray_jobs.nightly.publish import publish
 from ray_jobs.nightly.rebuild import REBUILDS, WATERMARK
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import TRY_AGAIN_EXIT_CODE, Night, Report, run_job, run_step
+from ray_jobs.nightly.step import Night, Report, run_job, run_step
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from ray_jobs.shards.errors import CorruptArtifact

@@ -1,7 +1,9 @@
 """Airflow tries again what the cluster broke, and never what the job itself got wrong."""
 
+import importlib
 import os
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from dags.ray_job.errors import (
 from dags.ray_job.operator import RayJobOperator
 from dags.ray_job.retries import InfrastructureRetries
 from dags.ray_job.submission import TRY_AGAIN_EXIT_CODE, JobSeen
+from sql.errors import StoreBusy
 
 OWN = "JOB_ENTRYPOINT_COMMAND_ERROR"
 
@@ -70,9 +73,34 @@ def test_what_would_fail_again_is_told_at_once(error: BaseException) -> None:
 
 
 def test_jobs_and_tasks_mean_the_same_by_try_again() -> None:
-    from ray_jobs.nightly import step
+    from ray_jobs.nightly import infrastructure
 
-    assert step.TRY_AGAIN_EXIT_CODE == TRY_AGAIN_EXIT_CODE
+    assert infrastructure.TRY_AGAIN_EXIT_CODE == TRY_AGAIN_EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    ("job", "opens"),
+    [
+        ("erase_users", "open_engine"),
+        ("retain", "open_engine"),
+        ("prune", "open_night"),
+    ],
+)
+def test_a_job_beside_the_nights_is_tried_again_when_the_database_was_away(
+    monkeypatch: pytest.MonkeyPatch, job: str, opens: str
+) -> None:
+    module = importlib.import_module(f"ray_jobs.nightly.{job}")
+
+    def away(*_: Any) -> None:
+        raise StoreBusy("postgresql", "it is restarted")
+
+    monkeypatch.setattr(module, opens, away)
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.setattr("sys.argv", [job])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    seen = JobSeen("s", "FAILED", 1, error_type=OWN, exit_code=int(str(ended.value.code)))
+    assert seen.failed_by_infrastructure
 
 
 def test_what_is_no_ray_job_follows_airflow() -> None:
