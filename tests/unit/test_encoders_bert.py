@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertModel
 
+from infra.drills.made_bert import make_bert
 from ray_jobs.encoders.errors import ModelNotFound, ModelUnusable, RuntimeMissing
 from ray_jobs.encoders.item_bert import (
     FEW_TOKENS,
@@ -27,31 +28,18 @@ WORDS += ["三", "体", "黑", "暗", "森", "林"]
 TEXTS = ["a red film", "", "blue", "a film of war of war of war of war", "red", "a red film"]
 
 
-def make_bert(folder: Path, seed: int = 0, safe: bool = True) -> Path:
-    """A BertModel of random weights with a WordPiece vocabulary of a few words."""
-    folder.mkdir()
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    )
-    model = BertModel(config)
-    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    BertTokenizerFast(vocab={w: i for i, w in enumerate(WORDS)}).save_pretrained(folder)
-    model.save_pretrained(folder)
+def words_bert(folder: Path, seed: int = 0, safe: bool = True) -> Path:
+    """A BertModel of random weights that knows WORDS."""
+    make_bert(folder, WORDS, seed)
     if not safe:
+        torch.save(BertModel.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bert(tmp_path_factory.mktemp("bert") / "model")
+    return words_bert(tmp_path_factory.mktemp("bert") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +84,7 @@ def test_the_encoder_id_names_what_decides_the_vector(folder: Path, tmp_path: Pa
     first = BertEncoder(folder).encoder_id
     assert first == BertEncoder(folder, batch_tokens=512).encoder_id
     assert first != BertEncoder(folder, max_tokens=8).encoder_id
-    assert first != BertEncoder(make_bert(tmp_path / "other", seed=1)).encoder_id
+    assert first != BertEncoder(words_bert(tmp_path / "other", seed=1)).encoder_id
 
 
 def test_the_encoder_id_is_the_same_before_and_after_encoding(folder: Path) -> None:
@@ -107,7 +95,7 @@ def test_the_encoder_id_is_the_same_before_and_after_encoding(folder: Path) -> N
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="safetensors"):
-        BertEncoder(make_bert(tmp_path / "pickled", safe=False))
+        BertEncoder(words_bert(tmp_path / "pickled", safe=False))
 
 
 def test_a_setting_is_a_folder_or_a_hub_name(
