@@ -30,8 +30,11 @@
     with_words   the shipped `moonlark`, with words in place of BERT
     faults       one for each alert whose runbook is tried
     runbooks     scenario: the fault, the alert, the runbook's commands, no alert
-    airflow_nights  a small catalog's nights on a real Airflow; jobs without Ray by jobs_api
-    kill_airflow, standalone  scenarios: its processes are killed; it runs by itself
+    made_bert    a BERT of random weights, for jobs that are the shipped ones
+    airflow_nights  a small catalog's nights on a real Airflow and a real Ray
+    submitted    the jobs of that Ray, by its own Jobs API
+    kill_airflow scenario: processes of Airflow, and the Ray head, are killed amid a night
+    standalone   scenario: it runs by itself; beside_night: the other DAGs, too
     erase        scenario: replay, rollback, a night and a restore bring nobody back
 
 A scenario is a module with a function `run(Options) -> Figures`, named in `infra.cli.drill`.

@@ -1,20 +1,22 @@
-"""Drill `kill-airflow`: kill -9 of each Airflow process amid a night ends in one generation.
+"""Drill `kill-airflow`: kill -9 of each Airflow process, and of the Ray head, amid a night ends in
+one generation.
 
-The DAG `nightly_generation` as it is shipped, on the four components as in production. Its jobs
-are the shipped steps on a small catalog, without Ray (`night_job`, `jobs_api`). In each round
-another process is killed while a job runs, with all that it started, and started again as a
-service manager would: scheduler (with its workers), triggerer, DAG processor, API server; or the
-process of a task alone. The night must then end well, have published once, and no step may have
-run beside itself.
+The DAG `nightly_generation` as it is shipped, on the four components as in production, its jobs on
+a real Ray head (`airflow_nights`). In each round another victim is killed while a job runs and its
+task waits in the triggerer, with all that it started, and started again as a service manager
+would: scheduler (with its workers), triggerer, DAG processor, API server; the process of a task
+alone; the Ray head with the job, which comes back with what it knew, or knowing nothing. The night
+must then end well, have published once, and no step may have run beside itself, or again once it
+was done; no job and no generation may be left over.
 
 The last victim is a job of the night itself, which somebody stops: its run fails, the callback in
 the DAG processor fails its generation, and nothing is published. Its failed tasks are cleared, as
 the runbook says, and the night must end as the others do, with nothing done again that was done.
 """
 
-import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from infra.drills.airflow_nights import NIGHT, AirflowNights, airflow_nights
 from infra.drills.figures import Figures, Options
+from infra.drills.submitted import Job
 from infra.stack import processes
 from infra.stack.airflow_components import (
     API_SERVER,
@@ -37,14 +40,19 @@ from sql import generations
 from sql.engine import read_snapshot
 
 TASK_RUNNER = "task-runner"
+RAY_HEAD = "ray-head"
+NEW_RAY_HEAD = "new-ray-head"
 JOB = "job"
-VICTIMS = (TRIGGERER, SCHEDULER, TASK_RUNNER, DAG_PROCESSOR, API_SERVER, JOB)
+VICTIMS = (
+    *(TRIGGERER, SCHEDULER, TASK_RUNNER, DAG_PROCESSOR, API_SERVER),
+    *(RAY_HEAD, NEW_RAY_HEAD, JOB),
+)
+DIES_WITH = (RAY_HEAD, NEW_RAY_HEAD, JOB)
+"""Victims with which the job dies that runs."""
 AFTER_JOBS = 3
 """The kill comes when so many jobs of the night were begun."""
-STOPPED = "embed"
-"""The third of them."""
-ATTEMPT = re.compile(r"-c\d+-a\d+$")
 DOWN_S = 2.0
+HEAD_DOWN_S = 15.0
 
 
 @dataclass
@@ -54,39 +62,51 @@ class _Drill:
 
     def night(self, number: int, victim: str) -> None:
         """One night with one kill."""
-        run_id, before = f"drill-{number}", set(self.nights.jobs.jobs)
-        flips = self.nights.flips()
+        run_id, flips = f"drill-{number}", self.nights.flips()
+        before = {job.submission_id for job in self.nights.jobs.all()}
         body: dict[str, Any] = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         self.nights.airflow.api("POST", f"/dags/{NIGHT}/dagRuns", body)
-        began = self.nights.wait(
-            lambda: len(set(self.nights.jobs.jobs) - before) >= AFTER_JOBS, f"jobs of {run_id}"
-        )
         told = f"{victim}: night {run_id}"
-        if began and victim == JOB:
-            self._stop_job(run_id, flips, told)
-        elif began:
-            self._kill(victim)
-        ended = self._ended(run_id)
-        if not ended or self._state(run_id) != "success":
-            self.figures.tell(f"{told} ended {self._state(run_id)}")
+        begun: list[Job] = []
+
+        def is_waited_for() -> bool:
+            begun[:] = [job for job in self.nights.jobs.all() if job.submission_id not in before]
+            is_running = len(begun) >= AFTER_JOBS and begun[-1].status == "RUNNING"
+            return is_running and "deferred" in self._task_states(run_id)
+
+        if self.nights.wait(is_waited_for, f"a job of {run_id} is waited for"):
+            if victim == JOB:
+                self._stop_job(begun[-1], run_id, flips, told)
+            else:
+                self._kill(victim)
+        self._ended(run_id)
+        if (state := self._state(run_id)) != "success":
+            self.figures.tell(f"{told} ended {state}")
         if self.nights.flips() != flips + 1:
             self.figures.tell(f"{told} published {self.nights.flips() - flips} times")
-        ran = Counter(ATTEMPT.sub("", name) for name in set(self.nights.jobs.jobs) - before)
-        for work, times in ran.items():
-            if times > (2 if victim == JOB and f"-{STOPPED}-" in work else 1):
-                self.figures.duplicated += times - 1
-                self.figures.tell(f"{told}: {times} jobs of {work}")
+        # A head that knows nothing gives the ids of before again.
+        seen = {job.submission_id for job in begun} | before if victim != NEW_RAY_HEAD else set()
+        later = [job for job in self.nights.jobs.all() if job.submission_id not in seen]
+        died = begun[-1].work if victim in DIES_WITH and begun else None
+        for work, times in too_often([*begun, *later], died).items():
+            self.figures.duplicated += times - 1
+            self.figures.tell(f"{told}: {times} jobs of {work}")
+        self._nothing_left(told)
+
+    def _nothing_left(self, told: str) -> None:
+        active = [job.submission_id for job in self.nights.jobs.active()]
+        with read_snapshot(self.nights.store.engine) as conn:
+            known = generations.list_generations(conn)
+        building = [each.generation_id for each in known if each.state == "building"]
+        if active or building:
+            self.figures.tell(f"{told} left jobs {active}, generations {building}")
 
     def _ended(self, run_id: str) -> bool:
-        return self.nights.wait(
-            lambda: self._state(run_id) in ("success", "failed"), f"end of {run_id}"
-        )
+        return self.nights.wait(lambda: self.nights.is_over(run_id), f"end of {run_id}")
 
-    def _stop_job(self, run_id: str, flips: int, told: str) -> None:
+    def _stop_job(self, job: Job, run_id: str, flips: int, told: str) -> None:
         """As by `ray job stop`; then, when its generation has failed, the run goes on."""
-        newest = list(self.nights.jobs.jobs)[-1]
-        assert f"-{STOPPED}-" in newest, f"{newest} is not {STOPPED}"
-        self.nights.jobs.post(f"/api/jobs/{newest}/stop", {})
+        self.nights.jobs.stop(job)
         self._ended(run_id)
         if (state := self._state(run_id)) != "failed":
             self.figures.tell(f"{told} ended {state} though its job was stopped")
@@ -110,12 +130,16 @@ class _Drill:
         ]
 
     def _kill(self, victim: str) -> None:
-        if victim != TASK_RUNNER:
+        if victim in (RAY_HEAD, NEW_RAY_HEAD):
+            self.nights.kill_head(forgets=victim == NEW_RAY_HEAD)
+            time.sleep(HEAD_DOWN_S)
+            self.nights.cluster.restart_head()
+        elif victim == TASK_RUNNER:
+            self.nights.wait(self._kill_task_runners, "a task runs")
+        else:
             self.nights.airflow.kill(victim)
             time.sleep(DOWN_S)
             self.nights.airflow.start(victim)
-            return
-        self.nights.wait(self._kill_task_runners, "a task runs")
 
     def _kill_task_runners(self) -> bool:
         """Whether there was one: a task that waits for its job has none."""
@@ -123,12 +147,26 @@ class _Drill:
         processes.kill_all(runners)
         return bool(runners)
 
+    def _task_states(self, run_id: str) -> set[str]:
+        try:
+            answer = self.nights.airflow.api("GET", f"/dags/{NIGHT}/dagRuns/{run_id}/taskInstances")
+        except httpx.HTTPError:
+            return set()
+        return {each["state"] for each in answer["task_instances"]}
+
     def _state(self, run_id: str) -> str | None:
         try:
-            found: str = self.nights.airflow.api("GET", f"/dags/{NIGHT}/dagRuns/{run_id}")["state"]
+            found: str = self.nights.run(run_id)["state"]
         except httpx.HTTPError:  # the API server is what was killed
             return None
         return found
+
+
+def too_often(ran: Iterable[Job], died: str | None) -> dict[str, int]:
+    """Of which work there were more jobs than there may be, and how many: one, and one more of the
+    work whose job died."""
+    times = Counter(job.work for job in ran)
+    return {work: n for work, n in times.items() if n > (2 if work == died else 1)}
 
 
 def run(options: Options) -> Figures:
@@ -153,4 +191,4 @@ def run(options: Options) -> Figures:
     return figures
 
 
-assert set(VICTIMS) == {*COMPONENTS, TASK_RUNNER, JOB}
+assert {*COMPONENTS} < {*VICTIMS}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging as transformers_logging
 
 from infra.drills.catalog import TEXT_DIM, TOPICS
@@ -35,6 +35,6 @@ def make_bert(folder: Path, pieces: Sequence[str] = PIECES, seed: int = 0) -> Pa
         intermediate_size=2 * TEXT_DIM,
         max_position_embeddings=40,
     )
-    BertTokenizerFast(vocab={piece: n for n, piece in enumerate(pieces)}).save_pretrained(folder)
+    BertTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}).save_pretrained(folder)
     BertModel(config).save_pretrained(folder)
     return folder

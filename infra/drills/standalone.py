@@ -1,20 +1,22 @@
 """Drill `standalone`: `airflow standalone` runs the nights by itself, on a schedule.
 
-The DAG as it is shipped, due every minute instead of at night; nobody triggers anything. Each night
-must end well and publish once, and never two at a time. Then the shop goes on, and `airflow
-backfill create` makes the first night again, twice: each time a new generation with the bytes of
-the first, which is never live, while the nights go on.
+The DAGs as they are shipped, their jobs on a real Ray head; the night is due every minute instead
+of at three, and nobody triggers it. Each night must end well and publish once, and never two at a
+time. Beside the second one the other DAGs run (`beside_night`). Then the shop goes on, and `airflow
+backfill create` makes the first night again: a new generation with the bytes of the first, which is
+never live, while the nights go on.
 """
 
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-import httpx
 from tqdm import tqdm
 
 from dags.generation_name import night_prefix
-from infra.drills.airflow_nights import NIGHT, AirflowNights, airflow_nights
+from infra.drills.airflow_nights import NIGHT, OVER, AirflowNights, airflow_nights
+from infra.drills.beside_night import check_stays_forgotten, leave_work, run_beside
 from infra.drills.catalog import item_put
 from infra.drills.figures import Figures, Options
 from infra.drills.local import LocalStore
@@ -28,10 +30,13 @@ from sql.events import EventKind, NewEvent, append
 
 EVERY_MINUTE = "* * * * *"
 NIGHTS = 2
-BACKFILLS = 2
+BESIDE = 2
+"""The night beside which the other DAGs run."""
+CHECK = f"{NIGHT}-check-"
+"""How the ids of the jobs after the export begin."""
+BACKFILLS = 1
 TYPED_AGAIN = "only one running backfill"
 BETWEEN_TRIES_S = 5.0
-OVER = ("success", "failed")
 BACKFILL = (
     *("backfill", "create", "--dag-id", NIGHT),
     *("--reprocess-behavior", "completed", "--max-active-runs", "1"),
@@ -41,7 +46,7 @@ DIFFERS = {"metrics.json"}
 
 
 def run(options: Options) -> Figures:
-    """`rounds` nights, by default two; then two backfills of the first one."""
+    """`rounds` nights, by default two; then a backfill of the first one."""
     wanted = NIGHTS if options.rounds is None else options.rounds
     figures = Figures("standalone", wanted, options.seed)
     with (
@@ -65,6 +70,12 @@ def run(options: Options) -> Figures:
 def _scheduled(nights: AirflowNights, figures: Figures, wanted: int, bar: Any) -> None:
     most_at_once = 0
     for number in range(1, wanted + 1):
+        # Its export is done: what comes now is for the next one.
+        nights.wait(partial(_have_read, nights, number), f"night {number} has read")
+        if number == BESIDE - 1:
+            leave_work(nights)
+        if number == BESIDE:
+            run_beside(nights)
 
         def is_over(number: int = number) -> bool:
             nonlocal most_at_once
@@ -82,6 +93,14 @@ def _scheduled(nights: AirflowNights, figures: Figures, wanted: int, bar: Any) -
             figures.tell(f"{run['dag_run_id']}: {run['run_type']}, ended {run['state']}")
     if nights.flips() < wanted:
         figures.tell(f"{wanted} nights published {nights.flips()} times")
+    if wanted >= BESIDE:
+        check_stays_forgotten(nights)
+
+
+def _have_read(nights: AirflowNights, count: int) -> bool:
+    """Whether so many nights were exported."""
+    checks = [job for job in nights.jobs.all() if job.submission_id.startswith(CHECK)]
+    return len(checks) >= count
 
 
 def _backfilled(nights: AirflowNights, figures: Figures, bar: Any) -> None:
@@ -95,13 +114,7 @@ def _backfilled(nights: AirflowNights, figures: Figures, bar: Any) -> None:
         if not nights.wait(lambda: _is_taken(nights, at), f"backfill {number} is taken"):
             return
 
-        def is_over() -> bool:
-            try:
-                return nights.run(run_id)["state"] in OVER
-            except httpx.HTTPError:
-                return False
-
-        if not nights.wait(is_over, f"backfill {number}"):
+        if not nights.wait(lambda: nights.is_over(run_id), f"backfill {number}"):
             return
         bar.update()
         found = nights.run(run_id)

@@ -235,7 +235,15 @@ class LocalRay:
                 if not left:
                     raise
 
-    def _restart_head(self, others: Iterable[psutil.Process]) -> None:
+    def kill_head(self, others: Iterable[psutil.Process] = ()) -> None:
+        """kill -9 of the head with all that it runs, jobs too, as when its container is lost.
+
+        Args:
+            others: of the stack, but not of the head: they live on.
+
+        Raises:
+            StackStopFailed: a process survived SIGKILL for KILL_TIMEOUT_S.
+        """
         state, kept = self.state, _with_descendants(others)
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while left := [
@@ -250,6 +258,10 @@ class LocalRay:
             time.sleep(processes.POLL_S)
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
+
+    def _restart_head(self, others: Iterable[psutil.Process]) -> None:
+        self.kill_head(others)
+        state = self.state
         # Ray takes a living node for a living head where this file names the head's address.
         (state.temp_dir / "r" / "ray_current_cluster").unlink(missing_ok=True)
         head = self._spawn(state.temp_dir, state.ports, state.stack_id)

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.drills.jobs_api import JobsApi
 from infra.stack.airflow_components import SCHEDULER, TRIGGERER, LocalAirflow
 from infra.stack.airflow_env import AirflowEnvironment
+from tests.jobs_api import JobsApi
 
 PROJECT_ROOT = Path(__file__).parents[2]
 WAIT_S = 180.0

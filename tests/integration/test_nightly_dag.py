@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.drills.jobs_api import JobsApi
 from infra.stack.airflow_env import AirflowEnvironment
+from tests.jobs_api import JobsApi
 
 PROJECT_ROOT = Path(__file__).parents[2]
 SHARDS = 3

@@ -12,11 +12,11 @@ import pytest
 from dags.failed_night import mark_failed
 from dags.nightly_generation import night_of
 from dags.rebuild_generation import made_by
-from infra.drills.jobs_api import JobsApi
 from infra.drills.local import LocalStore, local_store
 from sql import generations
 from sql.engine import read_snapshot
 from sql.generations import Generation
+from tests.jobs_api import JobsApi
 
 AT = datetime(2026, 11, 24, 3, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import pytest
 
 from dags.ray_job.hook import RayJobHook, run_name
 from dags.ray_job.orphans import stop_orphans
-from infra.drills.jobs_api import JobsApi
+from tests.jobs_api import JobsApi
 
 
 def test_the_jobs_of_a_failed_run_are_stopped_and_no_others(tmp_path: Path) -> None:
