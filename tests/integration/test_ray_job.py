@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from dags.ray_job.errors import (
     RayJobFailed,
+    RayJobLost,
     RayJobResultInvalid,
     RayJobsUnreachable,
     RayJobTimedOut,
@@ -274,3 +275,26 @@ def test_words_reach_the_job_as_they_are(hook: RayJobHook, ti: TaskInstance) -> 
     )
     operator.entrypoint = [*operator.entrypoint, "a; exit 1", "$HOME", "it's"]
     assert operator.execute(context_for(ti)) == {"argv": ["a; exit 1", "$HOME", "it's"]}
+
+
+def test_a_job_that_died_with_the_head_is_submitted_again_by_the_next_try(
+    hook: RayJobHook, local_ray: LocalRay, ti: TaskInstance, tmp_path: Path
+) -> None:
+    def lose_the_head() -> None:
+        wait_for(lambda: running_pids(tmp_path), "the job to run")
+        local_ray.kill_head()
+        local_ray.restart_head()  # it knows nothing of before
+
+    loser = threading.Thread(target=lose_the_head)
+    loser.start()
+    with pytest.raises(RayJobLost) as caught:
+        run_deferred(deferrable(waiting_code(tmp_path)), context_for(ti))
+    loser.join(timeout=WAIT_S)
+    assert caught.value.is_infrastructure, "Airflow tries again"
+    (pid,) = running_pids(tmp_path)
+    assert not psutil.pid_exists(pid), "its driver died with the head"
+    (tmp_path / "release").touch()
+    ti.try_number = 2
+    result, _ = run_deferred(deferrable(waiting_code(tmp_path)), context_for(ti))
+    assert result == {"released": True}
+    assert (jobs_of(hook, ti), len(running_pids(tmp_path))) == (["SUCCEEDED"], 2)
