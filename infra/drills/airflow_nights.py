@@ -33,7 +33,7 @@ from sql.engine import read_snapshot
 NIGHT = "nightly_generation"
 NIGHT_S = 1_800.0
 """The longest wait."""
-POLL_S = 0.5
+POLL_S = 1.0
 STORE, AIRFLOW = "moonlark", "airflow"
 """Databases."""
 HEAD_CPUS = 4
@@ -44,6 +44,10 @@ SMALL = {
     "MOONLARK_FUSION_QUESTIONS": "300",
     "MOONLARK_STAGE_DEADLINE_S": "20",
     "MOONLARK_VERIFY_DEADLINE_S": "20",
+}
+PARSED_SELDOM = {
+    # Seven files in processes of their own, each half minute, are a quarter of two cores.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
 }
 OVER = ("success", "failed")
 Run = dict[str, Any]
@@ -155,6 +159,7 @@ def airflow_nights(
             of(
                 AirflowEnvironment(store.folder, database_url=server.url(AIRFLOW)),
                 env={**cluster.env, **path, "MOONLARK_NIGHT_SCHEDULE": schedule},
+                settings=PARSED_SELDOM,
             )
         )
         nights = AirflowNights(store, cluster, airflow, figures)
