@@ -12,6 +12,7 @@ from infra.drills.figures import Options
 from infra.drills.small_night import Words
 from infra.drills.victims import wait_for
 from infra.drills.ward import Ward, ward
+from infra.prometheus import PROXY_METRICS
 from infra.stack import prometheus
 from ray_jobs.nightly.verify_live import verify_live
 from serve.metric_names import METRICS, PREFIX
@@ -51,6 +52,7 @@ def test_what_a_running_stack_tells_after_a_night_is_what_the_code_names(here: W
     stems = {re.sub(r"_(bucket|sum|count)$", "", name).removeprefix(PREFIX) for name in scraped}
     assert stems <= METRICS.keys()
     assert METRICS.keys() - stems <= NOT_WHEN_WELL
+    assert here.prometheus.names() >= PROXY_METRICS.keys()
 
 
 @pytest.mark.timeout(180)
