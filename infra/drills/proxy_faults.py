@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Callable
 
@@ -12,9 +13,10 @@ from infra.drills.locks import locked_again_and_again
 from infra.drills.victims import controllers, kill, proxies
 from infra.drills.ward import Ward, bearer
 
-CLIENTS = 48
-"""More than two replicas have at a time; few enough that all are answered when nothing is wrong."""
-PAUSE_S = 1.0
+CLIENTS = 96
+MOST_PAUSE_S = 3.0
+"""With lists that wait for `DREAM_S`, some fifty of them would be open, and two replicas have 32. When
+nothing is wrong they ask 64 times a second at most, not all at once, and are answered."""
 
 
 def proxy_gone(ward: Ward) -> Callable[[], None]:
@@ -48,7 +50,7 @@ def proxy_refuses(ward: Ward) -> Callable[[], None]:
 
 
 class Crowd(threading.Thread):
-    """Clients that ask for lists, each for its next a second after the last, until `end`."""
+    """Clients that ask for lists, each for its next some time after the last, until `end`."""
 
     def __init__(self, url: str, key: str) -> None:
         super().__init__(name="crowd", daemon=True)
@@ -72,7 +74,8 @@ class Crowd(threading.Thread):
             await asyncio.gather(*(self._one(http, n) for n in range(CLIENTS)))
 
     async def _one(self, http: httpx.AsyncClient, n: int) -> None:
+        rng = random.Random(n)
         while not self._ending.is_set():
             with contextlib.suppress(httpx.HTTPError):
                 await http.get(f"/v1/users/idle{n}/recommendations")
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(rng.uniform(0, MOST_PAUSE_S))
