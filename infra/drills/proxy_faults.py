@@ -15,7 +15,7 @@ from infra.drills.ward import Ward, bearer
 
 CLIENTS = 96
 MOST_PAUSE_S = 3.0
-"""With lists that wait for `DREAM_S`, some fifty of them would be open, and two replicas have 32. When
+"""While lists wait for `DREAM_S`, some fifty would be open; two replicas have places for 32. When
 nothing is wrong they ask 64 times a second at most, not all at once, and are answered."""
 
 
