@@ -85,20 +85,29 @@ def past_of(
     counted = effective(log)[-MAX_PAST:][::-1]
     digests = [event.text_digest for event in counted if event.text_digest is not None]
     item_texts = generation.text_vectors(engine, digests)
-    events, bert, ordinals = [], [], []
+    events: list[StoredEvent] = []
+    bert: list[NDArray[np.float32]] = []
+    rows: list[int] = []
+    # By text and ordinal: what happened with one item has one vector, equal to the last bit.
+    places: dict[tuple[int | str | None, int], int] = {}
     for event in counted:
         is_text = event.kind in TEXT_KINDS
         vector = (
             text_vectors.get(event.user_seq) if is_text else item_texts.get(event.text_digest or "")
         )
         if vector is not None:
-            events.append(event)
-            bert.append(vector)
             # A text is no item, also where it is a comment on one: it has no residual.
-            ordinals.append(-1 if is_text or event.ordinal is None else event.ordinal)
+            ordinal = -1 if is_text or event.ordinal is None else event.ordinal
+            key = event.user_seq if is_text else event.text_digest, ordinal
+            if key not in places:
+                places[key] = len(bert)
+                bert.append(vector)
+            events.append(event)
+            rows.append(places[key])
     if not events:
         return Past([], np.zeros((0, generation.encoder.dim), np.float32))
-    vectors_MD = generation.encoder.item_vectors(np.stack(bert), np.array(ordinals, np.int64))
+    ordinals = np.array([ordinal for _, ordinal in places], np.int64)
+    vectors_MD = generation.encoder.item_vectors(np.stack(bert), ordinals)[rows]
     return Past(events, vectors_MD)
 
 

@@ -1,7 +1,9 @@
 """What trends now, and what is shown to users without events. Counts of `item_activity`.
 
 Activity is fresh within `REFRESH_MS` and outside the read-your-writes promise (DESIGN.md, 1);
-`as_of` pins it for tests and explanations. The formulas are in `ray_jobs.ranking.trend`.
+`as_of` pins it for tests and explanations. The formulas are in `ray_jobs.ranking.trend`. An hour in
+which very many items were acted on is read less often, so that reading takes a few hundredths of a
+core at most (`ROWS_A_SECOND`); its age tells.
 
 A refresh reads few hours, however many are asked for: those that still take events (this one and
 the one before), those never read or read before they were over, and of the rest one, in turn,
@@ -37,6 +39,8 @@ from sql.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 REFRESH_MS = 1_000
+ROWS_A_SECOND = 20_000
+"""Of `item_activity`, read for one hour: some 40 ms of the database."""
 MAX_HOURS = 168
 NEW_USER_HOURS = 24
 MAX_ITEMS_PER_HOUR = 20_000
@@ -57,6 +61,12 @@ class Trends:
 class _Hour:
     counts: Counts
     read_at_ms: int
+    rows: int
+
+    @property
+    def until_ms(self) -> int:
+        """While the hour takes events it is read again then."""
+        return self.read_at_ms + max(REFRESH_MS, 1_000 * self.rows // ROWS_A_SECOND)
 
 
 class _Since(NamedTuple):
@@ -94,7 +104,7 @@ class Trending:
         """What trends in the `hours` (1..MAX_HOURS) before `as_of_ms`; of its own hour all."""
         assert 1 <= hours <= MAX_HOURS, hours
         weights = hour_weights(as_of_ms, hours)
-        held, age_ms = self._read(weights)
+        held, age_ms, _ = self._read(weights)
         counted = ((weight, held[hour].counts) for hour, weight in weights.items())
         active = activity(items.ordinal_span, counted)
         return Trends(trend(active, items.event_counts()), active, age_ms)
@@ -107,15 +117,14 @@ class Trending:
     def activity_since(self, hour: int, as_of_ms: int, early_ms: int = 0) -> Activity:
         """What was done from the start of `hour` to that of `as_of_ms`, of the last MAX_HOURS hours
         at most: what the night has not counted. The same object until something is read again:
-        when it is REFRESH_MS old, less `early_ms`."""
+        what is too old, or will be in `early_ms`."""
         last, kept = hour_of(as_of_ms), self._since
         soon_ms = self._now_ms() + early_ms
         if kept is not None and kept.is_of(hour, as_of_ms) and soon_ms in kept.fresh_ms:
             return kept.activity
         hours = range(max(hour, last - MAX_HOURS), last + 1)
-        held, age_ms = self._read(hours, early_ms)
-        now_ms = self._now_ms()
-        fresh_ms = range(now_ms, now_ms + REFRESH_MS - age_ms)
+        held, _, until_ms = self._read(hours, early_ms)
+        fresh_ms = range(self._now_ms(), until_ms)
         if kept is not None and kept.is_of(hour, as_of_ms) and kept.reads == self._reads:
             made = kept.activity
         else:
@@ -123,14 +132,17 @@ class Trending:
         self._since = _Since(hour, self._reads, fresh_ms, made)
         return made
 
-    def _read(self, wanted: Collection[int], early_ms: int = 0) -> tuple[dict[int, _Hour], int]:
-        """These hours, and the age of those of them that still take events."""
+    def _read(
+        self, wanted: Collection[int], early_ms: int = 0
+    ) -> tuple[dict[int, _Hour], int, int]:
+        """These hours, the age of those of them that still take events, and when something is to be
+        read again."""
         with self._lock:
             now_ms = self._now_ms()
             stale = [hour for hour in wanted if self._is_stale(hour, now_ms + early_ms)]
             if not 0 <= now_ms - self._turned_at_ms < REFRESH_MS:
-                rest = [hour for hour in wanted if hour not in stale]
-                stale += sorted(rest, key=lambda hour: self._held[hour].read_at_ms)[:1]
+                over = [h for h in wanted if h not in stale and _is_over(self._held[h], h)]
+                stale += sorted(over, key=lambda hour: self._held[hour].read_at_ms)[:1]
                 self._turned_at_ms = now_ms
             if stale:
                 self._reads += 1
@@ -138,28 +150,28 @@ class Trending:
             found = {hour: self._held[hour] for hour in wanted}
             near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)
             self._held = {hour: held for hour, held in self._held.items() if hour in near}
-        ages = [
-            now_ms - held.read_at_ms for hour, held in found.items() if not _is_over(held, hour)
-        ]
-        return found, max(ages, default=0)
+            turn_ms = self._turned_at_ms + REFRESH_MS
+        open_ = [held for hour, held in found.items() if not _is_over(held, hour)]
+        age_ms = max((now_ms - held.read_at_ms for held in open_), default=0)
+        return found, age_ms, min([turn_ms, *(held.until_ms for held in open_)])
 
     def _refresh(self, hours: Collection[int], now_ms: int) -> None:
         """Without the database what is held stays, and its age tells."""
         try:
             with read_snapshot(self._engine) as conn:
                 for hour in hours:
-                    counts = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
-                    self._held[hour] = _Hour(counts, now_ms)
+                    read = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
+                    self._held[hour] = _Hour((read.ordinals, read.sums), now_ms, read.rows)
         except StoreUnavailable as error:
             log.warning("activity is not refreshed: %s", error)
             for hour in hours:
-                self._held.setdefault(hour, _Hour(NO_COUNTS, 0))
+                self._held.setdefault(hour, _Hour(NO_COUNTS, 0, 0))
 
     def _is_stale(self, hour: int, now_ms: int) -> bool:
         held = self._held.get(hour)
         if held is None:
             return True
-        return not _is_over(held, hour) and not 0 <= now_ms - held.read_at_ms < REFRESH_MS
+        return not _is_over(held, hour) and now_ms not in range(held.read_at_ms, held.until_ms)
 
 
 def _is_over(held: _Hour, hour: int) -> bool:

@@ -1,10 +1,22 @@
 """How often each item was acted on, by hour: it feeds trending, cold start and priors."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Engine, case, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 
 from sql.errors import StoreUnavailable
 from sql.event_rules import HOUR_MS
@@ -17,22 +29,47 @@ def hour_of(at_ms: int) -> int:
     return at_ms // HOUR_MS
 
 
+class HourCounts(NamedTuple):
+    """Items acted on in an hour, in no order: `ordinals` (N,), each once, and the weighted `sums`
+    of their events (N,) float32. `rows`: so many were read for it."""
+
+    ordinals: NDArray[np.int64]
+    sums: NDArray[np.float32]
+    rows: int
+
+
 def read_hour(
     conn: Connection, hour: int, kind_weights: Mapping[str, float], limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `limit` items most acted on in an hour: ordinals (N,), each once, and the weighted sums
-    of their events (N,) float32. A kind without a weight does not count."""
+) -> HourCounts:
+    """The `limit` items most acted on in an hour. A kind without a weight does not count."""
     total = _weighted(kind_weights)
-    rows = conn.execute(
-        select(item_activity.c.ordinal, total)
-        .where(item_activity.c.hour == hour)
+    of_hour = item_activity.c.hour == hour
+    most = (
+        select(item_activity.c.ordinal, total.label("total"))
+        .where(of_hour)
         .group_by(item_activity.c.ordinal)
         .having(total > 0)
-        .order_by(total.desc(), item_activity.c.ordinal)
-        .limit(limit)
-    ).all()
-    ordinals = np.array([row[0] for row in rows], np.int64)
-    return ordinals, np.array([float(row[1]) for row in rows], np.float32)
+    )
+    rows = conn.scalar(select(func.count()).select_from(item_activity).where(of_hour)) or 0
+    if rows > limit:  # to put them in order takes as long as to read them
+        most = most.order_by(total.desc(), item_activity.c.ordinal).limit(limit)
+    # As two texts: to fetch thousands of rows keeps the interpreter from who answers.
+    listed = _listed_by(conn.dialect.name)
+    kept = most.subquery("most")
+    ordinals, sums = conn.execute(
+        select(listed(kept.c.ordinal).label("ordinals"), listed(kept.c.total).label("sums"))
+    ).one()
+    return HourCounts(
+        np.array(json.loads(ordinals), np.int64), np.array(json.loads(sums), np.float32), rows
+    )
+
+
+def _listed_by(dialect: str) -> Callable[[ColumnElement[Any]], ColumnElement[str]]:
+    """All of a column as one JSON text."""
+    if dialect == "sqlite":
+        return func.json_group_array
+    nothing: ColumnElement[Any] = literal_column("'[]'::json")
+    return lambda column: cast(func.coalesce(func.json_agg(column), nothing), Text)
 
 
 def newest_hour(conn: Connection) -> int | None:

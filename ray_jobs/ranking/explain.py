@@ -28,7 +28,9 @@ def nearest_events(
             f"most must be at least 1 and the dims equal, got {most}, {items_ND.shape[1]} and "
             f"{events_MD.shape[1]}"
         )
-    cosines_NM = items_ND @ events_MD.T
+    # The last bit of a product depends on its place in the matrix: of equal events it is one.
+    distinct_VD, of_event_M = np.unique(events_MD, axis=0, return_inverse=True)
+    cosines_NM = (items_ND @ distinct_VD.T)[:, of_event_M]
     rows_NE = np.argsort(-cosines_NM, axis=1, kind="stable")[:, :most]
     cosines_NE: NDArray[np.float32] = np.take_along_axis(cosines_NM, rows_NE, axis=1)
     return rows_NE, cosines_NE

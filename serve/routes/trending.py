@@ -26,8 +26,9 @@ async def trending(
     hours: Annotated[int, Query(ge=1, le=MAX_HOURS, description="how far back it looks")] = 1,
     as_of: Moment | None = None,
 ) -> TrendingAnswer:
-    """Items that are acted on more than is usual for them. An event counts within a second; what
-    nobody acted on is not in it, so the list may be short."""
+    """Items that are acted on more than is usual for them. An event counts within a second, later
+    in an hour of very many items: `activity_age_ms` tells. What nobody acted on is not in it, so
+    the list may be short."""
     query = ListQuery(
         k=k,
         category=category,

@@ -13,6 +13,15 @@ def unit(rows) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def test_of_equal_events_the_lower_row_comes_first_wherever_they_are() -> None:
+    rng = np.random.default_rng(3)
+    for events in range(2, 40):
+        events_MD = unit(np.tile(rng.normal(size=(1, 128)), (events, 1)))
+        rows, cosines = nearest_events(unit(rng.normal(size=(7, 128))), events_MD, most=events)
+        assert (rows == np.arange(events)).all()
+        assert (cosines == cosines[:, :1]).all()
+
+
 @pytest.mark.parametrize(("items", "events"), [(1, 1), (5, 2), (7, 40), (3, 0), (0, 4)])
 def test_nearest_events_are_those_of_a_plain_sort(items, events):
     rng = np.random.default_rng(items + events)

@@ -77,6 +77,25 @@ def test_an_event_counts_within_a_second_and_is_not_asked_for_before(store: Stor
     assert not trending.trends(ITEMS, store.clock.ms, 1).activity.any()
 
 
+def test_an_hour_of_very_many_items_is_read_less_often_and_tells_its_age(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trending_module, "ROWS_A_SECOND", 1)
+    for item in range(4):  # four rows: to be read in four seconds
+        store.act("click", f"i{item}")
+    trending = Trending(store.engine, store.clock)
+    kept = trending.activity_since(HOUR, store.clock.ms)
+    store.act("click", "i0")
+    store.clock.ms += 3_999
+    late = trending.trends(ITEMS, store.clock.ms, 1)
+    assert (late.age_ms, late.activity.tolist()) == (3_999, [1, 1, 1, 1])
+    assert trending.activity_since(HOUR, store.clock.ms).ordinals.tolist() == kept.ordinals.tolist()
+    store.clock.ms += 1
+    fresh = trending.trends(ITEMS, store.clock.ms, 1)
+    assert fresh.activity.tolist() == [2, 1, 1, 1]
+    assert fresh.age_ms == 1, "that of the hour before, in which nothing was done"
+
+
 def test_a_refresh_reads_few_hours_however_many_are_asked_for(store: Store) -> None:
     trending = Trending(store.engine, store.clock)
     trending.trends(ITEMS, store.clock.ms, MAX_HOURS)

@@ -124,6 +124,7 @@ def _latencies(name: str, figures: Figures) -> Table:
     rows = [
         *_rows("recommendation", figures.lists_at_half),
         *_rows("event, acknowledged", figures.events_at_half),
+        *_rows("no-op, ASGI", figures.noop_at_half),
         ("bare commit", "", f"{commits_ms[0]:.1f}", f"{commits_ms[1]:.1f}"),
         *_rows("event and list", figures.visits_at_half, ("the event", "the list after it")),
         *_rows("search event and list, one client", figures.searches, ("the event (BERT)", "")),

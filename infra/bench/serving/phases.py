@@ -94,6 +94,8 @@ class Figures:
     """CPU ms of one call."""
     lists_at_half: Sent | None = None
     visits_at_half: Sent | None = None
+    noop_at_half: Sent | None = None
+    """The app that does nothing."""
     events_at_half: Sent | None = None
     searches: Sent | None = None
     commits_s: list[float] = field(default_factory=list)
@@ -207,6 +209,9 @@ class Phases:
         figures, seconds = self.figures, self._lengths.loop_s
         lists = figures.loops["lists"].per_s / 2
         figures.lists_at_half = self._open(self._fresh(int(lists * seconds)), lists)
+        noop = figures.loops["noop"].per_s / 2
+        nothing = Visit((self._asker.get(NOOPS["noop"]),))
+        figures.noop_at_half = self._open([nothing] * int(noop * seconds), noop)
         count = int(MOST_PER_S * seconds) // 4
         visits = self._loop("visits", self._visits(count), "gateway", "haproxy", "database")
         rate = visits.per_s / 2
