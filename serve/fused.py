@@ -23,7 +23,7 @@ from ray_jobs.ranking.fusion import Evidence
 from ray_jobs.ranking.neighbours import Near
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.shown import Shown
-from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates
+from ray_jobs.ranking.sources import POOL, RECENT_ITEMS, Pools, candidates, most_active
 from ray_jobs.shards.search import live_dots_of, live_vectors_of
 from serve.trending import REFRESH_MS, Trending
 from serve.user_state import UserState
@@ -212,11 +212,14 @@ def _key(state: UserState) -> tuple[str, int]:
 
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:
     items = state.view.items
-    active = np.union1d(priors.most_active, live.ordinals)
+    acted_on = np.union1d(priors.most_active, live.ordinals)
+    sums = priors.activity.at(acted_on, as_of_ms) + live.at(acted_on, as_of_ms)
+    # A list looks at each of the pool, and a busy day has acted on a hundred thousand.
+    active = most_active(acted_on, sums, POOL)
     newest = items.newest(as_of_ms, POOL)
     return Pools(
         active,
-        priors.activity.at(active, as_of_ms) + live.at(active, as_of_ms),
+        sums[np.searchsorted(acted_on, active)],
         newest,
         items.published_ms(newest),
     )

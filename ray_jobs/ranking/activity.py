@@ -22,7 +22,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import FLOATS_2D, INT, INTS, INTS32, WRITTEN_2D, kernel
+from ray_jobs.compiled import (
+    FLOAT,
+    FLOATS,
+    FLOATS_2D,
+    INT,
+    INTS,
+    INTS32,
+    WRITTEN_2D,
+    array_of,
+    kernel,
+)
 from ray_jobs.ranking.lookup import check_ascending
 from ray_jobs.ranking.trend import HOUR_MS, KIND_WEIGHTS, Counts
 
@@ -83,11 +93,12 @@ class Activity:
             return cls(np.zeros(0, np.int64), np.zeros((0, len(HORIZONS_DAYS)), np.float32), at_ms)
         ordinals_L = np.concatenate([counts[0] for _, counts in pairs])
         weights_L = np.concatenate([counts[1] for _, counts in pairs])
-        middles = [np.full(len(counts[0]), hour * HOUR_MS + HOUR_MS // 2) for hour, counts in pairs]
-        ordinals, rows_L = np.unique(ordinals_L, return_inverse=True)
-        ages_ms_L = at_ms - np.concatenate(middles)
-        sums = _decayed_sums(rows_L, weights_L, ages_ms_L, len(ordinals))
-        return cls(ordinals.astype(np.int64), sums, at_ms)
+        ends_T = np.cumsum([len(counts[0]) for _, counts in pairs], dtype=np.int64)
+        middles_T = np.array([hour * HOUR_MS + HOUR_MS // 2 for hour, _ in pairs], np.int64)
+        ages_days = np.maximum(at_ms - middles_T, 0)[:, None] / DAY_MS
+        decays_TH = np.exp(-ages_days / np.array(HORIZONS_DAYS))
+        span = int(ordinals_L.max(initial=-1)) + 1
+        return cls(*_of_hours(ordinals_L, weights_L, ends_T, decays_TH, span), at_ms)
 
     @cached_property
     def _row_S(self) -> NDArray[np.int32]:
@@ -123,6 +134,34 @@ class Activity:
 
 _HORIZONS_MS = np.array(HORIZONS_DAYS) * DAY_MS
 _HORIZONS = len(HORIZONS_DAYS)
+
+
+@kernel(INTS, FLOATS, INTS, array_of(FLOAT, 2), INT)
+def _of_hours(
+    ordinals_L: Ints,
+    weights_L: Floats,
+    ends_T: Ints,
+    decays_TH: NDArray[np.float64],
+    span: int,
+) -> tuple[Ints, Floats]:
+    """The ordinals that occur, ascending, and the sum of weight * decay of each; what belongs to
+    hour t ends at `ends_T[t]`. A day of 20,000 items an hour is summed again each second."""
+    row_S = np.full(span, -1, np.int32)
+    for ordinal in ordinals_L:
+        row_S[ordinal] = 0
+    ordinals_N, count = np.empty(min(span, len(ordinals_L)), np.int64), 0
+    for ordinal in range(span):
+        if row_S[ordinal] == 0:
+            row_S[ordinal], ordinals_N[count] = count, ordinal
+            count += 1
+    sums_NH, place = np.zeros((count, _HORIZONS), np.float64), 0
+    for hour in range(len(ends_T)):
+        while place < ends_T[hour]:
+            row, weight = row_S[ordinals_L[place]], np.float64(weights_L[place])
+            for h in range(_HORIZONS):
+                sums_NH[row, h] += weight * decays_TH[hour, h]
+            place += 1
+    return ordinals_N[:count], sums_NH.astype(np.float32)
 
 
 @kernel(INTS, INTS32, INTS, FLOATS_2D, INT, WRITTEN_2D)

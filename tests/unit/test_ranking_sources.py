@@ -9,8 +9,10 @@ from ray_jobs.ranking.sources import (
     ACTIVE_EACH,
     NEIGHBOURS,
     NEWEST,
+    POOL,
     Pools,
     candidates,
+    most_active,
 )
 
 SPAN, AS_OF_MS = 3_000, 10_000
@@ -64,3 +66,18 @@ def test_the_most_active_who_are_hidden_leave_their_place_to_the_next() -> None:
     nobody = Near.nobody()
     found = candidates(pools, nobody, NOTHING, AS_OF_MS, Shown(None, NOTHING, may_S))
     assert set(found.tolist()) == brute(pools, nobody.ordinals, nobody.sums, may_S)
+
+
+@pytest.mark.parametrize("hidden", [0, 200])
+def test_a_pool_of_the_best_gives_what_one_of_all_that_was_acted_on_gives(hidden: int) -> None:
+    rng = np.random.default_rng(hidden)
+    pools = made_pools(rng, 2_500)
+    best = most_active(pools.active, pools.sums, POOL)
+    assert len(best) < len(pools.active)
+    of_best = pools.sums[np.searchsorted(pools.active, best)]
+    smaller = Pools(best, of_best, pools.newest, pools.published)
+    may_S = np.ones(SPAN, np.bool_)
+    may_S[rng.choice(SPAN, hidden, replace=False)] = False
+    shown, nobody = Shown(None, NOTHING, may_S), Near.nobody()
+    found = [candidates(of, nobody, NOTHING, AS_OF_MS, shown).tolist() for of in (pools, smaller)]
+    assert found[0] == found[1]
