@@ -50,11 +50,13 @@ SINCE = "moonlark-since"
 class Known:
     """What the database knows of when something began.
 
-    `last_heard_ms`: of any replica, None where one is heard of now. `changed_ms`: when so many
-    changes of items had come after a watermark of the catalog.
+    `last_heard_ms`: of any replica, None where one is heard of now. `replicas`: how many are
+    heard of now. `changed_ms`: when so many changes of items had come after a watermark of the
+    catalog.
     """
 
     last_heard_ms: int | None = None
+    replicas: int | None = None
     changed_ms: Callable[[int, int], int | None] = lambda watermark, changes: None
 
 
@@ -77,8 +79,7 @@ def look_at_day(
         ) as http:
             ready = http.get("/readyz")
             if HEADER not in ready.headers:
-                what = f"{url} answers {ready.status_code}, but no replica of ours"
-                return looked("", Finding("NothingAnswers", what, known.last_heard_ms))
+                return looked("", _nobody(f"{url} answers {_told(ready)}", known))
             if ready.status_code != 200:
                 return looked("", _not_ready(ready)) + _marks(http, {})
             status = http.get("/v1/status")
@@ -89,8 +90,21 @@ def look_at_day(
                 + _marks(http, told.get("troubles", {}))
             )
     except httpx.HTTPError as error:
-        what = f"{url} does not answer: {type(error).__name__}"
-        return looked("", Finding("NothingAnswers", what, known.last_heard_ms))
+        return looked("", _nobody(f"{url} does not answer: {type(error).__name__}", known))
+
+
+def _nobody(what: str, known: Known) -> Finding:
+    """No replica answers; where some live, none is asked."""
+    if known.replicas:
+        what += f"; {known.replicas} replicas live: it is what stands before them"
+    return Finding("NothingAnswers", what, known.last_heard_ms)
+
+
+def _told(answer: httpx.Response) -> str:
+    """Status, and the title of a problem document: HAProxy's own are some, too."""
+    is_json = "json" in answer.headers.get("content-type", "")
+    title = answer.json().get("title", "") if is_json else ""
+    return f"{answer.status_code}: {title}" if title else str(answer.status_code)
 
 
 def _not_ready(answer: httpx.Response) -> Finding:
@@ -178,9 +192,9 @@ def _marks(http: httpx.Client, troubles: Mapping[str, str]) -> Look:
     if answer.status_code in (401, 403):
         return Look(not_seen=(NotSeen("a search", "it needs a key: MOONLARK_API_KEY"),))
     if answer.status_code >= 500:
-        body = answer.json() if HEADER in answer.headers else {}
-        is_encoder = "encoder" in body.get("title", "")
-        what = f"a search is answered {answer.status_code}: {body.get('title', '')}"
+        is_encoder = "encoder" in _told(answer)
+        who = "" if HEADER in answer.headers else "without any replica "
+        what = f"a search is answered {who}{_told(answer)}"
         since_ms = _ms(troubles.get("errors"))
         return looked("", Finding("EncoderGone" if is_encoder else "ErrorsHigh", what, since_ms))
     marks = answer.json().get("degraded", [])

@@ -70,9 +70,9 @@ def known_to(engine: Engine) -> Known:
         return None
 
     with read_snapshot(engine) as conn:
-        is_heard = bool(generations.fresh_replicas(conn))
-        last_ms = None if is_heard else generations.last_heard_ms(conn)
-    return Known(last_ms, changed_ms)
+        replicas = len(generations.fresh_replicas(conn))
+        last_ms = None if replicas else generations.last_heard_ms(conn)
+    return Known(last_ms, replicas, changed_ms)
 
 
 def look_at_store(engine: Engine) -> Look:

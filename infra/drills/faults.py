@@ -9,18 +9,18 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
-import psycopg
 from sqlalchemy import update
 
 from infra.drills.catalog import made_title
+from infra.drills.locks import locked, locked_again_and_again
+from infra.drills.proxy_faults import proxy_gone, proxy_refuses
 from infra.drills.sickness import Sickness
 from infra.drills.small_night import Words
 from infra.drills.stack import now_ms
@@ -45,14 +45,14 @@ from sql.tables import generations as generations_table
 
 HOUR_MS = 3_600_000
 WAITS_MS = 300_000
-DREAM_S = 1.6
-"""Shorter than the ward's statement timeout: whoever waits is slow, and none fails."""
 KEYS_KNOWN_S = 6.0
 SILENT_HOURS = 9
 ROTS = "weights.safetensors"
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
 SEEN_S = 60.0
+REFUSED, TIMED_OUT = 7, 124
+"""Exit statuses of curl and timeout."""
 BEGINS_S = 240.0
 """Until a night that was begun has done its first step."""
 DELETE_APP = (
@@ -73,6 +73,8 @@ class Fault:
     hands_on: Mapping[str, Callable[[Ward, str], None]] = field(default_factory=dict)
     named: str = ""
     """By the doctor, where it is by another runbook's name: that of the cause."""
+    answers: Mapping[str, Set[int]] = field(default_factory=dict)
+    """Exit statuses of commands of the diagnosis, where this fault makes them others."""
 
 
 class DataRefused(NightError):
@@ -219,43 +221,6 @@ def _delta(ward: Ward) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def _locked(table: str, mode: str) -> Callable[[Ward], Callable[[], None]]:
-    """A session that began a change and was forgotten."""
-
-    def inject(ward: Ward) -> Callable[[], None]:
-        url = ward.stack.database_url.replace("+psycopg", "", 1)
-        forgotten = psycopg.connect(url)
-        forgotten.execute(f"LOCK TABLE {table} IN {mode} MODE")
-        return forgotten.close
-
-    return inject
-
-
-def _locked_again_and_again(table: str, mode: str) -> Callable[[Ward], Callable[[], None]]:
-    """A session that takes a lock, dreams and lets go, again and again: until it is ended."""
-
-    def inject(ward: Ward) -> Callable[[], None]:
-        dreamer = psycopg.connect(ward.stack.database_url.replace("+psycopg", "", 1))
-
-        def dream() -> None:
-            with suppress(psycopg.Error):
-                while True:
-                    dreamer.execute(f"LOCK TABLE {table} IN {mode} MODE")
-                    time.sleep(DREAM_S)
-                    dreamer.commit()
-
-        thread = threading.Thread(target=dream, name="dreamer", daemon=True)
-        thread.start()
-
-        def awake() -> None:
-            dreamer.close()
-            thread.join(10)
-
-        return awake
-
-    return inject
-
-
 def _server_gone(ward: Ward) -> None:
     ward.server.kill()
 
@@ -356,19 +321,29 @@ FAULTS: Mapping[str, Fault] = {
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint=""))),
     "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint=""))),
     "DeltaLarge": Fault(_delta),
-    "EventsNotStored": Fault(_locked("users", "EXCLUSIVE")),
-    "EventsSlow": Fault(_locked_again_and_again("users", "EXCLUSIVE"), named="EventsNotStored"),
+    "EventsNotStored": Fault(locked("users", "EXCLUSIVE")),
+    "EventsSlow": Fault(locked_again_and_again("users", "EXCLUSIVE"), named="EventsNotStored"),
     "ListsSlow": Fault(
-        _locked_again_and_again("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"
+        locked_again_and_again("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"
     ),
-    "ErrorsHigh": Fault(_locked("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"),
-    "WriteBehindDropping": Fault(_locked("exposures", "EXCLUSIVE")),
+    "ErrorsHigh": Fault(locked("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"),
+    "ErrorsHigh-proxy": Fault(proxy_refuses, named="EventsNotStored"),
+    "WriteBehindDropping": Fault(locked("exposures", "EXCLUSIVE")),
     "DatabaseGone": Fault(_server_gone, POSTGRES_UNIT),
     "DiskAlmostFull": Fault(_disk_full_of_generations),
     "EventsStopped": Fault(_key_revoked, hands_on={"moonlark keys make": _key_taken}),
     "CatalogBehind": Fault(_changes_wait),
     "EncoderGone": Fault(_hung("encoder")),
     "ShardGone": Fault(_hung("shards1")),
+    "NothingAnswers-proxy": Fault(
+        proxy_gone, answers={"curl": {REFUSED}, "timeout 30 serve status": {TIMED_OUT}}
+    ),
     "NothingAnswers": Fault(_app_gone),
 }
-"""In an order in which what one leaves behind does not stand in another's way."""
+"""In an order in which what one leaves behind does not stand in another's way. A name is a
+runbook's, of its second fault with a word after a dash."""
+
+
+def runbook_of(name: str) -> str:
+    """The runbook, and alert, of one of these."""
+    return name.partition("-")[0]

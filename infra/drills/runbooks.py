@@ -14,7 +14,7 @@ from collections.abc import Sequence, Set
 from tqdm import tqdm
 
 from infra import runbooks
-from infra.drills.faults import FAULTS, Fault
+from infra.drills.faults import FAULTS, Fault, runbook_of
 from infra.drills.figures import Figures, Options
 from infra.drills.victims import wait_for
 from infra.drills.ward import Ward, ward
@@ -23,6 +23,7 @@ FIRES_S = 120.0
 ENDS_S = 180.0
 STILL_S = 20.0
 """A scrape may fail, and what flutters may be quiet for a moment."""
+SEEN = 'min_over_time(up{job="moonlark"}[5s])'
 DOCTOR = "moonlark doctor"
 ANSWERS = {DOCTOR: {1}, "moonlark status": {0, 1}}
 """Exit codes of the commands of a diagnosis, where they are not 0: something is wrong; the database
@@ -31,10 +32,10 @@ does not answer."""
 
 def run(options: Options) -> Figures:
     """All of them, or the one that `options.name` says, on one stack."""
-    names = list(FAULTS) if options.name is None else [options.name]
-    unknown = [name for name in names if name not in FAULTS]
-    if unknown:
-        raise ValueError(f"runbook: {unknown[0]!r}, accepted: {', '.join(FAULTS)}")
+    asked = options.name
+    names = [name for name in FAULTS if asked in (None, name, runbook_of(name))]
+    if not names:
+        raise ValueError(f"runbook: {asked!r}, accepted: {', '.join(FAULTS)}")
     with ward(options.seed) as here:
         return run_on(here, names, options)
 
@@ -52,36 +53,44 @@ def run_on(here: Ward, names: Sequence[str], options: Options) -> Figures:
     return figures
 
 
-def _try(here: Ward, name: str, fault: Fault, figures: Figures) -> None:
+def _try(here: Ward, tried: str, fault: Fault, figures: Figures) -> None:
+    name = runbook_of(tried)
     if name in here.prometheus.firing():
         wait_for(f"{name} ends before it begins", lambda: _is_over(here, name), ENDS_S)
     take_away = fault.inject(here)
     try:
         fires_s = wait_for(f"{name} fires", lambda: _fires(here, name), FIRES_S)
-        figures.more[f"{name}_fires_s"] = round(fires_s, 1)
+        figures.more[f"{tried}_fires_s"] = round(fires_s, 1)
         runbook = runbooks.read(name)
         for command in runbook.commands("Diagnosis"):
-            said = _do(here, command, fault, figures, ANSWERS.get(command, {0}))
+            said = _do(here, command, fault, figures, _accepted(command, fault))
             if command == DOCTOR and not re.search(rf"^{fault.named or name}\b", said, re.M):
-                figures.tell(f"{name}: the doctor does not name {fault.named or name}: {said}")
+                figures.tell(f"{tried}: the doctor does not name {fault.named or name}: {said}")
         wait_for(f"{name} still fires", lambda: _fires(here, name), STILL_S)
         for command in runbook.commands("Mitigation"):
             _do(here, command, fault, figures)
         ends_s = wait_for(f"{name} ends", lambda: _is_over(here, name), ENDS_S)
-        figures.more[f"{name}_ends_s"] = round(ends_s, 1)
+        figures.more[f"{tried}_ends_s"] = round(ends_s, 1)
     finally:
         if take_away is not None:
             take_away()
 
 
+def _accepted(command: str, fault: Fault) -> Set[int]:
+    for beginning, statuses in fault.answers.items():
+        if command.startswith(beginning):
+            return statuses
+    return ANSWERS.get(command, {0})
+
+
 def _is_over(here: Ward, name: str) -> bool:
     """A scrape that failed says nothing."""
-    is_seen = here.prometheus.values("min_over_time(up[5s])") == [1.0]
+    is_seen = here.prometheus.values(SEEN) == [1.0]
     return is_seen and name not in here.prometheus.firing()
 
 
 def _fires(here: Ward, name: str) -> bool:
-    is_seen = here.prometheus.values("min_over_time(up[5s])") == [1.0]
+    is_seen = here.prometheus.values(SEEN) == [1.0]
     return is_seen and name in here.prometheus.firing()
 
 

@@ -264,8 +264,9 @@ def ward(seed: int) -> Iterator[Ward]:
             )
         )
         rules = hurried(RULES.read_text(encoding="utf-8"))
-        port = stack.cluster.state.ports.metrics_export
-        prometheus = ends.enter_context(LocalPrometheus(stack.folder / "prometheus", port, rules))
+        ports = stack.cluster.state.ports
+        jobs = {"moonlark": ports.metrics_export, "moonlark-proxy": ports.haproxy_metrics}
+        prometheus = ends.enter_context(LocalPrometheus(stack.folder / "prometheus", jobs, rules))
         murmur = Murmur(
             stack.url,
             _key(stack.engine, SENDER, ("events:write",)),

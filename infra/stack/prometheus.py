@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -22,7 +23,9 @@ global:
   evaluation_interval: 1s
 rule_files: [{rules}]
 scrape_configs:
-  - job_name: moonlark
+"""
+JOB = """\
+  - job_name: {name}
     static_configs:
       - targets: ["{loopback}:{port}"]
 """
@@ -34,12 +37,12 @@ def binary() -> str | None:
 
 
 class LocalPrometheus:
-    """Scrapes one port of this machine every three seconds (on a busy one Ray needs more than one
-    for its answer), and evaluates `rules` each second."""
+    """Scrapes a port of this machine for each job every three seconds (on a busy one Ray needs more
+    than one for its answer), and evaluates `rules` each second."""
 
-    def __init__(self, folder: Path, scraped_port: int, rules: str) -> None:
+    def __init__(self, folder: Path, jobs: Mapping[str, int], rules: str) -> None:
         self._folder = folder
-        self._scraped_port, self._rules = scraped_port, rules
+        self._jobs, self._rules = jobs, rules
         self._port = find_free_run(1)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -55,8 +58,8 @@ class LocalPrometheus:
         self._folder.mkdir(parents=True)
         rules, config = self._folder / "rules.yaml", self._folder / "prometheus.yaml"
         rules.write_text(self._rules, encoding="utf-8")
-        content = CONFIG.format(rules=rules, loopback=LOOPBACK, port=self._scraped_port)
-        config.write_text(content, encoding="utf-8")
+        jobs = (JOB.format(name=n, loopback=LOOPBACK, port=p) for n, p in self._jobs.items())
+        config.write_text(CONFIG.format(rules=rules) + "".join(jobs), encoding="utf-8")
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -390,6 +390,20 @@ def test_an_api_that_nobody_answers_is_named() -> None:
     ):
         (finding,) = look_at_day(URL, None, transport).findings
         assert finding.runbook == "NothingAnswers"
+        assert "live" not in finding.what
+        (finding,) = look_at_day(URL, None, transport, known=Known(replicas=2)).findings
+        assert "2 replicas live: it is what stands before them" in finding.what
+
+
+def test_what_the_proxy_refuses_by_itself_is_told_as_its_own() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/readyz":  # never refused
+            return httpx.Response(200, headers={HEADER: "r"})
+        return httpx.Response(503, json={"title": "too many requests at once"})
+
+    (finding,) = look_at_day(URL, None, httpx.MockTransport(answer)).findings
+    assert finding.runbook == "ErrorsHigh"
+    assert "without any replica 503: too many requests at once" in finding.what
 
 
 def test_without_a_key_what_is_not_seen_is_said() -> None:

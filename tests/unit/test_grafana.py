@@ -1,4 +1,4 @@
-"""Dashboards ask only for metrics that replicas tell, and for all of them."""
+"""Dashboards ask only for metrics that replicas or HAProxy tell, and for all of the replicas'."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from infra.prometheus import PROXY_METRICS
 from serve.metric_names import METRICS, PREFIX, exported_names
 
 FOLDER = Path(__file__).parents[2] / "infra" / "grafana"
@@ -23,9 +24,9 @@ def test_a_dashboard_asks_only_for_metrics_and_labels_that_exist(path: Path) -> 
     asked = expressions(path)
     assert asked
     for expression in asked:
-        names = re.findall(r"\bray_\w+", expression)
+        names = re.findall(r"\b(?:ray_\w+|haproxy_\w+|up(?={))", expression)
         assert names, expression
-        assert set(names) <= exported_names(), expression
+        assert set(names) <= exported_names() | PROXY_METRICS.keys(), expression
         labels = {"le"} | {label for name in names for label in labels_of(name)}
         by = re.findall(r"by \(([\w, ]+)\)", expression)
         assert {label for group in by for label in group.split(", ")} <= labels, expression
@@ -33,6 +34,8 @@ def test_a_dashboard_asks_only_for_metrics_and_labels_that_exist(path: Path) -> 
 
 
 def labels_of(exported: str) -> tuple[str, ...]:
+    if exported in PROXY_METRICS:
+        return PROXY_METRICS[exported]
     stem = re.sub(r"_(bucket|sum|count)$", "", exported.removeprefix(PREFIX))
     return METRICS[stem].labels
 

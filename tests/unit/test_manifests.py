@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
+from ray.serve._private.constants import RAY_SERVE_HAPROXY_METRICS_PORT
 from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve.schema import ServeApplicationSchema
 
@@ -207,6 +208,13 @@ def test_the_jobs_api_is_reached_by_who_needs_it_alone() -> None:
     assert denied[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
+def test_prometheus_reaches_replicas_and_the_proxies_that_clients_reach() -> None:
+    day = {"day-head", "day-worker"}
+    assert _reachable("day-worker", 8080) == {*day, "monitoring"}
+    assert _reachable("day-worker", RAY_SERVE_HAPROXY_METRICS_PORT) == {*day, "monitoring"}
+    assert _reachable("day-head", RAY_SERVE_HAPROXY_METRICS_PORT) == day
+
+
 def test_every_role_that_a_policy_or_budget_names_is_a_pod_s() -> None:
     pods = {
         template["metadata"]["labels"]["moonlark.dev/role"]
@@ -362,7 +370,7 @@ def test_addresses_name_services_and_ports_that_are_there() -> None:
     named = set(re.findall(r"\b((?:ray|airflow)-[a-z-]+):(\d+)\b", text))
     assert named == {
         *(("ray-head", "6379"), ("ray-head", "8265"), ("ray-head", "8080")),
-        ("ray-head", "8000"),
+        *(("ray-head", "8000"), ("ray-head", "9101")),
         *(("ray-worker", "8080"), ("airflow-api-server", "8080")),
     }
     assert {name for name, _ in named} <= set(services)

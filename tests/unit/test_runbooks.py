@@ -10,13 +10,15 @@ import pytest
 import typer.main
 import yaml
 from click import UsageError
+from ray.scripts.scripts import cli as ray_cli
 from ray.serve.scripts import cli as serve
 
 from dags.night_tasks import HOURS
 from infra import runbooks
 from infra.cli.main import app
 from infra.doctor import artefacts, day, store
-from infra.drills.faults import FAULTS
+from infra.drills.faults import FAULTS, runbook_of
+from infra.prometheus import PROXY_METRICS
 from infra.prometheus.check import FOLDER, RULES
 from ray_jobs.nightly import canary, parity
 from serve.metric_names import METRICS, exported_names
@@ -51,10 +53,10 @@ def test_every_alert_has_a_test_in_which_it_fires() -> None:
     assert fired == asked_when_well == ALERTS.keys()
 
 
-def test_every_metric_of_the_rules_is_one_that_replicas_tell() -> None:
-    used = set(re.findall(r"\bray_\w+", RULES.read_text(encoding="utf-8")))
-    assert used
-    assert used <= exported_names()
+def test_every_metric_of_the_rules_is_one_that_replicas_or_haproxy_tell() -> None:
+    used = set(re.findall(r"\b(?:ray_\w+|haproxy_\w+|up(?={))", RULES.read_text(encoding="utf-8")))
+    assert used >= {"up", "ray_moonlark_database_up"}
+    assert used <= exported_names() | PROXY_METRICS.keys()
 
 
 def test_labels_of_metrics_are_few_and_of_nobody() -> None:
@@ -70,12 +72,13 @@ def test_a_runbook_has_its_sections_and_its_commands_exist(name: str) -> None:
     assert runbook.commands("Diagnosis")
     assert runbook.commands("Mitigation")
     inline = re.findall(
-        r"`((?:moonlark|serve|python) [^`]+)`", "\n".join(runbook.sections.values())
+        r"`((?:moonlark|ray|serve|python) [^`]+)`", "\n".join(runbook.sections.values())
     )
     for line in [*runbook.commands("Diagnosis"), *runbook.commands("Mitigation"), *inline]:
         check_command(line)
 
 
+RAYS = {"ray": ray_cli, "serve": serve}
 TOOLS = {"curl", "df", "psql", "systemctl"}
 """Programs of runbooks that are not ours to look into."""
 
@@ -85,11 +88,14 @@ def check_command(line: str) -> None:
     words = shlex.split(line)
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         del words[0]
+    if words[0] == "timeout":
+        assert float(words[1]) > 0, line
+        del words[:2]
     program, *arguments = words
     if program == "moonlark":
         _parses(arguments)
-    elif program == "serve":
-        serve.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    elif program in RAYS:
+        RAYS[program].commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "python":
         assert arguments[0] == "-m", line
         assert importlib.util.find_spec(arguments[1]) is not None, line
@@ -104,6 +110,8 @@ def check_command(line: str) -> None:
         "moonlark rollback --whi x",
         "serve runn serve.app:build",
         "serve run --non-blokking serve.app:build",
+        "timeout 30 serve statsu",
+        "ray kill-actor --forse --name SERVE_CONTROLLER_ACTOR",
         "MOONLARK_KEEP_GENERATIONS=2 python -m ray_jobs.nightly.prun",
         "python ray_jobs/nightly/prune.py",
         "pqsl -c 'SELECT 1'",
@@ -137,7 +145,9 @@ def test_the_page_of_runbooks_says_which_are_tried_on_a_stack() -> None:
     page = (runbooks.FOLDER / "README.md").read_text(encoding="utf-8")
     tried = dict(re.findall(r"^\| \[(\w+)\]\(\w+\.md\) \| (yes|no)", page, re.M))
     assert tried.keys() == set(NAMES)
-    assert {name for name, is_tried in tried.items() if is_tried == "yes"} == set(FAULTS)
+    assert {name for name, is_tried in tried.items() if is_tried == "yes"} == {
+        runbook_of(name) for name in FAULTS
+    }
 
 
 def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
