@@ -33,7 +33,7 @@ def test_the_counts_of_an_hour_are_weighted_and_the_most_active_are_kept(engine:
         found = dict(zip(read.ordinals.tolist(), read.sums.tolist(), strict=True))
         assert found == {2: 8.0, 1: 1.5, 0: 0.5}
         assert (read.ordinals.dtype, read.sums.dtype) == (np.int64, np.float32)
-        assert read.rows > len(acts), "with what counts nothing, and what an undo took off"
+        assert read.rows > len(read.ordinals), "with what counts nothing, and what was undone"
         assert sorted(read_hour(conn, 7, WEIGHTS, 2)[0].tolist()) == [1, 2]
         assert read_hour(conn, 8, WEIGHTS, 10)[0].tolist() == [0]
         assert len(read_hour(conn, 9, WEIGHTS, 10)[0]) == 0

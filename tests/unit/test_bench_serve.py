@@ -115,6 +115,7 @@ def made_figures() -> Figures:
         floors={"search": 1.5, "snapshot": 0.1},
         lists_at_half=one,
         visits_at_half=two,
+        noop_at_half=one,
         events_at_half=one,
         searches=two,
         commits_s=[0.002] * 10,
