@@ -2,8 +2,8 @@
 
 Activity is fresh within `REFRESH_MS` and outside the read-your-writes promise (DESIGN.md, 1);
 `as_of` pins it for tests and explanations. The formulas are in `ray_jobs.ranking.trend`. An hour in
-which very many items were acted on is read less often, so that reading takes a few hundredths of a
-core at most (`ROWS_A_SECOND`); its age tells.
+which very many items were acted on is read less often, so that what reading takes does not grow
+with it (`ROWS_A_SECOND`); its age tells.
 
 A refresh reads few hours, however many are asked for: those that still take events (this one and
 the one before), those never read or read before they were over, and of the rest one, in turn,
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 REFRESH_MS = 1_000
 ROWS_A_SECOND = 20_000
-"""Of `item_activity`, read for one hour: some 40 ms of the database."""
+"""Of `item_activity`, read for one hour."""
 MAX_HOURS = 168
 NEW_USER_HOURS = 24
 MAX_ITEMS_PER_HOUR = 20_000

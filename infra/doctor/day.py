@@ -1,6 +1,7 @@
 """The API over HTTP, as probes and users ask it. Nothing that is asked here is stored."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -79,7 +80,9 @@ def look_at_day(
         ) as http:
             ready = http.get("/readyz")
             if HEADER not in ready.headers:
-                return looked("", _nobody(f"{url} answers {_told(ready)}", known))
+                return looked(
+                    "", _nobody(f"{url} answers {_told(ready)}, but no replica of ours", known)
+                )
             if ready.status_code != 200:
                 return looked("", _not_ready(ready)) + _marks(http, {})
             status = http.get("/v1/status")
@@ -101,9 +104,11 @@ def _nobody(what: str, known: Known) -> Finding:
 
 
 def _told(answer: httpx.Response) -> str:
-    """Status, and the title of a problem document: HAProxy's own are some, too."""
-    is_json = "json" in answer.headers.get("content-type", "")
-    title = answer.json().get("title", "") if is_json else ""
+    """Status, and the title of a problem document: HAProxy's own are some, too. Whatever else may
+    listen there answers with anything."""
+    title = ""
+    with suppress(ValueError, TypeError, KeyError):
+        title = answer.json()["title"]
     return f"{answer.status_code}: {title}" if title else str(answer.status_code)
 
 

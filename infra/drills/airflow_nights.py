@@ -1,8 +1,8 @@
 """Nights of a small catalog on a real Airflow and a real Ray: DAGs, jobs and steps as shipped.
 
 The store and Airflow's own database are Postgres, and the Jobs API asks for a token, as in
-production. BERT has random weights (`made_bert`), its head keeps what it knows (`rocksdb`), as that
-of `infra/compose.yaml` does, and does the work of the nodes, too.
+production. BERT has random weights (`made_bert`). Ray's head keeps what it knows (`rocksdb`), as
+that of `infra/compose.yaml` does, and does the work of the nodes, too.
 """
 
 import os

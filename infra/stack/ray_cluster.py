@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -244,18 +244,7 @@ class LocalRay:
         Raises:
             StackStopFailed: a process survived SIGKILL for KILL_TIMEOUT_S.
         """
-        state, kept = self.state, _with_descendants(others)
-        deadline = time.monotonic() + KILL_TIMEOUT_S
-        while left := [
-            process
-            for process in processes.find(state.stack_id, state.head_pid)
-            if process.pid not in kept
-        ]:
-            if time.monotonic() > deadline:
-                pids = sorted(process.pid for process in left)
-                raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
-            processes.kill_all(left)
-            time.sleep(processes.POLL_S)
+        _kill_all(self.state, kept=_with_descendants(others))
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
 
@@ -284,14 +273,7 @@ class LocalRay:
         state = self._state
         if state is None:
             return
-        deadline = time.monotonic() + KILL_TIMEOUT_S
-        # More than one round: what the first one missed may have been forked meanwhile.
-        while living := processes.find(state.stack_id, state.head_pid):
-            processes.kill_all(living)
-            if time.monotonic() >= deadline:
-                pids = sorted(process.pid for process in living)
-                raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
-            time.sleep(processes.POLL_S)
+        _kill_all(state)
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
             self._head = None
@@ -389,6 +371,18 @@ class LocalRay:
             if (session / "logs").is_dir():
                 shutil.move(session / "logs", logs)
                 return
+
+
+def _kill_all(state: RayState, kept: Container[int] = ()) -> None:
+    """Those of the stack but the pids `kept`. More than one round: what the first one missed may
+    have been forked meanwhile."""
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while left := [p for p in processes.find(state.stack_id, state.head_pid) if p.pid not in kept]:
+        processes.kill_all(left)
+        if time.monotonic() >= deadline:
+            pids = sorted(process.pid for process in left)
+            raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
+        time.sleep(processes.POLL_S)
 
 
 def _with_descendants(roots: Iterable[psutil.Process]) -> set[int]:

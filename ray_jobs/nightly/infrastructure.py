@@ -8,17 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import (
-    ActorDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RaySystemError,
-    WorkerCrashedError,
-)
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from ray_jobs.nightly.workspace import NoCpus
 from ray_jobs.shards.errors import StoreAway
 from sql.errors import StoreUnavailable
 
@@ -27,29 +18,25 @@ log = logging.getLogger("moonlark.night")
 TRY_AGAIN_EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: the Airflow task that started the job is retried."""
 
-INFRASTRUCTURE_ERRORS = (
-    NoCpus,
+STORE_ERRORS: tuple[type[Exception], ...] = (
     StoreUnavailable,
     StoreAway,  # the object store
     OperationalError,  # the database does not answer, or is locked
     InterfaceError,
-    RaySystemError,
-    NodeDiedError,
-    WorkerCrashedError,
-    ActorDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
     ConnectionError,
     TimeoutError,
 )
-"""What says nothing against the work of the job: a retry may well succeed."""
+"""What says nothing against the work of a job: a retry may well succeed. Where a job asks Ray there
+are more (`step.INFRASTRUCTURE_ERRORS`); this module is without it, as `moonlark erase` is."""
 
 
 @contextmanager
-def ends_for_another_try(name: str) -> Iterator[None]:
+def ends_for_another_try(
+    name: str, errors: tuple[type[Exception], ...] = STORE_ERRORS
+) -> Iterator[None]:
     """Around all that a job does. `name`: as its log says it."""
     try:
         yield
-    except INFRASTRUCTURE_ERRORS:
+    except errors:
         log.exception("%s: worth another try", name)
         sys.exit(TRY_AGAIN_EXIT_CODE)

@@ -17,12 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 from sqlalchemy import Engine
 
 from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
 from ray_jobs.nightly.carried_work import fetch_work, leave_node, put_work, stamps
-from ray_jobs.nightly.infrastructure import INFRASTRUCTURE_ERRORS, ends_for_another_try
+from ray_jobs.nightly.infrastructure import STORE_ERRORS, ends_for_another_try
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_report
@@ -49,6 +57,18 @@ CPU_WAIT_S = 60.0
 """How long a step waits for CPUs that others hold; then it fails, and its task may be retried."""
 
 CPU_POLL_S = 5.0
+
+INFRASTRUCTURE_ERRORS = (
+    *STORE_ERRORS,
+    NoCpus,
+    RaySystemError,
+    NodeDiedError,
+    WorkerCrashedError,
+    ActorDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+)
+"""What says nothing against the work of the step: a retry may well succeed."""
 
 AFTER_PUBLISH = frozenset({"verify", "parity", "prune"})
 
@@ -294,7 +314,7 @@ def run_job(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if niced:
         os.nice(NICENESS)
-    with ends_for_another_try(name):
+    with ends_for_another_try(name, INFRASTRUCTURE_ERRORS):
         if needs_ray:
             ray.init(logging_level=logging.WARNING)
             require_cpus(1, cluster_cpus)

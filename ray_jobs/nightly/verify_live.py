@@ -24,6 +24,7 @@ from ray_jobs.nightly.canary import TextEncoder
 from ray_jobs.nightly.carried import directory_of
 from ray_jobs.nightly.infrastructure import ends_for_another_try
 from ray_jobs.nightly.step import (
+    INFRASTRUCTURE_ERRORS,
     NICENESS,
     RESULT_MARK,
     Night,
@@ -132,7 +133,7 @@ def main() -> None:
     """Entrypoint of the Ray job."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     os.nice(NICENESS)
-    with ends_for_another_try("verify_live"):
+    with ends_for_another_try("verify_live", INFRASTRUCTURE_ERRORS):
         night = open_live()
         report: Report = {"generation": None}
         if night is not None:

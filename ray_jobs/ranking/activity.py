@@ -87,12 +87,17 @@ class Activity:
 
     @classmethod
     def of_hours(cls, hours: Iterable[tuple[int, Counts]], at_ms: int) -> Activity:
-        """From weighted counts by hour; those of an hour are taken as of its middle."""
+        """From weighted counts by hour; those of an hour are taken as of its middle.
+
+        Raises ValueError for a negative ordinal.
+        """
         pairs = list(hours)
         if not pairs:
             return cls(np.zeros(0, np.int64), np.zeros((0, len(HORIZONS_DAYS)), np.float32), at_ms)
         ordinals_L = np.concatenate([counts[0] for _, counts in pairs])
         weights_L = np.concatenate([counts[1] for _, counts in pairs])
+        if ordinals_L.min(initial=0) < 0:  # the kernel would write there
+            raise ValueError(f"an ordinal of {ordinals_L.min()}")
         ends_T = np.cumsum([len(counts[0]) for _, counts in pairs], dtype=np.int64)
         middles_T = np.array([hour * HOUR_MS + HOUR_MS // 2 for hour, _ in pairs], np.int64)
         ages_days = np.maximum(at_ms - middles_T, 0)[:, None] / DAY_MS

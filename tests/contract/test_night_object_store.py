@@ -15,10 +15,9 @@ from infra.drills.small_night import fill, open_small_night, steps
 from infra.drills.stack import now_ms
 from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly.carried_work import fetch_work, forget_in_store, leave_node
-from ray_jobs.nightly.infrastructure import INFRASTRUCTURE_ERRORS
 from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.rollback import rollback
-from ray_jobs.nightly.step import Night, run_step
+from ray_jobs.nightly.step import INFRASTRUCTURE_ERRORS, Night, run_step
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import VerifyFailed

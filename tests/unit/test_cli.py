@@ -106,6 +106,19 @@ def test_looking_does_not_load_torch_or_ray(home: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_to_finish_an_erasure_does_not_load_ray(home: Path) -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from infra.cli.main import app\n"
+        "for words in (['init'], ['erase', '--finish'], ['retain']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 0, words\n"
+        "print([m for m in ('torch', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=home
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_init_may_be_run_again_and_names_the_next_command(home: Path) -> None:
     for _ in range(2):
         assert "moonlark ingest" in moonlark("init").output

@@ -387,6 +387,9 @@ def test_an_api_that_nobody_answers_is_named() -> None:
     for transport in (
         httpx.MockTransport(refuse),
         httpx.MockTransport(lambda _: httpx.Response(404)),  # a proxy's own
+        httpx.MockTransport(lambda _: httpx.Response(200, json=["not", "ours"])),
+        httpx.MockTransport(lambda _: httpx.Response(200, json=None)),
+        httpx.MockTransport(lambda _: httpx.Response(502, content=b"\xff{")),
     ):
         (finding,) = look_at_day(URL, None, transport).findings
         assert finding.runbook == "NothingAnswers"

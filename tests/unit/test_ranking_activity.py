@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,11 @@ def test_the_hours_of_the_night_and_those_of_the_day_make_all(
     found = Activity.of_hours(night, cut * HOUR_MS).at(everything, at_ms)
     found = found + Activity.of_hours(day, end * HOUR_MS).at(everything, at_ms)
     np.testing.assert_allclose(found, brute_force(middles, at_ms), rtol=1e-4, atol=1e-6)
+
+
+def test_a_negative_ordinal_is_refused() -> None:
+    with pytest.raises(ValueError, match="-2"):
+        Activity.of_hours([(0, (np.array([3, -2]), np.ones(2, np.float32)))], HOUR_MS)
 
 
 def test_items_that_are_not_named_have_none_and_time_does_not_run_backward() -> None:

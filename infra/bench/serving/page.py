@@ -151,6 +151,7 @@ def wrong(name: str, figures: Figures) -> list[str]:
     told = []
     opened = {
         "recommendations at half load": figures.lists_at_half,
+        "no-ops at half load": figures.noop_at_half,
         "events at half load": figures.events_at_half,
         "visits at half load": figures.visits_at_half,
         "searches": figures.searches,
