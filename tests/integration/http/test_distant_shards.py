@@ -25,6 +25,12 @@ AS_OF = "2026-11-24T00:00:00Z"
 DEPLOYMENTS = 2
 
 
+@pytest.fixture
+def serve_settings() -> ServeSettings:
+    """A shard that is there is waited for, however slow this machine is just now."""
+    return ServeSettings(watch_interval_s=0.05, embed_timeout_s=5, shard_timeout_s=30)
+
+
 @dataclass
 class Deployment:
     """Holds what it is asked for, unless it is away or was told to forget a generation."""
