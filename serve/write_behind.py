@@ -22,7 +22,10 @@ from sql.sessions import SessionRow, write_sessions
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 1.0
-FLUSH_ROWS = 500
+FLUSH_ROWS = 25
+"""Of one transaction: SQLite has one writer, and acknowledgements wait for it."""
+FLUSH_PAUSE_S = 0.005
+"""After each: whoever waits to be acknowledged comes first."""
 
 
 class WriteBehind:
@@ -75,9 +78,9 @@ class WriteBehind:
             self._sessions[generation_id, row.user_key] = row
 
     def flush(self) -> None:
-        """Write all that waits, now."""
+        """Write all that waits, now; after an error what is left waits for the next time."""
         while self._flush_some():
-            pass
+            self._sleep(FLUSH_PAUSE_S)
 
     def _drop(self, rows: int) -> None:
         self.dropped += rows
@@ -89,6 +92,7 @@ class WriteBehind:
         self.flush()
 
     def _flush_some(self) -> bool:
+        """Whether there was something, and it was written."""
         with self._lock:
             exposures = [
                 self._exposures.popleft() for _ in range(min(FLUSH_ROWS, len(self._exposures)))
@@ -101,8 +105,16 @@ class WriteBehind:
                 write_exposures(self._engine, exposures)
             for generation_id in sorted({generation for generation, _ in sessions}):
                 rows = [r for (g, _), r in sessions.items() if g == generation_id]
-                write_sessions(self._engine, generation_id, rows, sleep=self._sleep)
+                write_sessions(
+                    self._engine,
+                    generation_id,
+                    rows,
+                    chunk=FLUSH_ROWS,
+                    pause_s=FLUSH_PAUSE_S,
+                    sleep=self._sleep,
+                )
         except (SQLAlchemyError, StoreError) as error:
             self._drop(len(exposures) + len(sessions))
             log.warning("dropped %d rows: %s", len(exposures) + len(sessions), error)
+            return False
         return True

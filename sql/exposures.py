@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, Select, bindparam, select
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.ids import BadInput, check_id
+from sql.prepared import fetch, run_each
 from sql.tables import exposures, users
 from sql.transactions import write
 
@@ -55,6 +56,7 @@ _COLUMNS = (
     exposures.c.degraded,
     exposures.c.params,
 )
+_NAMES = tuple(column.name for column in _COLUMNS)
 _READ = select(*_COLUMNS).where(exposures.c.request_id == bindparam("request_id"))
 
 
@@ -68,20 +70,17 @@ def write_exposures(engine: Engine, shown: Sequence[Exposure]) -> int:
         raise BadInput("exposures", len(shown), f"at most {MAX_EXPOSURES} a call")
     if not shown:
         return 0
+    # All that can be made before: while SQLite's one lock is held, nobody is acknowledged.
+    keys = {exposure.user_key for exposure in shown if exposure.user_key is not None}
+    parameters = batch_rows((key,) for key in keys)
+    rows = [_row(exposure) for exposure in sorted(shown, key=lambda e: e.request_id)]
     with write(engine) as conn:
         dialect = conn.dialect.name
-        keys = {exposure.user_key for exposure in shown if exposure.user_key is not None}
-        parameters = batch_rows((key,) for key in keys)
-        present = set(conn.execute(_present_sql(dialect), parameters).scalars())
-        rows = [
-            _row(exposure)
-            for exposure in sorted(shown, key=lambda e: e.request_id)
-            if exposure.user_key is None or exposure.user_key in present
-        ]
-        if not rows:
-            return 0
-        statement = insert_into(dialect, exposures).on_conflict_do_nothing()
-        return int(conn.execute(statement, rows).rowcount)
+        present: set[int | None] = {None}
+        present.update(row[0] for row in fetch(conn, _present_sql(dialect), parameters))
+        return run_each(
+            conn, _insert_sql(dialect), _NAMES, (row for row in rows if row[1] in present)
+        )
 
 
 def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
@@ -103,21 +102,26 @@ def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
     )
 
 
-def _row(exposure: Exposure) -> dict[str, Any]:
-    return {
-        "request_id": check_id("request_id", exposure.request_id),
-        "user_key": exposure.user_key,
-        "generation_id": exposure.generation_id,
-        "user_seq": exposure.user_seq,
-        "catalog_seq": exposure.catalog_seq,
-        "at_ms": exposure.at_ms,
-        # pydantic's writer: twenty items with their parts take json four times as long.
-        "items": to_json(
-            [[i.item_id, float(i.score), i.ordinal, dict(i.parts)] for i in exposure.items]
-        ).decode(),
-        "degraded": json.dumps(list(exposure.degraded)),
-        "params": json.dumps(dict(exposure.params), sort_keys=True),
-    }
+def _row(exposure: Exposure) -> tuple[Any, ...]:
+    """The values of `_NAMES`."""
+    items = [[i.item_id, float(i.score), i.ordinal, dict(i.parts)] for i in exposure.items]
+    return (
+        check_id("request_id", exposure.request_id),
+        exposure.user_key,
+        exposure.generation_id,
+        exposure.user_seq,
+        exposure.catalog_seq,
+        exposure.at_ms,
+        to_json(items).decode(),  # pydantic's writer: json takes four times as long
+        json.dumps(list(exposure.degraded)),
+        json.dumps(dict(exposure.params), sort_keys=True),
+    )
+
+
+@cache
+def _insert_sql(dialect: str) -> Any:
+    values = {name: bindparam(name) for name in _NAMES}
+    return insert_into(dialect, exposures).values(values).on_conflict_do_nothing()
 
 
 @cache

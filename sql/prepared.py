@@ -58,8 +58,9 @@ def run_each(
     statement: CompilerElement,
     names: Sequence[str],
     rows: Iterable[Sequence[Any]],
-) -> None:
-    """One execution a row of `rows`, whose values are of the parameters `names`."""
+) -> int:
+    """One execution a row of `rows`, whose values are of the parameters `names`; returns how many
+    rows these changed together."""
     found = prepared(conn.dialect, statement)
     if found.order is None:
         each: list[Any] = [dict(zip(names, row, strict=True)) for row in rows]
@@ -68,5 +69,4 @@ def run_each(
     else:
         places = [names.index(name) for name in found.order]
         each = [tuple([row[place] for place in places]) for row in rows]
-    if each:
-        conn.exec_driver_sql(found.text, each)
+    return int(conn.exec_driver_sql(found.text, each).rowcount) if each else 0

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Select, bindparam, delete, select
 
 from sql.batch import batch_of, batch_rows, insert_into
 from sql.ids import BadInput, check_id
+from sql.prepared import fetch, run_each
 from sql.tables import sessions, users
 from sql.transactions import read_snapshot, write
 
@@ -30,6 +31,7 @@ class SessionRow(NamedTuple):
     trimmed_seq: int = 0
 
 
+_NAMES = ("generation_id", *SessionRow._fields)
 _READ = select(*(sessions.c[name] for name in SessionRow._fields)).where(
     sessions.c.generation_id == bindparam("generation_id"),
     sessions.c.user_key == bindparam("user_key"),
@@ -62,8 +64,7 @@ def write_sessions(
     check_id("generation_id", generation_id)
     stored = 0
     for part in _chunks(rows, chunk):
-        with write(engine) as conn:
-            stored += _write_chunk(conn, generation_id, part)
+        stored += _write_chunk(engine, generation_id, part)
         if progress is not None:
             progress(len(part))
         sleep(pause_s)
@@ -123,21 +124,19 @@ def _chunks(rows: Iterable[SessionRow], chunk: int) -> Iterator[list[SessionRow]
         yield part
 
 
-def _write_chunk(conn: Connection, generation_id: str, part: Sequence[SessionRow]) -> int:
+def _write_chunk(engine: Engine, generation_id: str, part: Sequence[SessionRow]) -> int:
     for row in part:
         if len(row.state) > MAX_STATE_BYTES:
             raise BadInput("state", len(row.state), f"at most {MAX_STATE_BYTES} bytes")
-    dialect = conn.dialect.name
+    rows = sorted(part)
     parameters = batch_rows((row.user_key,) for row in part)
-    present = {tuple(user) for user in conn.execute(_present_sql(dialect), parameters)}
-    values = [
-        {"generation_id": generation_id, **row._asdict()}
-        for row in sorted(part)
-        if (row.user_key, row.trimmed_seq) in present
-    ]
-    if not values:
-        return 0
-    return int(conn.execute(_upsert_sql(dialect), values).rowcount)
+    with write(engine) as conn:
+        dialect = conn.dialect.name
+        present = set(fetch(conn, _present_sql(dialect), parameters))
+        values = (
+            (generation_id, *row) for row in rows if (row.user_key, row.trimmed_seq) in present
+        )
+        return run_each(conn, _upsert_sql(dialect), _NAMES, values)
 
 
 @cache
@@ -154,7 +153,7 @@ def _present_sql(dialect: str) -> Select[Any]:
 
 @cache
 def _upsert_sql(dialect: str) -> Any:
-    statement = insert_into(dialect, sessions)
+    statement = insert_into(dialect, sessions).values({name: bindparam(name) for name in _NAMES})
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["generation_id", "user_key"],
