@@ -1,10 +1,12 @@
 """What is asked of a list, and the list that is made: as it is answered, and as it is recorded."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.shards.items import Wanted
@@ -99,35 +101,22 @@ def shown(state: UserState, ranked: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int) -> Exposure:
-    """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked."""
-    state, ranked, base = answer.state, answer.ranked, BASE_PARTS[answer.basis]
-    # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-    told = {
-        name: part.tolist() for name, part in ranked.parts.items() if name == base or part.any()
-    }
-    values = list(zip(*told.values(), strict=True)) or [()] * len(ranked)
-    rows = zip(answer.items, ranked.ordinals.tolist(), values, strict=True)
-    return Exposure(
+def recorded(
+    answer: ItemList, query: ListQuery, request_id: str, *, at_ms: int
+) -> Callable[[], Exposure]:
+    """What is recorded of an answer that was sent at `at_ms`, of whatever moment it was asked.
+
+    It is made when it is called, as its items take longer than all else that follows a list; what
+    they are made of nobody changes."""
+    state = answer.state
+    header = Exposure(
         request_id=request_id,
         user_key=None if state.user is None else state.user.user_key,
         generation_id=state.generation.generation_id,
         user_seq=state.user_seq,
         catalog_seq=state.catalog_seq,
         at_ms=at_ms,
-        items=[
-            ShownItem(
-                item["item_id"],
-                item["score"],
-                ordinal,
-                {
-                    name: value
-                    for name, value in zip(told, row, strict=True)
-                    if value or name == base
-                },
-            )
-            for item, ordinal, row in rows
-        ],
+        items=(),
         degraded=state.degraded,
         params={
             "k": query.k,
@@ -143,3 +132,33 @@ def exposure_of(answer: ItemList, query: ListQuery, request_id: str, *, at_ms: i
             "as_of_ms": answer.as_of_ms,
         },
     )
+    item_ids = [item["item_id"] for item in answer.items]
+    return partial(_with_items, header, item_ids, answer.ranked, BASE_PARTS[answer.basis])
+
+
+def _with_items(
+    header: Exposure, item_ids: Sequence[str], ranked: Candidates, base: str
+) -> Exposure:
+    values_PN = np.array([ranked.scores, *ranked.parts.values()], np.float32)
+    # Each as the number of fewest digits that is it: 0.1, not 0.10000000149011612.
+    dumped = orjson.dumps(values_PN, option=orjson.OPT_SERIALIZE_NUMPY)
+    scores, *parts = orjson.loads(dumped)
+    # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
+    says = values_PN.any(axis=1).tolist()[1:]
+    told = {
+        name: part
+        for name, part, is_told in zip(ranked.parts, parts, says, strict=True)
+        if is_told or name == base
+    }
+    values = list(zip(*told.values(), strict=True)) or [()] * len(ranked)
+    rows = zip(item_ids, scores, ranked.ordinals.tolist(), values, strict=True)
+    items = [
+        ShownItem(
+            item_id,
+            score,
+            ordinal,
+            {name: value for name, value in zip(told, row, strict=True) if value or name == base},
+        )
+        for item_id, score, ordinal, row in rows
+    ]
+    return replace(header, items=items)

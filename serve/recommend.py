@@ -25,8 +25,8 @@ from serve.lists import (
     ListQuery,
     TrendingList,
     explain,
-    exposure_of,
     listed,
+    recorded,
     shown,
 )
 from serve.policies import NO_ORDINALS, Boosts, Policies, PolicySet
@@ -89,8 +89,7 @@ class Recommender:
 
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""
-        exposure = exposure_of(answer, query, request_id, at_ms=self._now_ms())
-        self._write_behind.expose(exposure)
+        self._write_behind.expose(recorded(answer, query, request_id, at_ms=self._now_ms()))
 
     def recommend_for_events(self, log: InlineLog, query: ListQuery) -> ItemList:
         """The list of a user whose whole log is `log`. Nothing of it is kept, no exposure either:

@@ -42,7 +42,7 @@ class WriteBehind:
         self._engine = engine
         self._sleep = sleep
         self._max_queue = max_queue
-        self._exposures: deque[Exposure] = deque()
+        self._exposures: deque[Callable[[], Exposure]] = deque()
         self._sessions: dict[tuple[str, int], SessionRow] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -61,8 +61,8 @@ class WriteBehind:
         self._stopping.set()
         self._thread.join(timeout=10)
 
-    def expose(self, exposure: Exposure) -> None:
-        """Record what was shown, soon."""
+    def expose(self, exposure: Callable[[], Exposure]) -> None:
+        """Record what was shown, soon. It is called in the thread that writes."""
         with self._lock:
             if len(self._exposures) >= self._max_queue:
                 self._drop(1)
@@ -88,21 +88,24 @@ class WriteBehind:
 
     def _run(self) -> None:
         while not self._stopping.wait(FLUSH_INTERVAL_S):
-            self.flush()
+            try:
+                self.flush()
+            except Exception:  # a bug of ours: without this thread nothing is recorded any more
+                log.exception("rows were not written")
         self.flush()
 
     def _flush_some(self) -> bool:
         """Whether there was something, and it was written."""
         with self._lock:
-            exposures = [
+            shown = [
                 self._exposures.popleft() for _ in range(min(FLUSH_ROWS, len(self._exposures)))
             ]
             sessions, self._sessions = self._sessions, {}
-        if not exposures and not sessions:
+        if not shown and not sessions:
             return False
         try:
-            if exposures:
-                write_exposures(self._engine, exposures)
+            if shown:
+                write_exposures(self._engine, [exposure() for exposure in shown])
             for generation_id in sorted({generation for generation, _ in sessions}):
                 rows = [r for (g, _), r in sessions.items() if g == generation_id]
                 write_sessions(
@@ -114,7 +117,7 @@ class WriteBehind:
                     sleep=self._sleep,
                 )
         except (SQLAlchemyError, StoreError) as error:
-            self._drop(len(exposures) + len(sessions))
-            log.warning("dropped %d rows: %s", len(exposures) + len(sessions), error)
+            self._drop(len(shown) + len(sessions))
+            log.warning("dropped %d rows: %s", len(shown) + len(sessions), error)
             return False
         return True

@@ -7,6 +7,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Select, bindparam, select
 
@@ -20,8 +21,8 @@ MAX_EXPOSURES = 10_000
 
 
 class ShownItem(NamedTuple):
-    """An item as it was shown. `parts`: what its score was made of, by name. `ordinal` None: stored
-    before 0.2, which kept neither."""
+    """An item as it was shown. `parts`: what its score was made of, by name; all numbers are of
+    float32. `ordinal` None: stored before 0.2, which kept neither."""
 
     item_id: str
     score: float
@@ -88,7 +89,7 @@ def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
     row = conn.execute(_READ, {"request_id": request_id}).first()
     if row is None:
         return None
-    items = [ShownItem(*item) for item in json.loads(row[6])]
+    items = [_shown(*item) for item in json.loads(row[6])]
     return Exposure(
         request_id=row[0],
         user_key=row[1],
@@ -100,6 +101,17 @@ def read_exposure(conn: Connection, request_id: str) -> Exposure | None:
         degraded=tuple(json.loads(row[7])),
         params=json.loads(row[8]),
     )
+
+
+def _shown(
+    item_id: str,
+    score: float,
+    ordinal: int | None = None,
+    parts: Mapping[str, float] = MappingProxyType({}),
+) -> ShownItem:
+    """As it was shown: whatever its digits, a number was a float32."""
+    widened = {name: float(np.float32(part)) for name, part in parts.items()}
+    return ShownItem(item_id, float(np.float32(score)), ordinal, widened)
 
 
 def _row(exposure: Exposure) -> tuple[Any, ...]:

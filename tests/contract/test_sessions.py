@@ -1,9 +1,11 @@
 """Sessions go only forward; exposures are stored once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from sql.engine import read_snapshot
 from sql.exposures import Exposure, ShownItem, read_exposure, write_exposures
@@ -38,7 +40,7 @@ def session(engine: Engine, user_key: int, generation_id: str = "g1") -> Session
 
 
 def exposure(request_id: str, user_key: int | None) -> Exposure:
-    items = [ShownItem("i1", 0.1, 7, {"cosine": 0.05, "boost": 0.05}), ShownItem("i2", -1.0)]
+    items = [ShownItem("i1", 0.5, 7, {"cosine": 0.25, "boost": 0.25}), ShownItem("i2", -1.0)]
     return Exposure(request_id, user_key, "g1", 1, 2, NOW_MS, items, ("d",), {"k": 10})
 
 
@@ -114,6 +116,18 @@ def test_exposures_are_stored_once(engine: Engine) -> None:
         assert read_exposure(conn, "r2") == shown[0]
         assert read_exposure(conn, "r1") == shown[1]
         assert read_exposure(conn, "r9") is None
+
+
+def test_the_shortest_digits_of_a_float32_are_it_when_they_are_read(engine: Engine) -> None:
+    items = [ShownItem("i1", 0.1, 7, {"cosine": 0.1})]
+    write_exposures(engine, [replace(exposure("short", None), items=items)])
+    with read_snapshot(engine) as conn:
+        (stored,) = conn.execute(select(exposures.c["items"])).scalars()
+        read = read_exposure(conn, "short")
+    exact = float(np.float32(0.1))
+    assert "0.1," in stored
+    assert read is not None
+    assert read.items == [ShownItem("i1", exact, 7, {"cosine": exact})]
 
 
 def test_an_exposure_of_0_1_which_kept_no_parts_is_still_read(engine: Engine) -> None:

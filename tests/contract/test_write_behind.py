@@ -2,6 +2,7 @@
 a pause after each; and what could not be written now is written later."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -18,8 +19,8 @@ from tests.contract.store_builder import NOW_MS, key_of, post, put, view
 ROWS = 2 * FLUSH_ROWS + 1
 
 
-def shown(number: int) -> Exposure:
-    return Exposure(f"r{number}", None, "g1", 0, 0, NOW_MS, [])
+def shown(number: int) -> Callable[[], Exposure]:
+    return lambda: Exposure(f"r{number}", None, "g1", 0, 0, NOW_MS, [])
 
 
 def stored(engine: Engine, table: object = exposures) -> int:
@@ -46,7 +47,7 @@ def test_what_waits_is_written_in_small_transactions_between_which_others_append
     records.flush()
     assert during[-1] == (ROWS, ROWS)
     steps = [(0, 0), *during]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert all(new - old <= FLUSH_ROWS for old, new in zip(before, after, strict=True))
 
 

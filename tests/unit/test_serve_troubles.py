@@ -36,7 +36,7 @@ def test_the_first_record_that_was_dropped_has_its_time() -> None:
     records = WriteBehind(create_engine("sqlite://"), 0, now_ms=lambda: clock[0])
     assert records.dropped_at_ms is None
     for clock[0] in (8, 9):
-        records.expose(Exposure("r", None, "g", 0, 0, 1, [], [], {}))
+        records.expose(lambda: Exposure("r", None, "g", 0, 0, 1, [], [], {}))
     assert (records.dropped, records.dropped_at_ms) == (2, 8)
 
 

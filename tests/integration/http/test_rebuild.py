@@ -179,6 +179,16 @@ def test_a_list_by_popularity_says_that_there_is_no_cosine_in_it(stack: Stack) -
     assert all("popularity" in item["parts"] for item in document["items"])
 
 
+def test_a_score_is_recorded_as_it_was_answered_in_the_fewest_digits(stack: Stack) -> None:
+    post(stack, {"kind": "click", "item_id": "i1"})
+    answer = asked(stack)
+    with read_snapshot(stack.engine) as conn:
+        items = json.loads(conn.execute(select(exposures.c["items"])).scalar_one())
+    stored = [score for _, score, *_ in items]
+    assert [float(np.float32(score)) for score in stored] == [i["score"] for i in answer["items"]]
+    assert all(len(f"{abs(score)!r}") < len("0.1234567890") for score in stored)
+
+
 def test_an_exposure_of_0_1_is_rebuilt_by_its_scores(stack: Stack) -> None:
     post(stack, {"kind": "click", "item_id": "i1"})
     answer = asked(stack)
