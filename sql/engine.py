@@ -5,6 +5,7 @@
 `schema`) are named here too, so that a caller needs this module alone.
 """
 
+import random
 import sqlite3
 import time
 from pathlib import Path
@@ -24,7 +25,8 @@ LOCK_TIMEOUT_MS = 30_000
 LONGEST_LOG_PAGES = 50_000
 """200 MB: where nobody else copied it, the commit does that makes SQLite's log so long."""
 WAL_RETRY_S = 0.005
-LOCK_RETRY_S = 0.002
+LOCK_RETRY_S = 0.001
+"""Half of it to one and a half: two who wait, and one who comes again each few ms, take turns."""
 POOL_SIZE = 16
 POOL_OVERFLOW = 16
 POOL_TIMEOUT_S = 30.0
@@ -107,7 +109,7 @@ def _open_sqlite(url: URL, checkpoints_beside: bool) -> Engine:
 
 
 def _take_lock(connection: Connection) -> None:
-    """BEGIN IMMEDIATE, tried again every `LOCK_RETRY_S`. SQLite's own waiting sleeps ever longer,
+    """BEGIN IMMEDIATE, tried again each `LOCK_RETRY_S`. SQLite's own waiting sleeps ever longer,
     up to 100 ms, and so misses the pauses that a bulk write makes for others."""
     driver: Any = connection.connection.driver_connection
     usual = f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}"
@@ -126,7 +128,7 @@ def _take_lock(connection: Connection) -> None:
 def _got_lock(driver: Any) -> bool:
     deadline_s = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while time.monotonic() < deadline_s:
-        time.sleep(LOCK_RETRY_S)
+        time.sleep(LOCK_RETRY_S * random.uniform(0.5, 1.5))
         try:
             driver.execute(BEGIN_IMMEDIATE)
         except sqlite3.OperationalError as error:
