@@ -36,7 +36,7 @@ def write(engine: Engine) -> Iterator[Connection]:
     when it is written upon). Postgres: READ COMMITTED, so that each statement after a lock sees
     what the lock waited for.
     """
-    with _errors(engine), engine.connect() as connection:
+    with driver_errors(engine), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection = connection.execution_options(**{BEGIN_OPTION: BEGIN_IMMEDIATE})
         with connection.begin():
@@ -46,7 +46,7 @@ def write(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def read_snapshot(engine: Engine) -> Iterator[Connection]:
     """A read transaction on one consistent snapshot (SQLite WAL; Postgres REPEATABLE READ)."""
-    with _errors(engine), engine.connect() as connection:
+    with driver_errors(engine), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -63,25 +63,21 @@ def shown(engine: Engine) -> str:
 
 
 @contextmanager
-def _errors(engine: Engine) -> Iterator[None]:
+def driver_errors(engine: Engine) -> Iterator[None]:
+    """Errors of the store are ours, whether SQLAlchemy was asked or the driver itself."""
     try:
         yield
     except PoolTimeout as error:
         raise StoreBusy(shown(engine), f"no free connection: {error}") from error
     except (OperationalError, InterfaceError) as error:
-        kind = StoreBusy if _is_busy(error.orig) else StoreUnavailable
-        raise kind(shown(engine), str(error.orig)) from error
-
-
-@contextmanager
-def driver_errors(engine: Engine) -> Iterator[None]:
-    """As `read_snapshot` and `write`, where the driver itself is asked: its errors are the same."""
-    try:
-        with _errors(engine):
-            yield
+        raise _ours(engine, error.orig) from error
     except _DRIVER_ERRORS as error:
-        kind = StoreBusy if _is_busy(error) else StoreUnavailable
-        raise kind(shown(engine), str(error)) from error
+        raise _ours(engine, error) from error
+
+
+def _ours(engine: Engine, error: BaseException | None) -> StoreUnavailable:
+    kind = StoreBusy if _is_busy(error) else StoreUnavailable
+    return kind(shown(engine), str(error))
 
 
 def _is_busy(error: BaseException | None) -> bool:

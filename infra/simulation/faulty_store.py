@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from infra.simulation.scheduler import Scheduler
+from sql.transactions import BEGIN_IMMEDIATE, BEGIN_OPTION
 
 DELAYS_S = (0.005, 0.05, 0.5)
 
@@ -53,8 +54,8 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
             scheduler.note("begin refused")
             raise OperationalError("BEGIN", None, _busy())
 
-    def before_execute(_: Connection, __: Any, statement: str, *___: Any) -> None:
-        if statement == "BEGIN IMMEDIATE":
+    def begins(connection: Connection) -> None:
+        if connection.get_execution_options().get(BEGIN_OPTION) == BEGIN_IMMEDIATE:
             scheduler.note("write")
 
     def commit(connection: Any) -> None:
@@ -68,13 +69,13 @@ def faulty(engine: Engine, scheduler: Scheduler, faults: Faults) -> Iterator[Non
             raise sqlite3.OperationalError("disk I/O error")
 
     event.listen(engine, "checkout", take_connection)
-    event.listen(engine, "before_cursor_execute", before_execute)
+    event.listen(engine, "begin", begins)
     engine.dialect.do_commit = commit  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         event.remove(engine, "checkout", take_connection)
-        event.remove(engine, "before_cursor_execute", before_execute)
+        event.remove(engine, "begin", begins)
         engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
 
 
