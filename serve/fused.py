@@ -32,7 +32,10 @@ AHEAD_S = 0.1
 """How often is looked whether the next pools are due (`FusedLists.make_ready`)."""
 
 EARLY_MS = 400
-"""So much before they are too old the next pools are made."""
+"""So much before they are too old the next pools are made, or twice as long as the last took."""
+
+EARLIEST_MS = 800
+"""However long they took."""
 
 ASKED_MS = 3_000
 """A replica that was asked for no list for so long makes none ahead."""
@@ -80,11 +83,13 @@ class FusedLists:
 
     def __init__(self, trending: Trending) -> None:
         self._trending = trending
-        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        """Pools are made by one thread at a time; whoever needs them waits for it."""
         self._kept: OrderedDict[tuple[str, int], _Now] = OrderedDict()
         self._ready: _Ready | None = None
         self._asked_ms = 0
         """When a list was last made."""
+        self._early_ms = EARLY_MS
 
     def make_ready(self, nobody: Callable[[], UserState], now_ms: int) -> None:
         """Make what the lists of the next second share, if lists are asked for and what is there
@@ -93,16 +98,19 @@ class FusedLists:
         ready = self._ready
         if not 0 <= now_ms - self._asked_ms < ASKED_MS:
             return
-        if ready is not None and 0 <= now_ms - ready.moments_ms.start < REFRESH_MS - EARLY_MS:
+        if ready is not None and 0 <= now_ms - ready.moments_ms.start < REFRESH_MS - self._early_ms:
             return
         state = nobody()
         priors = state.generation.priors
         if priors is None or state.as_of_ms is not None:
             return
         live = self._trending.activity_since(priors.fusion.activity_hour, now_ms, REFRESH_MS)
-        now = self._made(state, priors, live, now_ms)
-        _ = now.pools.front, now.pools.newest_first
-        self._ready = _Ready(_key(state), range(now_ms, now_ms + REFRESH_MS), now)
+        with self._making:
+            now = self._made(state, priors, live, now_ms)
+            _ = now.pools.front, now.pools.newest_first
+            self._ready = _Ready(_key(state), range(now_ms, now_ms + REFRESH_MS), now)
+        took_ms = self._trending.now_ms() - now_ms
+        self._early_ms = min(max(EARLY_MS, 2 * took_ms), EARLIEST_MS)
 
     def of_known(
         self,
@@ -184,20 +192,28 @@ class FusedLists:
     def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
         """Made again when the catalog changed, or activity was read again."""
         self._asked_ms = asked_ms = self._trending.now_ms()
-        key, ready = _key(state), self._ready
-        if ready is not None and ready.is_for(key, asked_ms, as_of_ms):
-            return ready.now
+        key = _key(state)
+        if (found := self._readied(key, asked_ms, as_of_ms)) is not None:
+            return found
         live = self._trending.activity_since(priors.fusion.activity_hour, as_of_ms)
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and kept.live is live:
-                return kept
-        now = self._made(state, priors, live, as_of_ms)
-        with self._lock:
-            self._kept[key] = now
-            while len(self._kept) > KEPT_POOLS:
-                self._kept.popitem(last=False)
-        return now
+        if (found := self._kept_of(key, live)) is not None:
+            return found
+        # One makes it: several at once, of one interpreter, would each take as long as all.
+        with self._making:
+            found = self._readied(key, asked_ms, as_of_ms) or self._kept_of(key, live)
+            if found is None:
+                found = self._kept[key] = self._made(state, priors, live, as_of_ms)
+                while len(self._kept) > KEPT_POOLS:
+                    self._kept.popitem(last=False)
+        return found
+
+    def _readied(self, key: tuple[str, int], asked_ms: int, as_of_ms: int) -> _Now | None:
+        ready = self._ready
+        return ready.now if ready is not None and ready.is_for(key, asked_ms, as_of_ms) else None
+
+    def _kept_of(self, key: tuple[str, int], live: Activity) -> _Now | None:
+        kept = self._kept.get(key)
+        return kept if kept is not None and kept.live is live else None
 
     @staticmethod
     def _made(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> _Now:
