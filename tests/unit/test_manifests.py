@@ -410,6 +410,15 @@ def test_the_readme_of_infra_names_every_secret() -> None:
         assert f"`{name}`" in text, name
 
 
+def test_the_readme_of_infra_names_every_namespace_that_a_policy_opens_to() -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    policies = [document for _, document in resources() if document["kind"] == "NetworkPolicy"]
+    selectors = [found for each in policies for found in _named(each, "namespaceSelector")]
+    names = {found["matchLabels"]["kubernetes.io/metadata.name"] for found in selectors}
+    assert len(names) >= 4
+    assert all(f"`{name}`" in text for name in names), names
+
+
 def _named(document: Any, key: str) -> list[Any]:
     found: list[Any] = []
     for name, value in document.items() if isinstance(document, dict) else []:

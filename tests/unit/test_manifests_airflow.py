@@ -1,6 +1,7 @@
 """Airflow, as compose and Kubernetes set it up, runs the DAGs: not paused, with Ray's address, in
 a pool that is there."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def test_the_pool_is_made_before_any_task_asks_for_it_and_counts_those_that_wait
     for part in PARTS:
         condition = services[part]["depends_on"]["airflow-pool"]["condition"]
         assert condition == "service_completed_successfully"
+
+
+def test_the_command_that_unpauses_the_dags_names_each() -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    named = re.search(r"'\^\(([a-z_|]+)\)\$'", text)
+    dags = [path.read_text(encoding="utf-8") for path in (ROOT / "dags").glob("*.py")]
+    ids = {found for code in dags for found in re.findall(r'dag_id="(\w+)"', code)}
+    assert named is not None
+    assert len(ids) >= 7
+    assert set(named[1].split("|")) == ids
+
+
+def test_local_executor_gives_no_queued_task_back() -> None:
+    """As RELIABILITY says: then a restart of the scheduler is what ends it."""
+    code = (Path(airflow.__path__[0]) / "executors" / "local_executor.py").read_text("utf-8")
+    assert "class LocalExecutor(BaseExecutor)" in code
+    assert "revoke_task" not in code
 
 
 def test_who_has_an_airflow_of_their_own_is_told_what_compose_does() -> None:
