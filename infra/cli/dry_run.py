@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -27,11 +27,11 @@ def tell(
         found = generations.get_generation(conn, generation_id)
         leases = generations.fresh_replicas(conn)
     refused = list(_refusals(store, found, generation_id))
+    now = None if live is None else live.generation_id
     held = live if live is not None and live.hold else None
-    if held is not None and not (is_rollback or clears_hold):
+    if held is not None and now != generation_id and not (is_rollback or clears_hold):
         refused.append(f"{_hold_of(held)}; --clear-hold ends it")
     ready = sum(generation_id in lease.ready for lease in leases)
-    now = None if live is None else live.generation_id
     if as_json:
         document = {
             "generation": generation_id,
@@ -45,7 +45,7 @@ def tell(
         typer.echo(json.dumps(document, indent=2))
     else:
         typer.echo(f"would make live: {generation_id} (now: {now or 'none'})")
-        if now == generation_id and held is None:
+        if now == generation_id and not (held and clears_hold):
             typer.echo("it is live already: nothing would change")
         typer.echo(f"{ready} of {len(leases)} replicas have it loaded; the others load it first")
         if is_rollback:
@@ -66,7 +66,7 @@ def tell_hold(store: Store, *, as_json: bool) -> None:
         live = generations.read_live(conn)
     held = live if live is not None and live.hold else None
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "generation": None,
             "live": None if live is None else live.generation_id,
             "sets_hold": False,
@@ -77,7 +77,7 @@ def tell_hold(store: Store, *, as_json: bool) -> None:
     elif held is None:
         typer.echo("there is no hold: nothing would change")
     else:
-        typer.echo(f"{_hold_of(held)}; it would end, and {held.generation_id} stay live")
+        typer.echo(f"{_hold_of(held)}; it would end, and {held.generation_id} would stay live")
         typer.echo(UNCHANGED)
 
 

@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,14 +53,15 @@ def command(
     with read_snapshot(store.engine) as conn:
         before = generations.read_live(conn)
     held = before if clear_hold and before is not None and before.hold else None
+    told: dict[str, Any] = {"hold_cleared": held is not None}
     who = getpass.getuser()
     if generation is None:
-        told, line = {"live": document(before)}, "there is no hold"
+        live, line = before, "there is no hold"
         if held is not None:
+            line = CLEARED
             live = generations.clear_hold(
                 store.engine, expected_flip=held.flip, who=who, why=why, at_ms=now_ms()
             )
-            told, line = {"live": document(live)}, CLEARED
     else:
         live, waited_s, ready = stage_and_flip(
             store.engine,
@@ -72,12 +73,11 @@ def command(
             now_ms=now_ms,
             ends_hold=clear_hold,
         )
-        told = {"live": document(live), "replicas_ready": ready, "waited_s": round(waited_s, 3)}
+        told |= {"replicas_ready": ready, "waited_s": round(waited_s, 3)}
         line = (
             f"live: {live.generation_id} (flip {live.flip}; {ready} replicas ready"
             f" after {waited_s:.1f} s; before: {live.previous or 'nothing'})"
         )
         if held is not None:
             line += f"\n{CLEARED}"
-    told["hold_cleared"] = held is not None
-    typer.echo(json.dumps(told, indent=2) if as_json else line)
+    typer.echo(json.dumps({"live": document(live), **told}, indent=2) if as_json else line)

@@ -212,8 +212,8 @@ def _repeats(events: pa.Table) -> NDArray[np.bool_]:
 def _impossible(events: pa.Table) -> NDArray[np.bool_]:
     occurred_E = events["occurred_at_ms"].to_numpy()
     received_E = events["received_at_ms"].to_numpy()
-    wrong_E: NDArray[np.bool_] = occurred_E >= received_E + AHEAD_MS
-    return wrong_E | (occurred_E < EARLIEST_MS)
+    wrong_E: NDArray[np.bool_] = (occurred_E >= received_E + AHEAD_MS) | (occurred_E < EARLIEST_MS)
+    return wrong_E
 
 
 def _unknown_items(
