@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import numpy as np
@@ -28,13 +28,20 @@ from infra.drills.stopped_thread import StoppedThread, threads_named
 from infra.drills.victims import gateways, wait_for
 from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
+from ray_jobs.nightly.check import check
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.verify_live import LiveBroken, verify_live
-from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed, Workspace
+from ray_jobs.nightly.workspace import (
+    DataRefused,
+    GateRefused,
+    NightError,
+    VerifyFailed,
+    Workspace,
+)
 from ray_jobs.shards.manifest import shard_name
 from sql import generations
 from sql.engine import write
@@ -75,10 +82,6 @@ class Fault:
     """By the doctor, where it is by another runbook's name: that of the cause."""
     answers: Mapping[str, Set[int]] = field(default_factory=dict)
     """Exit statuses of commands of the diagnosis, where this fault makes them others."""
-
-
-class DataRefused(NightError):
-    """Stands for the error of the night's data checks: by its name the registry knows it."""
 
 
 def _published(ward: Ward, **figures: float) -> None:
@@ -201,6 +204,17 @@ def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
     return inject
 
 
+def _data_refused(ward: Ward) -> None:
+    """The check itself refuses, told that no item may have an event."""
+    ward.clear_hold()
+    ward.failed = f"n{next(ward.numbers)}"
+    night = night_of(ward, ward.failed)
+    run_step(night, "export", export)
+    settings = night.settings.model_copy(update={"check_min_events": 1, "check_max_item_share": 0})
+    with suppress(DataRefused):
+        run_step(replace(night, settings=settings), "check", check)
+
+
 def _stuck(ward: Ward) -> None:
     """A night was killed with -9 hours ago, and nothing was left that could say so."""
     ward.clear_hold()
@@ -319,7 +333,7 @@ FAULTS: Mapping[str, Fault] = {
     "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint=""))),
     "NightStuck": Fault(_stuck),
     "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint=""))),
-    "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint=""))),
+    "NightDataRefused": Fault(_data_refused),
     "DeltaLarge": Fault(_delta),
     "EventsNotStored": Fault(locked("users", "EXCLUSIVE")),
     "EventsSlow": Fault(locked_again_and_again("users", "EXCLUSIVE"), named="EventsNotStored"),
