@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -31,14 +31,17 @@ PACKAGES = ("moonlark", "ray", "torch", "faiss-cpu", "faiss-gpu", "numpy", "sqla
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings"
+    )
 
 
 class Ratio(_Frozen):
     """One claim. `at_most`, `at_least`: the goal, None where there is none."""
 
     name: str
-    value: float
+    value: float = Field(allow_inf_nan=True)
+    """Infinite where what it is of never came; no goal is met then, but for a least one."""
     of: str
     """What by what: "p50 of 1 shard / p50 of faiss alone"."""
     at_most: float | None = None
