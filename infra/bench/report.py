@@ -85,6 +85,7 @@ class Report(_Frozen):
     at: datetime | None = None
     machine: str = ""
     versions: dict[str, str] = {}
+    """A bench adds those of what is no package."""
 
 
 def run_bench(
@@ -101,9 +102,14 @@ def run_bench(
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="FILE")
     parser.add_argument("--small", action="store_true", help="a minute; its figures say nothing")
     arguments = parser.parse_args(command_line)
+    of = versions(packages)  # before it: hours later the tree may have moved
     found = measure("small" if arguments.small else "full")
     report = found.model_copy(
-        update={"at": datetime.now(UTC), "machine": machine(), "versions": versions(packages)}
+        update={
+            "at": datetime.now(UTC),
+            "machine": machine(),
+            "versions": of | found.versions,
+        }
     )
     show(report, Console(file=sys.stdout))
     if arguments.small and arguments.json.parent == RESULTS:

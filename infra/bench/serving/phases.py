@@ -89,6 +89,8 @@ class Figures:
     """All that was measured on one stack."""
 
     loops: dict[str, Loop] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the database."""
     floors: dict[str, float] = field(default_factory=dict)
     """CPU ms of one call."""
     at_half: dict[str, Sent] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class Phases:
         self._pool = pool
         figures, stack = self.figures, self._stack
         figures.idle = memory(stack.replicas)
+        figures.versions = stack.database_version
         steps: list[tuple[str, Callable[[], None]]] = [
             ("lists beside nothing", self._in_turn),
             ("floors", self._floors),
