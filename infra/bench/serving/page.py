@@ -18,6 +18,9 @@ ANSWER_MS = 50.0
 SERVER = ("gateway", "haproxy")
 MOST_WRONG = 3
 RAN = "all phases ran"
+RECOMMENDATIONS = "recommendations"
+MEMORY_AFTER = "memory of the gateways after, PSS MB"
+"""Rows that `infra.bench.growth` reads again."""
 NOOP = "no-op"
 """In the title of each loop that is not moonlark's."""
 
@@ -85,7 +88,7 @@ def tables(name: str, figures: Figures) -> list[Table]:
 
 def _rates(name: str, figures: Figures) -> Table:
     shown: Mapping[str, tuple[str, Sequence[str]]] = {
-        "lists": ("recommendations", SERVER),
+        "lists": (RECOMMENDATIONS, SERVER),
         "events": ("events, one a post", SERVER),
         "batches": (f"posts of {BATCH} events", SERVER),
         "visits": ("event, then list", SERVER),
