@@ -32,7 +32,7 @@ from infra.bench.growth_tables import (
     served_ratios,
     table_of,
 )
-from infra.bench.report import Report, Size, run_bench
+from infra.bench.report import NO_PLOTS, Report, Size, run_bench
 from infra.bench.sizing import generation_bytes
 
 
@@ -89,6 +89,7 @@ def measure(size: Size) -> Report:
     users = by_users(plan.users, plan.rounds)
     floors = replace(floors, event_bytes=users[-1].event_bytes)
     histories = by_history(plan.histories, plan.rounds)
+    drawn = () if size == "small" else plots(tiny, sizes, delta_s, users, histories)
     ratios = (
         *memory_ratios(tiny, sizes, floors),
         *served_ratios(served(), floors),
@@ -128,9 +129,10 @@ def measure(size: Size) -> Report:
             "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
             f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",
             "The CPU of a list is `list_cost`'s whole request without faiss, and an answer of "
-            "nothing by the gateway and HAProxy; `serve` has 16 clients at once and the cores busy.",
+            "nothing by the gateway and HAProxy; `serve` has 16 clients at once and busy cores.",
+            *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
-        plots=() if size == "small" else plots(tiny, sizes, delta_s, users, histories),
+        plots=drawn,
         size=size,
     )
 

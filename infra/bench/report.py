@@ -27,6 +27,7 @@ PLOTS = Path(__file__).with_name("plots")
 Size = Literal["full", "small"]
 """`small` ends within a minute: to try a bench, and for its test; its figures say nothing."""
 
+NO_PLOTS = "No plots: matplotlib is missing (pip install -e '.[evaluation]')."
 PACKAGES = ("moonlark", "ray", "torch", "faiss-cpu", "faiss-gpu", "numpy", "sqlalchemy")
 
 
@@ -82,6 +83,8 @@ class Report(_Frozen):
     plots: tuple[str, ...] = ()
     """Names of PNG files in PLOTS."""
     size: Size = "full"
+    arguments: tuple[str, ...] = ()
+    """Of the command, where it had some; a folder by its name alone."""
     at: datetime | None = None
     machine: str = ""
     versions: dict[str, str] = {}
@@ -122,12 +125,17 @@ def run_bench(
 def show(report: Report, console: Console) -> None:
     """Print it."""
     console.print(f"{report.bench}: {report.about}")
-    console.print(f"{report.machine}; {told(report.versions)}")
+    console.print(f"{command(report)}; {report.machine}; {told(report.versions)}")
     for table in report.tables:
         _print(console, table)
     _print(console, ratio_table(report))
     for note in report.notes:
         console.print(note)
+
+
+def command(report: Report) -> str:
+    """What makes it again."""
+    return " ".join(("python -m", f"infra.bench.{report.bench}", *report.arguments))
 
 
 def ratio_table(report: Report) -> Table:
