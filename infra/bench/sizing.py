@@ -78,8 +78,9 @@ class Floors:
     """The process that holds MiniLM."""
     ray: int = 1_220 << 20
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
-    request_cpu_s: float = 2.0e-3
-    """Of a list, HAProxy's part included, without the search."""
+    request_cpu_s: float = 3.6e-3
+    """Of a list, Serve's and HAProxy's part included, without the search: `list_cost` at 100,000
+    items less faiss, and the no-op of `serve`."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
