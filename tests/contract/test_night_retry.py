@@ -17,7 +17,6 @@ from ray_jobs.nightly.export import export
 from ray_jobs.nightly.infrastructure import TRY_AGAIN_EXIT_CODE
 from ray_jobs.nightly.prune import mark_abandoned, prune
 from ray_jobs.nightly.publish import publish
-from ray_jobs.nightly.rebuild import REBUILDS, WATERMARK
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_job, run_step
@@ -30,6 +29,7 @@ from serve.metric_names import NIGHTS_FAILED
 from serve.readings import of_the_registry
 from sql import generations
 from sql.engine import read_snapshot
+from sql.generations import REBUILDS, WATERMARK
 from sql.settings import StoreSettings
 from tests.contract.store_builder import ENCODER, NOW_MS
 from tests.unit.shards_builder import write_generation
