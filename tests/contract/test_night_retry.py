@@ -50,6 +50,13 @@ def state(night: Night) -> tuple[str, str | None]:
     return found.state, found.failed_reason
 
 
+def unfinished(night: Night) -> generations.Unfinished | None:
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, "g1")
+    assert found is not None
+    return found.unfinished
+
+
 def broken(_: Night) -> Report:
     raise RuntimeError("the disk is full")
 
@@ -131,10 +138,43 @@ def test_what_fails_after_the_publish_leaves_the_generation_as_it_is(night: Nigh
         with pytest.raises(RuntimeError, match="disk"):
             run_step(night, name, broken)
         assert state(night) == ("sealed", None), "a person may still publish it"
-    with read_snapshot(night.engine) as conn:
-        found = generations.get_generation(conn, "g1")
-    assert found is not None
-    assert found.metrics["failed_as"] == "RuntimeError"
+        assert unfinished(night) == (name, "the disk is full", NOW_MS, False)
+    assert nights_failed(night) == 1
+    run_step(night, "verify", lambda _: {})
+    assert nights_failed(night) == 1, "parity is not done yet"
+    run_step(night, "parity", lambda _: {})
+    assert unfinished(night) is None
+    assert nights_failed(night) == 0
+
+
+def test_after_the_publish_what_airflow_tries_again_is_told_when_its_run_has_failed(
+    night: Night,
+) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    generations.flip(
+        night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
+    )
+    with pytest.raises(ConnectionError):
+        run_step(night, "verify", away, is_retried=True)
+    assert unfinished(night) == ("verify", "the store is away", NOW_MS, True)
+    run_step(night, "verify", lambda _: {}, is_retried=True)
+    assert unfinished(night) is None
+    with pytest.raises(ConnectionError):
+        run_step(night, "parity", away, is_retried=True)
+    broke_off(night, "its run failed")
+    reason = "its run failed; its last try: the store is away"
+    assert unfinished(night) == ("parity", reason, NOW_MS, False)
+    run_step(night, "parity", lambda _: {})
+    assert unfinished(night) is None
+
+
+def test_a_step_after_the_publish_that_finds_its_report_is_done(night: Night) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    run_step(night, "verify", lambda _: {})
+    left = generations.Unfinished("verify", "killed before its figures were kept", NOW_MS)
+    generations.keep_unfinished(night.engine, "g1", left)
+    run_step(night, "verify", broken)
+    assert unfinished(night) is None
 
 
 def test_a_shard_that_begins_does_not_hide_that_another_one_failed(night: Night) -> None:

@@ -97,6 +97,8 @@ def test_erased_since_is_gone_and_said(store: LocalStore) -> None:
     report = run_step(night, "export", partial(export, rebuild=FIRST))
     original = registered(store, FIRST)
     assert (report["events_gone"], report["users_gone"]) == (14, 1)
+    assert registered(store, "g-after").is_rebuild, "from its export on, so that it pages nobody"
+    assert not registered(store, FIRST).is_rebuild
     assert report["events"] == original.event_count - 14
     items = read_items(night.workspace.work)
     assert report["items"] == ITEMS_A_TOPIC * len(TOPICS), "the catalog of then, whole"
