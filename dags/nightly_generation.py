@@ -4,11 +4,12 @@
           -> fuse -> fold -> evaluate -> publish -> verify -> parity -> prune
 
 Each step is `python -m ray_jobs.nightly.<step> --generation ID` on Ray, and a transaction: run
-again it gives the same result, and goes on at its last chunk. Tasks wait in the triggerer. What
-the cluster breaks is tried again, what the data or the gate refuses is told at once; what is live
-stays live. Two nights at once never both publish (`ray_jobs.nightly.publish`). `verify` rolls
-back, with hold, what it finds broken after the publish. Try it: `airflow dags test
-nightly_generation`, with `--conf '{"publish": false}'` for a night that changes nothing.
+again it gives the same result, and goes on at its last chunk (texts, epoch, shard, users). Tasks
+wait in the triggerer. What the cluster breaks is tried again, what the data or the gate refuses is
+told at once; what is live stays live. Two nights at once never both publish
+(`ray_jobs.nightly.publish`). `verify` rolls back, with hold, what it finds broken after the
+publish. Try it: `airflow dags test nightly_generation`, with `--conf '{"publish": false}'` for a
+night that changes nothing.
 
 A backfill makes past nights again, each from its stored watermark as `rebuild_generation` does, and
 publishes none. The night of DATE alone, which ran at 3:00 of it:

@@ -31,6 +31,7 @@ from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
 from ray_jobs.nightly.carried_work import fetch_work, leave_node, put_work, stamps
 from ray_jobs.nightly.infrastructure import STORE_ERRORS, ends_for_another_try
+from ray_jobs.nightly.kept import Kept
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step_figures import STEPS, of_night, of_report
@@ -157,6 +158,7 @@ def _run_step(
     report = _carried(night, name, step, wrote)
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
+        Kept(night.workspace, name).forget()
     _keep_figures(night, name, report)
     generations.report_step(night.engine, night.generation_id, night.now_ms())
     generations.finish_step(night.engine, night.generation_id, name)
