@@ -36,20 +36,31 @@ SCHEDULE = os.environ.get("MOONLARK_NIGHT_SCHEDULE", "0 3 * * *") or None
 
 PARAMS = {
     "full": Param(
-        False, type="boolean", description="embed every text again, reuse no stored vector"
+        False,
+        type="boolean",
+        description="embed every text again, reuse no stored vector; "
+        "false: as the cluster's environment says (MOONLARK_EMBED_ALL)",
     ),
     "seed": Param(
-        0, type="integer", minimum=0, maximum=2**31 - 1, description="of all that training draws"
+        None,
+        type=["null", "integer"],
+        minimum=0,
+        maximum=2**31 - 1,
+        description="of all that training draws; "
+        "without one: as the cluster's environment says (MOONLARK_TRAIN_SEED)",
     ),
     "publish": Param(
-        True, type="boolean", description="false: seal what passes its gate, leave what is live"
+        True,
+        type="boolean",
+        description="false: seal what passes its gate, leave what is live; "
+        "true: as the cluster's environment says (MOONLARK_PUBLISH)",
     ),
 }
 BACKFILL = "backfill"
 """Airflow's type of a run that `airflow backfill create` made."""
 SETTINGS = {
     "MOONLARK_EMBED_ALL": "{{ 'true' if params.full else '' }}",
-    "MOONLARK_TRAIN_SEED": "{{ params.seed or '' }}",
+    "MOONLARK_TRAIN_SEED": "{{ '' if params.seed is none else params.seed }}",
     "MOONLARK_PUBLISH": (
         "{{ '' if params.publish and dag_run.run_type != '" + BACKFILL + "' else 'false' }}"
     ),

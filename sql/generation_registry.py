@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, delete, insert, select, update
 
 from sql.batch import insert_into
 from sql.errors import GenerationConflict, UnknownGeneration
@@ -238,20 +238,26 @@ def resume(engine: Engine, generation_id: str) -> None:
 
 
 def prune(engine: Engine, generation_id: str) -> Generation:
-    """-> pruned: its files may be deleted. Refused for the live generation."""
+    """-> pruned: its files may be deleted, and the rows that name them are. Refused for the live
+    generation."""
     with write(engine) as conn:
         found = _locked(conn, generation_id)
         current = select(live.c.generation_id).order_by(live.c.flip.desc()).limit(1)
         if conn.execute(current).scalar() == generation_id:
             raise GenerationConflict(generation_id, "prune", "live", "one that is not live")
-        return _set(conn, generation_id, {"state": "pruned"}) if found.state != "pruned" else found
+        if found.state != "pruned":
+            found = _set(conn, generation_id, {"state": "pruned"})
+        gone = select(generations.c.generation_id).where(generations.c.state == "pruned")
+        # Of all that are pruned: earlier versions left the rows.
+        conn.execute(delete(artifacts).where(artifacts.c.generation_id.in_(gone)))
+        return found
 
 
 def record_artifacts(engine: Engine, generation_id: str, files: Iterable[Artifact]) -> None:
     """Record the files of a generation that is building; what was recorded before is replaced."""
     with write(engine) as conn:
         _require(_locked(conn, generation_id), "record artifacts", ("building",))
-        conn.execute(artifacts.delete().where(artifacts.c.generation_id == generation_id))
+        conn.execute(delete(artifacts).where(artifacts.c.generation_id == generation_id))
         rows = [{"generation_id": generation_id, **file._asdict()} for file in files]
         if rows:
             conn.execute(insert(artifacts), rows)

@@ -30,6 +30,9 @@ def command(
     `day`: NDCG@10 of the day on which it was live, and what its lists would have been
     worth without what came by day (the next night measures both). `parity`: how far user vectors
     of the day were from the night's, at most.
+
+    Exit status: 0 also where a generation failed or none is there (what is wrong says `moonlark
+    doctor`); 1 where the database does not answer.
     """
     with read_snapshot(open_store().engine) as conn:
         live = generations.read_live(conn)

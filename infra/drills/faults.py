@@ -22,9 +22,9 @@ from infra.drills.catalog import made_title
 from infra.drills.locks import locked, locked_again_and_again
 from infra.drills.night_faults import (
     ROTS,
-    DataRefused,
     accuracy_dropped,
     after_publish,
+    data_refused,
     erasure_open,
     generation_old,
     generation_refused,
@@ -186,7 +186,7 @@ FAULTS: Mapping[str, Fault] = {
     "NightFailed-published": Fault(after_publish),
     "NightStuck": Fault(night_stuck),
     "GateRefused": Fault(night_ends_with(GateRefused("it is worse", hint=""))),
-    "NightDataRefused": Fault(night_ends_with(DataRefused("a burst", hint=""))),
+    "NightDataRefused": Fault(data_refused),
     "ErasureOpen": Fault(erasure_open),
     "DeltaLarge": Fault(_delta),
     "EventsNotStored": Fault(locked("users", "EXCLUSIVE")),

@@ -4,6 +4,7 @@ hangs, of an erasure that nobody completes (`infra.drills.faults`).
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import LiteralString
 
 from sqlalchemy import update
@@ -13,13 +14,14 @@ from infra.drills.stack import now_ms
 from infra.drills.victims import wait_for
 from infra.drills.ward import Ward
 from infra.stack.postgres import connect
+from ray_jobs.nightly.check import check
 from ray_jobs.nightly.export import export
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.verify import verify
 from ray_jobs.nightly.verify_live import LiveBroken, verify_live
-from ray_jobs.nightly.workspace import NightError, VerifyFailed, Workspace
+from ray_jobs.nightly.workspace import DataRefused, NightError, VerifyFailed, Workspace
 from sql import generations
 from sql.engine import write
 from sql.erasure import erase_user
@@ -36,10 +38,6 @@ SEEN_S = 60.0
 BEGINS_S = 240.0
 """Until a night that was begun has done its first step."""
 ERASED = "idle0"
-
-
-class DataRefused(NightError):
-    """Stands for the error of the night's data checks: by its name the registry knows it."""
 
 
 def _published(ward: Ward, **figures: float) -> None:
@@ -167,6 +165,17 @@ def night_ends_with(error: NightError) -> Callable[[Ward], None]:
             run_step(night, "check", step)
 
     return inject
+
+
+def data_refused(ward: Ward) -> None:
+    """The check itself refuses, told that no item may have an event."""
+    ward.clear_hold()
+    ward.failed = f"n{next(ward.numbers)}"
+    night = night_of(ward, ward.failed)
+    run_step(night, "export", export)
+    settings = night.settings.model_copy(update={"check_min_events": 1, "check_max_item_share": 0})
+    with suppress(DataRefused):
+        run_step(replace(night, settings=settings), "check", check)
 
 
 def night_stuck(ward: Ward) -> None:

@@ -146,8 +146,12 @@ def _again(store: LocalStore, at: str) -> list[generations.Generation]:
 
 def _life_goes_on(store: LocalStore) -> None:
     """Nothing of this may be in a night that is made again."""
-    late = [NewEvent(f"reader{n}", "late", EventKind.CLICK, "space1") for n in range(0, 60, 2)]
-    append(store.engine, [late], received_at_ms=now_ms())
+    at_ms = now_ms()
+    late = [
+        NewEvent(f"reader{n}", "late", EventKind.CLICK, "space1", occurred_at_ms=at_ms)
+        for n in range(0, 60, 2)
+    ]
+    append(store.engine, [late], received_at_ms=at_ms)
     catalog.put_items(store.engine, [item_put("space1", "another title")], now_ms())
     catalog.delete_item(store.engine, "space2", None, now_ms())
 
