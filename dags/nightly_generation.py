@@ -100,7 +100,10 @@ def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dic
     dagrun_timeout=NIGHT_TIMEOUT,
     params=PARAMS,
     default_args=DEFAULT_ARGS,
-    on_failure_callback=fails_with_its_run(lambda run: night_of(run)["generation"], is_owed=True),
+    on_failure_callback=fails_with_its_run(
+        lambda run: night_of(run)["generation"],
+        is_owed=lambda run: not night_of(run)["rebuild"],
+    ),
     tags=["moonlark"],
     doc_md=__doc__,
 )

@@ -22,7 +22,6 @@ from infra.drills.figures import Figures, Options
 from infra.drills.local import LocalStore
 from infra.drills.stack import now_ms
 from infra.stack.airflow_components import StandaloneAirflow
-from ray_jobs.nightly.rebuild import is_rebuild
 from sql import catalog, generations
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, append
@@ -142,7 +141,7 @@ def _backfill(nights: AirflowNights, figures: Figures) -> None:
 
 
 def _again(store: LocalStore, at: str) -> list[generations.Generation]:
-    return [made for made in _of_that_night(store, at) if is_rebuild(made)]
+    return [made for made in _of_that_night(store, at) if made.is_rebuild]
 
 
 def _life_goes_on(store: LocalStore) -> None:

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.nightly.histories import LIVE_MS, NONE, effective_rows
-from ray_jobs.nightly.rebuild import WATERMARK
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import DataRefused, Workspace
 from sql import generations
 from sql.engine import read_snapshot
+from sql.generations import WATERMARK
 
 DAY_MS = 86_400_000
 DAYS = 7

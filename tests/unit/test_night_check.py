@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 
 from ray_jobs.nightly.check import DAY_MS, check
 from ray_jobs.nightly.export import EVENTS_SCHEMA, TEXTS_SCHEMA
-from ray_jobs.nightly.rebuild import WATERMARK
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night
 from ray_jobs.nightly.workspace import DataRefused, Workspace
@@ -19,6 +18,7 @@ from ray_jobs.shards.item_block import ItemBlock
 from ray_jobs.shards.items import Item
 from sql import generations
 from sql.engine import open_engine, read_snapshot
+from sql.generations import WATERMARK
 from sql.settings import StoreSettings
 from sql.tables import metadata
 
