@@ -3,6 +3,7 @@
 # make test   the tests
 # make check  ruff, mypy, import-linter, what deploys moonlark against its schemas, promtool where it is installed
 # make bench  speed: every bench, with its floors and peers, then infra/bench/RESULTS.md
+#             (DATA=FOLDER: a catalog of your own beside MovieLens in `encoder`)
 # make accuracy DATA=FOLDER  accuracy: ACCURACY.md, its plots and ABLATIONS.md (without DATA MovieLens alone)
 # make drills every drill at its whole length, one after the other: kill, switch, corrupt, overload
 PYTHON ?= python3
@@ -69,7 +70,9 @@ test: data
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(RAY_TOKEN_TESTS)
 
 bench: data
-	@$(BIN)/python -m infra.bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[evaluation,openvino]'
+	@$(BIN)/python -m infra.bench $(if $(DATA),--data $(DATA))
 
 accuracy: data
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[evaluation]'

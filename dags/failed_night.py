@@ -21,14 +21,15 @@ BROKE_OFF = "broke_off"
 
 
 def fails_with_its_run(
-    name: Callable[[Any], str], *, is_owed: bool = False
+    name: Callable[[Any], str], is_owed: Callable[[Any], bool] = lambda run: False
 ) -> Callable[[Mapping[str, Any]], None]:
     """The callback of a DAG. `name`: the id of the generation of a DAG run, asked where `begin`
-    gave none. `is_owed`: a run that failed before it left a row of one is told, too."""
+    gave none. `is_owed`: whether a run that failed before it left a row of one is told, too."""
 
     def failed(context: Mapping[str, Any]) -> None:
         stop_orphans(context)
-        mark_failed(context, name, is_owed=is_owed)
+        dag_run = context.get("dag_run")
+        mark_failed(context, name, is_owed=dag_run is not None and is_owed(dag_run))
 
     return failed
 

@@ -28,9 +28,11 @@ HOURS = {
 }
 """After so long a step's job is stopped and tried again: far above what a large catalog takes."""
 NIGHT_TIMEOUT = timedelta(hours=20)
-POOL = os.environ.get("MOONLARK_AIRFLOW_POOL", "default_pool")
-"""Bounds the jobs on the cluster; it must count deferred tasks (`airflow pools set ...
---include-deferred`)."""
+POOL_VARIABLE = "MOONLARK_AIRFLOW_POOL"
+POOL = os.environ.get(POOL_VARIABLE, "default_pool")
+"""Bounds the jobs on the cluster, if it counts deferred tasks: `airflow pools set NAME SLOTS
+DESCRIPTION --include-deferred`. Airflow's default_pool counts none that wait, and so bounds
+nothing. Of a pool that does not exist Airflow starts no task: name only one that does."""
 SHARDS_AT_ONCE = 8
 
 GPU_A_SHARD = 0.25

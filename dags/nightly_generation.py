@@ -4,11 +4,12 @@
           -> fuse -> fold -> evaluate -> publish -> verify -> parity -> prune
 
 Each step is `python -m ray_jobs.nightly.<step> --generation ID` on Ray, and a transaction: run
-again it gives the same result, and goes on at its last chunk. Tasks wait in the triggerer. What
-the cluster breaks is tried again, what the data or the gate refuses is told at once; what is live
-stays live. Two nights at once never both publish (`ray_jobs.nightly.publish`). `verify` rolls
-back, with hold, what it finds broken after the publish. Try it: `airflow dags test
-nightly_generation`, with `--conf '{"publish": false}'` for a night that changes nothing.
+again it gives the same result, and goes on at its last chunk (texts, epoch, shard, users). Tasks
+wait in the triggerer. What the cluster breaks is tried again, what the data or the gate refuses is
+told at once; what is live stays live. Two nights at once never both publish
+(`ray_jobs.nightly.publish`). `verify` rolls back, with hold, what it finds broken after the
+publish. Try it: `airflow dags test nightly_generation`, with `--conf '{"publish": false}'` for a
+night that changes nothing.
 
 A backfill makes past nights again, each from its stored watermark as `rebuild_generation` does, and
 publishes none. The night of DATE alone, which ran at 3:00 of it:
@@ -35,20 +36,31 @@ SCHEDULE = os.environ.get("MOONLARK_NIGHT_SCHEDULE", "0 3 * * *") or None
 
 PARAMS = {
     "full": Param(
-        False, type="boolean", description="embed every text again, reuse no stored vector"
+        False,
+        type="boolean",
+        description="embed every text again, reuse no stored vector; "
+        "false: as the cluster's environment says (MOONLARK_EMBED_ALL)",
     ),
     "seed": Param(
-        0, type="integer", minimum=0, maximum=2**31 - 1, description="of all that training draws"
+        None,
+        type=["null", "integer"],
+        minimum=0,
+        maximum=2**31 - 1,
+        description="of all that training draws; "
+        "without one: as the cluster's environment says (MOONLARK_TRAIN_SEED)",
     ),
     "publish": Param(
-        True, type="boolean", description="false: seal what passes its gate, leave what is live"
+        True,
+        type="boolean",
+        description="false: seal what passes its gate, leave what is live; "
+        "true: as the cluster's environment says (MOONLARK_PUBLISH)",
     ),
 }
 BACKFILL = "backfill"
 """Airflow's type of a run that `airflow backfill create` made."""
 SETTINGS = {
     "MOONLARK_EMBED_ALL": "{{ 'true' if params.full else '' }}",
-    "MOONLARK_TRAIN_SEED": "{{ params.seed or '' }}",
+    "MOONLARK_TRAIN_SEED": "{{ '' if params.seed is none else params.seed }}",
     "MOONLARK_PUBLISH": (
         "{{ '' if params.publish and dag_run.run_type != '" + BACKFILL + "' else 'false' }}"
     ),
@@ -88,7 +100,10 @@ def name_night(run_id: str, run_type: str, stamp: Any, clear_number: int) -> dic
     dagrun_timeout=NIGHT_TIMEOUT,
     params=PARAMS,
     default_args=DEFAULT_ARGS,
-    on_failure_callback=fails_with_its_run(lambda run: night_of(run)["generation"], is_owed=True),
+    on_failure_callback=fails_with_its_run(
+        lambda run: night_of(run)["generation"],
+        is_owed=lambda run: not night_of(run)["rebuild"],
+    ),
     tags=["moonlark"],
     doc_md=__doc__,
 )

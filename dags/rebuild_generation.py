@@ -18,7 +18,7 @@ from dags.failed_night import fails_with_its_run
 from dags.generation_name import generation_id, night_prefix
 from dags.night_tasks import DEFAULT_ARGS, NIGHT_TIMEOUT, night_tasks
 
-SETTINGS = {"MOONLARK_PUBLISH": "{{ '' if params.publish else 'false' }}"}
+SETTINGS = {"MOONLARK_PUBLISH": "{{ 'true' if params.publish else 'false' }}"}
 
 
 def which(generation: str | None, at: str | None) -> str:
@@ -55,7 +55,9 @@ def made_by(dag_run: Any) -> str:
             description="or the logical date of its run, with a time zone",
         ),
         "publish": Param(
-            False, type="boolean", description="true: make it live, if it passes its gate"
+            False,
+            type="boolean",
+            description="true: make it live, if it passes its gate, whatever MOONLARK_PUBLISH says",
         ),
     },
     default_args=DEFAULT_ARGS,

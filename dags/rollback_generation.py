@@ -1,7 +1,10 @@
 """Back to an earlier generation, by hand: the same compare-and-set on the live pointer.
 
-Sets `hold`: no night publishes until a person clears it. Try it:
-`airflow dags test rollback_generation --conf '{"to": "g2026...", "why": "..."}'`.
+Sets `hold`: no night publishes until a person clears it. The history says who triggered the run.
+Where Ray is away for longer than two minutes the run fails, and no other try is made: by then a
+person may have published something else, which a late rollback would take back. `moonlark
+rollback` needs no Ray. Try it: `airflow dags test rollback_generation --conf '{"to": "g2026...",
+"why": "..."}'`.
 """
 
 import pendulum
@@ -32,6 +35,8 @@ def rollback_generation() -> None:
         entrypoint=[
             *("python", "-m", "ray_jobs.nightly.rollback"),
             *("--to", "{{ params.to }}", "--why", "{{ params.why }}"),
+            # One word, for a name may be empty (older runs) or begin with a dash.
+            "--who={{ dag_run.triggering_user_name or '' }}",
         ],
         job_timeout_s=600.0,
     )

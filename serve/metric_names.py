@@ -55,6 +55,7 @@ LIVE_RECALL = "moonlark_live_recall"
 LIVE_BROKEN = "moonlark_live_broken"
 LIVE_UNVERIFIED = "moonlark_live_unverified_seconds"
 
+ERASURE_OPEN = "moonlark_erasure_open_seconds"
 NIGHTS_FAILED = "moonlark_nights_failed"
 NIGHT_SILENT = "moonlark_night_silent_seconds"
 NIGHT_CHECK = "moonlark_night_check"
@@ -95,6 +96,11 @@ _OF_THE_REPLICA = (
     Metric(REFUSED, "gauge", "Generations that this replica could not load.", ("role",)),
     Metric(CATALOG_LAG, "gauge", "Age of the oldest item change not applied here; 0 without one."),
     Metric(HOLD, "gauge", "1 while no night may publish, by who set that, else 0.", ("set_by",)),
+    Metric(
+        ERASURE_OPEN,
+        "gauge",
+        "Since the oldest erasure was asked for whose copies are not all rewritten; 0 without one.",
+    ),
 )
 _OF_THE_GENERATION = (
     Metric(AGE, "gauge", "Since the live generation was made."),
@@ -112,7 +118,12 @@ _OF_THE_GENERATION = (
     Metric(LIVE_RECALL, "gauge", "Recall@100 of its shards, as last measured while it was live."),
     Metric(LIVE_BROKEN, "gauge", "1 where the last look found files or recall broken, else 0."),
     Metric(LIVE_UNVERIFIED, "gauge", "Since its last look; before the first, since it went live."),
-    Metric(NIGHTS_FAILED, "gauge", "Nights that failed since the live one was made.", ("why",)),
+    Metric(
+        NIGHTS_FAILED,
+        "gauge",
+        "Nights that failed since the live one was made, or in its own after the publish.",
+        ("why",),
+    ),
     Metric(
         NIGHT_SILENT,
         "gauge",
@@ -120,7 +131,10 @@ _OF_THE_GENERATION = (
     ),
     Metric(NIGHT_CHECK, "gauge", "What the newest night's data checks found.", ("check",)),
     Metric(
-        STEP_DURATION, "gauge", "How long each step of the live generation's night took.", ("step",)
+        STEP_DURATION,
+        "gauge",
+        "How long each step of the newest night took; of one not done yet, of a night before.",
+        ("step",),
     ),
     Metric(STEP_ROWS, "gauge", "Rows that each step of that night worked on.", ("step",)),
 )

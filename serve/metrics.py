@@ -21,7 +21,7 @@ from serve.generation_watch import GenerationWatch
 from serve.loaded_generation import LoadedGeneration
 from serve.periodic import Periodic
 from serve.write_behind import WriteBehind
-from sql import activity, generations
+from sql import activity, erasure_receipts, generations
 from sql.engine import read_snapshot
 from sql.errors import StoreError
 from sql.size import database_size_bytes
@@ -130,11 +130,13 @@ class Metrics:
             pointer = generations.read_live(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
+            open_since_ms = erasure_receipts.open_since_ms(conn)
             held = told.watch.loaded.get(pointer.generation_id) if pointer else None
             behind_ms = held.behind_ms(conn, told.now_ms()) if held else 0
         # Before anything is made of it: a row that we cannot read is no database that is away.
         self._tell(Reading(names.DATABASE_UP, 1))
         self._tell_the_last_event()
+        self._tell(readings.of_erasures(open_since_ms, told.now_ms()))
         for reading in readings.of_the_registry(pointer, known, leases, told.now_ms()):
             self._tell(reading)
         if pointer is None:

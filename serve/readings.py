@@ -1,6 +1,6 @@
 """What the registry says, as readings of metrics: pure functions of its rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,7 +19,11 @@ FIGURES = {
 
 WHY_FAILED = {"GateRefused": "gate", "DataRefused": "data", "StageFailed": "stage"}
 """Errors that end a night, by their class, as the label `why`; any other is "step"."""
+AFTER_PUBLISH = "after_publish"
+"""The label where a step failed after the publish: the generation stays what that made of it."""
 
+STEPS = "steps"
+"""Where the figures of a night's steps are, among a generation's metrics."""
 CHECK = "check_"
 """How the figures of the data checks begin, among a generation's metrics."""
 
@@ -48,6 +52,7 @@ def of_the_registry(
     yield from _of_nights(live, known, now_ms)
     yield from _of_days(known)
     yield from _of_checks(known)
+    yield from _of_steps(known)
     if pointer is None or live is None:
         return
     by = holder(pointer)
@@ -59,8 +64,6 @@ def of_the_registry(
         if isinstance(value, int | float):
             yield Reading(name, float(value))
     yield from _of_the_last_look(pointer, live, now_ms)
-    for step, told in live.metrics.get("steps", {}).items():
-        yield from _of_step(step, told)
 
 
 def of_refusals(
@@ -77,6 +80,12 @@ def of_refusals(
         yield Reading(names.REFUSED, len(of_role[role]), {"role": role})
 
 
+def of_erasures(open_since_ms: int | None, now_ms: int) -> Reading:
+    """For how long the oldest erasure that is not completed waits (`sql.erasure_receipts`)."""
+    open_ms = 0 if open_since_ms is None else max(0, now_ms - open_since_ms)
+    return Reading(names.ERASURE_OPEN, open_ms / 1000)
+
+
 def _of_leases(live: Generation | None, leases: Sequence[Replica]) -> Iterator[Reading]:
     holding = dict.fromkeys(HOLDS, 0)
     for lease in leases:
@@ -91,15 +100,12 @@ def _of_leases(live: Generation | None, leases: Sequence[Replica]) -> Iterator[R
 def _of_nights(
     live: Generation | None, known: Sequence[Generation], now_ms: int
 ) -> Iterator[Reading]:
-    """Since the live one was made: what failed before it, or was left, is mended."""
-    since_ms = live.created_at_ms if live else 0
-    failed = dict.fromkeys((*WHY_FAILED.values(), "step"), 0)
+    failed = dict.fromkeys((*WHY_FAILED.values(), "step", AFTER_PUBLISH), 0)
     silent_ms = 0
-    for generation in known:
-        if generation.created_at_ms <= since_ms:
-            continue
-        if generation.state == "failed":
-            failed[why_failed(generation)] += 1
+    for generation in unmended(live, known):
+        why = why_failed(generation)
+        if why is not None:
+            failed[why] += 1
         elif generation.state == "building":
             silent_ms = max(silent_ms, now_ms - generation.reported_at_ms)
     yield Reading(names.NIGHT_SILENT, silent_ms / 1000)
@@ -107,9 +113,28 @@ def _of_nights(
         yield Reading(names.NIGHTS_FAILED, n, {"why": why})
 
 
-def why_failed(generation: Generation) -> str:
-    """The label `why` of a generation that failed."""
-    return WHY_FAILED.get(str(generation.metrics.get("failed_as")), "step")
+def unmended(live: Generation | None, known: Sequence[Generation]) -> Iterator[Generation]:
+    """What is live, and the nights since it was made: what failed before it is mended.
+
+    Of a rebuild, as long as it is not live, whoever asked for it sees the failed run. One that was
+    live and was gone back from is told by its hold.
+    """
+    since_ms = live.created_at_ms if live else 0
+    for generation in known:
+        is_told_elsewhere = generation.is_rebuild or generation.state == "published"
+        is_since = generation.created_at_ms > since_ms and not is_told_elsewhere
+        if generation == live or is_since:
+            yield generation
+
+
+def why_failed(generation: Generation) -> str | None:
+    """The label `why` of one that failed, or whose night did after the publish; None of others."""
+    if generation.state == "failed":
+        return WHY_FAILED.get(str(generation.metrics.get("failed_as")), "step")
+    left = generation.unfinished
+    if left is None or left.is_tried_again or generation.state == "pruned":
+        return None
+    return AFTER_PUBLISH
 
 
 def holder(pointer: LivePointer) -> str | None:
@@ -143,15 +168,27 @@ def _of_days(known: Sequence[Generation]) -> Iterator[Reading]:
 
 def _of_checks(known: Sequence[Generation]) -> Iterator[Reading]:
     """Of the newest night that looked at its data, also where it was refused for that."""
-    checked = [each for each in known if any(name.startswith(CHECK) for name in each.metrics)]
-    newest = max(checked, key=lambda generation: generation.created_at_ms, default=None)
-    for name, value in newest.metrics.items() if newest is not None else ():
-        if name.startswith(CHECK) and value is not None:
+    for name, value in _of_newest_night(known, lambda name: name.startswith(CHECK)):
+        if value is not None:
             yield Reading(names.NIGHT_CHECK, value, {"check": name.removeprefix(CHECK)})
 
 
-def _of_step(step: str, told: Mapping[str, Any]) -> Iterator[Reading]:
-    labels = {"step": step}
-    yield Reading(names.STEP_DURATION, float(told["seconds"]), labels)
-    if told.get("rows") is not None:
-        yield Reading(names.STEP_ROWS, float(told["rows"]), labels)
+def _of_steps(known: Sequence[Generation]) -> Iterator[Reading]:
+    """Of the newest night that did one, whatever became of it."""
+    for _, steps in _of_newest_night(known, lambda name: name == STEPS):
+        for step, told in steps.items():
+            labels = {"step": step}
+            yield Reading(names.STEP_DURATION, float(told["seconds"]), labels)
+            if told.get("rows") is not None:
+                yield Reading(names.STEP_ROWS, float(told["rows"]), labels)
+
+
+def _of_newest_night(
+    known: Sequence[Generation], is_asked_for: Callable[[str], bool]
+) -> list[tuple[str, Any]]:
+    """The metrics asked for, of the newest night that has any. A rebuild is no night."""
+    nights = (generation for generation in known if not generation.is_rebuild)
+    for night in sorted(nights, key=lambda each: each.created_at_ms, reverse=True):
+        if found := [(name, told) for name, told in night.metrics.items() if is_asked_for(name)]:
+            return found
+    return []

@@ -2,9 +2,9 @@
 and what answered it. Never who asked, nor what about: an erasure does not reach logs.
 
     {"at": "2026-01-02T03:04:05.678Z", "request_id": "...", "route": "/v1/search", "method": "POST",
-     "status": 200, "ms": 3.1, "generation": "g7", "user_seq": 12, "degraded": []}
+     "status": 200, "ms": 3.1, "generation": "g7", "user_seq": 12, "catalog_seq": 3, "degraded": []}
 
-The last three where a list was answered. Lines go to the replica's standard output.
+The last four where the answer has them. Lines go to the replica's standard output.
 """
 
 import sys
@@ -22,7 +22,7 @@ KEPT = ("generation", "user_seq", "catalog_seq", "degraded")
 
 
 def note(state: Any, answer: Mapping[str, Any]) -> None:
-    """Remember what a list was made of, for the line of its request."""
+    """Remember what an answer was made of, for the line of its request."""
     state[NOTED] = {name: answer[name] for name in KEPT if name in answer}
 
 

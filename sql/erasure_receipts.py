@@ -155,6 +155,14 @@ def incomplete(conn: Connection) -> list[str]:
     )
 
 
+def open_since_ms(conn: Connection) -> int | None:
+    """When the oldest erasure was asked for that is not completed, or not carried out; None without
+    one."""
+    is_open = erasures.c.completed_at_ms.is_(None)
+    found: int | None = conn.scalar(select(func.min(erasures.c.erased_at_ms)).where(is_open))
+    return found
+
+
 def complete(
     engine: Engine, erasure_ids: Iterable[str], rewritten: Mapping[str, Any], *, at_ms: int
 ) -> None:

@@ -1,95 +1,34 @@
-"""The registry of generations: what each night made, and how far it came.
-
-    building -> sealed -> staged -> published        failed: any state before it was published
-                                                     pruned: its files are gone
+"""The registry of generations (`sql.generation`): what each night made, and how far it came.
 
 Each step may be run again with the same result, for a night's task is retried.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, delete, insert, select, update
 
 from sql.batch import insert_into
 from sql.errors import GenerationConflict, UnknownGeneration
+from sql.generation import (
+    REPORTED_AT,
+    UNFINISHED,
+    VERIFIED,
+    Artifact,
+    Generation,
+    Parity,
+    State,
+    Unfinished,
+    Verified,
+)
 from sql.ids import check_id
 from sql.tables import artifacts, generations, live
 from sql.transactions import write
 
-State = Literal["building", "sealed", "staged", "published", "failed", "pruned"]
-
 MAX_REASON_CHARACTERS = 2_000
 MAX_LISTED = 1_000
-VERIFIED = "verified"
-"""Among the metrics of a generation that was looked at while it was live."""
-REPORTED_AT = "reported_at_ms"
-"""Among the metrics of a generation that is building."""
-
-
-class Verified(NamedTuple):
-    """What the hourly look at the live generation found (`ray_jobs.nightly.verify_live`).
-
-    `recall`: recall@100 of its shards now; None where its files were broken before. `broken`: what
-    is wrong with its files or its recall; None: nothing.
-    """
-
-    recall: float | None
-    broken: str | None
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A registered generation. `catalog_seq`: its watermark of the catalog."""
-
-    generation_id: str
-    state: State
-    encoder_id: str
-    catalog_seq: int
-    event_count: int
-    user_count: int
-    metrics: Mapping[str, Any]
-    manifest_digest: str | None
-    created_at_ms: int
-    failed_reason: str | None
-
-    @property
-    def reported_at_ms(self) -> int:
-        """When a step of its night last began or ended; before the first, when it was entered."""
-        reported_at_ms: int = self.metrics.get(REPORTED_AT, self.created_at_ms)
-        return reported_at_ms
-
-    @property
-    def verified(self) -> Verified | None:
-        """The last look at it while it was live; None before the first."""
-        told = self.metrics.get(VERIFIED)
-        return None if told is None else Verified(**told)
-
-
-class Parity(NamedTuple):
-    """How far the day's user vectors are from the night's, when it was last measured.
-
-    `max_abs_diff`: of a coordinate of a unit vector, over `users`; None where there were none.
-    `canary_min_cosine`: of a text embedded again to its stored vector, over `canary_texts`.
-    """
-
-    max_abs_diff: float | None
-    users: int
-    canary_min_cosine: float | None
-    canary_texts: int
-    at_ms: int
-
-
-class Artifact(NamedTuple):
-    """A file of a generation, `path` relative to its folder."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-
 
 _COLUMNS = (
     generations.c.generation_id,
@@ -115,6 +54,7 @@ def register(
     event_count: int = 0,
     user_count: int = 0,
     created_at_ms: int,
+    metrics: Mapping[str, Any] = MappingProxyType({}),
 ) -> Generation:
     """Enter a generation as `building`. One that is building or failed is entered anew (a retry of
     the night); one that is sealed or further on is returned as it stands."""
@@ -126,7 +66,7 @@ def register(
         "catalog_seq": catalog_seq,
         "event_count": event_count,
         "user_count": user_count,
-        "metrics": "{}",
+        "metrics": json.dumps(dict(metrics), sort_keys=True),
         "manifest_digest": None,
         "created_at_ms": created_at_ms,
         "failed_reason": None,
@@ -223,6 +163,23 @@ def keep_verified(engine: Engine, generation_id: str, found: Verified) -> None:
     add_metrics(engine, generation_id, {VERIFIED: found._replace(broken=broken)._asdict()})
 
 
+def keep_unfinished(engine: Engine, generation_id: str, found: Unfinished) -> None:
+    """In place of what was said before. Raises `UnknownGeneration`."""
+    told = found._replace(reason=found.reason[:MAX_REASON_CHARACTERS])
+    add_metrics(engine, generation_id, {UNFINISHED: told._asdict()})
+
+
+def finish_step(engine: Engine, generation_id: str, step: str) -> None:
+    """That step after the publish is done: what was said of its failure is over."""
+    with write(engine) as conn:
+        row = conn.execute(_GET.with_for_update(), {"generation_id": generation_id}).first()
+        if row is None or (found := _generation(row)).unfinished is None:
+            return
+        if found.unfinished.step == step:
+            left = {name: value for name, value in found.metrics.items() if name != UNFINISHED}
+            _set(conn, generation_id, {"metrics": json.dumps(left, sort_keys=True)})
+
+
 def read_parity(conn: Connection, generation_id: str) -> Parity | None:
     """What was measured of that generation; None where it was not (yet)."""
     found = get_generation(conn, generation_id)
@@ -281,20 +238,26 @@ def resume(engine: Engine, generation_id: str) -> None:
 
 
 def prune(engine: Engine, generation_id: str) -> Generation:
-    """-> pruned: its files may be deleted. Refused for the live generation."""
+    """-> pruned: its files may be deleted, and the rows that name them are. Refused for the live
+    generation."""
     with write(engine) as conn:
         found = _locked(conn, generation_id)
         current = select(live.c.generation_id).order_by(live.c.flip.desc()).limit(1)
         if conn.execute(current).scalar() == generation_id:
             raise GenerationConflict(generation_id, "prune", "live", "one that is not live")
-        return _set(conn, generation_id, {"state": "pruned"}) if found.state != "pruned" else found
+        if found.state != "pruned":
+            found = _set(conn, generation_id, {"state": "pruned"})
+        gone = select(generations.c.generation_id).where(generations.c.state == "pruned")
+        # Of all that are pruned: earlier versions left the rows.
+        conn.execute(delete(artifacts).where(artifacts.c.generation_id.in_(gone)))
+        return found
 
 
 def record_artifacts(engine: Engine, generation_id: str, files: Iterable[Artifact]) -> None:
     """Record the files of a generation that is building; what was recorded before is replaced."""
     with write(engine) as conn:
         _require(_locked(conn, generation_id), "record artifacts", ("building",))
-        conn.execute(artifacts.delete().where(artifacts.c.generation_id == generation_id))
+        conn.execute(delete(artifacts).where(artifacts.c.generation_id == generation_id))
         rows = [{"generation_id": generation_id, **file._asdict()} for file in files]
         if rows:
             conn.execute(insert(artifacts), rows)

@@ -1,14 +1,22 @@
-"""Generations, whole: registry (`generation_registry`), live pointer and leases (`live`)."""
+"""Generations, whole: what one is (`generation`), the registry (`generation_registry`), the live
+pointer and leases (`live`)."""
 
-from sql.generation_registry import (
+from sql.generation import (
+    REBUILDS,
+    WATERMARK,
     Artifact,
     Generation,
     Parity,
     State,
+    Unfinished,
     Verified,
+)
+from sql.generation_registry import (
     add_metrics,
     fail,
+    finish_step,
     get_generation,
+    keep_unfinished,
     keep_verified,
     list_artifacts,
     list_generations,
@@ -41,22 +49,27 @@ from sql.live import (
 
 __all__ = [
     "BY_NIGHT",
+    "REBUILDS",
+    "WATERMARK",
     "Artifact",
     "Generation",
     "LivePointer",
     "Parity",
     "Replica",
     "State",
+    "Unfinished",
     "Verified",
     "add_metrics",
     "clear_hold",
     "database_now_ms",
     "drop_replica",
     "fail",
+    "finish_step",
     "flip",
     "fresh_replicas",
     "get_generation",
     "heartbeat",
+    "keep_unfinished",
     "keep_verified",
     "last_heard_ms",
     "list_artifacts",

@@ -1,7 +1,8 @@
 """Every bench of speed, one after the other, then RESULTS.md.
 
-    python -m infra.bench              hours on two cores
-    python -m infra.bench fold index   only these
+    python -m infra.bench                  hours on two cores
+    python -m infra.bench fold index       only these
+    python -m infra.bench --data FOLDER    a catalog of one's own in `encoder` as well
 
 Each runs as a process of its own, so that none inherits memory, threads or a Ray cluster.
 """
@@ -30,11 +31,15 @@ def main() -> int:
     """Run them; the status is 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m infra.bench")
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME")
-    names = parser.parse_args().names or BENCHES
+    parser.add_argument("--data", metavar="FOLDER")
+    asked = parser.parse_args()
+    names = asked.names or BENCHES
+    own = {} if asked.data is None else {"encoder": ["--data", asked.data]}
     failed = []
     for name in names:
         print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"infra.bench.{name}"], check=False).returncode:
+        command = [sys.executable, "-m", f"infra.bench.{name}", *own.get(name, [])]
+        if subprocess.run(command, check=False).returncode:
             failed.append(name)
     write_page()
     if failed:

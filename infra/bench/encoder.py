@@ -74,7 +74,10 @@ def measure(size: Size, data: str | None = None) -> Report:
         name if name == ML_100K else Path(name).name: list(load_interactions(name).texts_I)
         for name in names
     }
-    return report(resolve_model(None), catalogs, size)
+    found = report(resolve_model(None), catalogs, size)
+    if data is None:
+        return found
+    return found.model_copy(update={"arguments": ("--data", Path(data).name)})
 
 
 def report(model: Path | str, catalogs: Mapping[str, list[str]], size: Size) -> Report:
@@ -114,6 +117,7 @@ def report(model: Path | str, catalogs: Mapping[str, list[str]], size: Size) -> 
             "of the same precision in the same run.",
             *notes,
         ),
+        size=size,
     )
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from infra.bench.growth_floors import measured_floors
 from infra.bench.growth_held import fitted, hold, run_module
 from infra.bench.growth_plots import plots
+from infra.bench.growth_served import served
 from infra.bench.growth_store import by_history, by_users
 from infra.bench.growth_tables import (
     CALCULATED,
@@ -28,9 +29,11 @@ from infra.bench.growth_tables import (
     histories_table,
     items_table,
     memory_ratios,
+    served_ratios,
     table_of,
 )
-from infra.bench.report import Report, Size, run_bench
+from infra.bench.report import NO_PLOTS, Report, Size, run_bench
+from infra.bench.sizing import generation_bytes
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,15 @@ def measure(size: Size) -> Report:
                 )
                 delta_s = {int(count): seconds for count, seconds in told.items()}
     tiny, *sizes = held
-    floors = measured_floors(fitted(sizes), plan.requests)
+    once = tiny.grown.private - generation_bytes(tiny.ask).private
+    floors = measured_floors(fitted(sizes), once, size, plan.requests)
     users = by_users(plan.users, plan.rounds)
     floors = replace(floors, event_bytes=users[-1].event_bytes)
     histories = by_history(plan.histories, plan.rounds)
+    drawn = () if size == "small" else plots(tiny, sizes, delta_s, users, histories)
     ratios = (
         *memory_ratios(tiny, sizes, floors),
+        *served_ratios(served(), floors),
         *growth_ratios(sizes, users, delta_s, histories),
     )
     return Report(
@@ -118,12 +124,15 @@ def measure(size: Size) -> Report:
         ),
         notes=(
             f"Sizes of the catalog run one after the other, not in turn; of the delta (over "
-            f"{plan.delta_of:,} items), users and histories in turn.",
+            f"{plan.delta_of:,} items) in turn, of users in turn, and of histories in turn.",
             f"{CALCULATED:,} items are calculated, not measured.",
-            "The floor of the memory check is the same process with a generation of "
-            f"{TINY:,} items, less what the formula says of these; mapped pages count as touched.",
+            "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
+            f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",
+            "The CPU of a list is `list_cost`'s whole request without faiss, and an answer of "
+            "nothing by the gateway and HAProxy; `serve` has 16 clients at once and busy cores.",
+            *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
-        plots=() if size == "small" else plots(tiny, sizes, delta_s, users, histories),
+        plots=drawn,
         size=size,
     )
 

@@ -1,13 +1,13 @@
 """What does not follow from bytes: processes that hold next to nothing, and the CPU of a list.
 
-A real stack (Ray, Serve, HAProxy, one gateway replica) with a catalog of 300 items; BERT in a
-process of its own, for the stack has the drills' encoder.
+Processes: a real stack (Ray, Serve, HAProxy, one gateway replica) with a catalog of 300 items; BERT
+in a process of its own, for the stack has the drills' encoder. A list: as `list_cost` measures it,
+on its smaller store, and what Serve and HAProxy need for an answer that has nothing in it.
 """
 
 import json
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import httpx
 import psutil
 from tqdm import tqdm
 
+from infra.bench import list_cost
+from infra.bench.report import Size
 from infra.bench.sizing import Floors
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.victims import gateways, of_stack, proxies
@@ -22,6 +24,7 @@ from infra.stack import processes
 
 ITEMS, USERS = 300, 50
 WARM = 50
+NOTHING = "/healthz"
 
 BERT = """
 import json
@@ -51,12 +54,13 @@ def pss_of(pid: int) -> Pss:
     return Pss(found["Pss_Anon"], found["Pss_File"] + found.get("Pss_Shmem", 0))
 
 
-def measured_floors(known: Floors, requests: int) -> Floors:
-    """`known` with what this machine says of processes and of a list's CPU; `known` is to have this
-    run's cost of a search, which is taken off."""
+def measured_floors(known: Floors, first_private: float, size: Size, requests: int) -> Floors:
+    """`known` with what this machine says of processes and of a list's CPU. `first_private`: what
+    a first generation that is as small costs once, which the gateway has behind it."""
     with drill_stack(items=ITEMS, users=USERS, seed=9, replicas=1) as stack:
         (gateway,) = gateways(stack)
-        cpu_s = _list_cpu_s(stack, gateway, requests)
+        _ask_lists(stack)  # what a replica first needs then is in its memory
+        http_cpu_s = _nothing_cpu_s(stack, gateway, requests)
         own = pss_of(gateway)
         everything = processes.find(stack.cluster.state.stack_id, stack.cluster.state.head_pid)
         encoders = of_stack(stack, lambda line: "WordsEncoder" in " ".join(line))
@@ -65,30 +69,41 @@ def measured_floors(known: Floors, requests: int) -> Floors:
     bert = json.loads(subprocess.check_output([sys.executable, "-c", BERT], text=True))
     return replace(
         known,
-        replica_private=own.private,
+        replica_private=round(own.private - first_private),
         replica_mapped=own.mapped,
         encoder=bert["all"],
         ray=sum(pss.private + pss.mapped for pss in rest),
-        request_cpu_s=max(0.0, cpu_s - known.search_cpu_s),
+        request_cpu_s=http_cpu_s + _list_cpu_s(size),
     )
 
 
-def _list_cpu_s(stack: DrillStack, gateway: int, requests: int) -> float:
-    """CPU of the replica and of HAProxy a list, in seconds, one after the other over one
-    connection; each by a user with an event since the last."""
-    watched = [psutil.Process(gateway), *proxies(stack)]
-    spent = 0.0
+def _list_cpu_s(size: Size) -> float:
+    """CPU of a list in a replica's app, without what faiss alone needs, in seconds."""
+    items, users = list_cost.SIZES[size][0]
+    watch, floors = list_cost.measured(list_cost.store_of(items, users), list_cost.ASKED[size])
+    return (watch.of(list_cost.REQUEST) - floors[list_cost.FAISS_ALONE]) / 1000
+
+
+def _ask_lists(stack: DrillStack) -> None:
+    """Some lists, each after an event of its user."""
     with httpx.Client(base_url=stack.url, timeout=30) as http:
-        for number in tqdm(range(WARM + requests), desc="lists", leave=False):
-            user = f"idle{number % USERS}"
+        for number in range(WARM):
+            user = f"idle{number}"
             event = {"kind": "view", "user_id": user, "item_id": f"i{number % ITEMS}"}
             http.post("/v1/events", json=event).raise_for_status()
-            time.sleep(0.002)  # what the event left to do is not the list's
-            before = _cpu_s(watched)
             http.get(f"/v1/users/{user}/recommendations", params={"k": 20}).raise_for_status()
-            if number >= WARM:
-                spent += _cpu_s(watched) - before
-    return spent / requests
+
+
+def _nothing_cpu_s(stack: DrillStack, gateway: int, requests: int) -> float:
+    """CPU of the replica and of HAProxy for an answer that needs nothing, in seconds, one after the
+    other over one connection."""
+    watched = [psutil.Process(gateway), *proxies(stack)]
+    with httpx.Client(base_url=stack.url, timeout=30) as http:
+        for number in tqdm(range(WARM + requests), desc="answers of nothing", leave=False):
+            if number == WARM:
+                before = _cpu_s(watched)
+            http.get(NOTHING).raise_for_status()
+        return (_cpu_s(watched) - before) / requests
 
 
 def _cpu_s(watched: list[psutil.Process]) -> float:

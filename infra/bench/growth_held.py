@@ -83,8 +83,13 @@ def fitted(sizes: Sequence[Held]) -> sizing.Floors:
     )
 
 
-def expected(tiny: Held, held: Held) -> float:
-    """Memory of the process that holds it, by the formula: what it had before, what a process has
-    with next to nothing in it, and the bytes of the formula."""
-    overhead = tiny.grown.all - sizing.generation_bytes(tiny.ask).all
-    return held.before.all + overhead + sizing.generation_bytes(held.ask).all
+def expected_growth(held: Held) -> sizing.Bytes:
+    """What a generation adds to a process that had none, by the formula as `moonlark size` has
+    it."""
+    one = sizing.generation_bytes(held.ask)
+    return sizing.process_bytes(sizing.Bytes(0), one, 1, sizing.Floors())
+
+
+def expected(held: Held) -> float:
+    """Memory of the process that holds it: what it had before, and the bytes of the formula."""
+    return held.before.all + expected_growth(held).all

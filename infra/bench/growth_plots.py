@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from infra.bench import sizing
-from infra.bench.growth_held import Held
+from infra.bench.growth_held import Held, expected
 from infra.bench.growth_store import ByHistory, ByUsers
 from infra.bench.growth_tables import CALCULATED, MB, MS, US
 from infra.bench.report import PLOTS
@@ -57,9 +56,8 @@ def plots(
     histories: Sequence[ByHistory],
 ) -> tuple[str, ...]:
     """Draw all of them; gives their names."""
-    floor = tiny.after.all - sizing.generation_bytes(tiny.ask).all
     by_formula = {
-        float(items): (floor + sizing.generation_bytes(replace(tiny.ask, items=items)).all) / MB
+        float(items): expected(replace(tiny, ask=replace(tiny.ask, items=items))) / MB
         for items in (*(held.ask.items for held in sizes), CALCULATED)
     }
     drawn = [

@@ -5,7 +5,7 @@ U = users, L = events of a user.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,25 +80,29 @@ def small_store() -> Iterator[tuple[Engine, Path, UserEncoder]]:
 
 
 def by_users(counts: Sequence[int], rounds: int) -> list[ByUsers]:
-    """The read, as the store grows to each of `counts`."""
-    found = []
-    with small_store() as (engine, path, encoder):
-        rng, present, empty = np.random.default_rng(3), 0, _file_bytes(engine, path)
-        sessions = 0
+    """The read, of a store for each of `counts`, in turn."""
+    event_bytes: list[float] = []
+    reads: dict[str, Callable[[], object]] = {}
+    with ExitStack() as stack:
+        rng = np.random.default_rng(3)
         for count in counts:
-            _add_users(engine, present, count, rng)
-            events = _file_bytes(engine, path) - empty - sessions
+            engine, path, encoder = stack.enter_context(small_store())
+            empty = _file_bytes(engine, path)
+            _add_users(engine, count, rng)
+            added = _file_bytes(engine, path) - empty
+            event_bytes.append(added / (count * EVENTS_A_USER))
             _write_sessions(engine, encoder)
-            sessions = _file_bytes(engine, path) - empty - events
-            present = count
-            times = in_turn({"read": partial(_read_any, engine, count, rng)}, rounds, f"{count}")
-            found.append(ByUsers(count, times["read"].wall_s, events / (count * EVENTS_A_USER)))
-    return found
+            reads[f"{count}"] = partial(_read_any, engine, count, rng)
+        times = in_turn(reads, rounds, "users")
+    return [
+        ByUsers(count, times[f"{count}"].wall_s, of_event)
+        for count, of_event in zip(counts, event_bytes, strict=True)
+    ]
 
 
 def by_history(lengths: Sequence[int], rounds: int) -> list[ByHistory]:
-    """Read and fold, of a user with so many events each."""
-    found = []
+    """Read and fold, of a user with so many events each, in turn."""
+    variants: dict[str, Callable[[], object]] = {}
     with small_store() as (engine, _, encoder):
         rng = np.random.default_rng(4)
         for length in tqdm(lengths, desc="histories", leave=False):
@@ -114,15 +118,18 @@ def by_history(lengths: Sequence[int], rounds: int) -> list[ByHistory]:
             session = fold(encoder, None, events[:-1])
             row = SessionRow(user.user_key, session.user_seq, session.to_bytes())
             write_sessions(engine, GENERATION, [row])
-            variants: dict[str, Callable[[], object]] = {
-                "tail read": partial(_read, engine, user_id, GENERATION),
-                "tail fold": partial(fold, encoder, session, events[-1:]),
-                "whole read": partial(_read, engine, user_id, WITHOUT_SESSIONS),
-                "whole fold": partial(fold, encoder, None, events),
+            variants |= {
+                f"{length} tail read": partial(_read, engine, user_id, GENERATION),
+                f"{length} tail fold": partial(fold, encoder, session, events[-1:]),
+                f"{length} whole read": partial(_read, engine, user_id, WITHOUT_SESSIONS),
+                f"{length} whole fold": partial(fold, encoder, None, events),
             }
-            times = in_turn(variants, rounds, f"{length} events")
-            found.append(ByHistory(length, *(times[name].wall_s for name in variants)))
-    return found
+        times = in_turn(variants, rounds, "histories")
+    parts = ("tail read", "tail fold", "whole read", "whole fold")
+    return [
+        ByHistory(length, *(times[f"{length} {part}"].wall_s for part in parts))
+        for length in lengths
+    ]
 
 
 def _read(engine: Engine, user_id: str, generation: str) -> int:
@@ -134,8 +141,8 @@ def _read_any(engine: Engine, users: int, rng: np.random.Generator) -> None:
     assert snapshot.base == "session"
 
 
-def _add_users(engine: Engine, first: int, end: int, rng: np.random.Generator) -> None:
-    for start in tqdm(range(first, end, APPEND_AT_ONCE), desc=f"{end} users", leave=False):
+def _add_users(engine: Engine, end: int, rng: np.random.Generator) -> None:
+    for start in tqdm(range(0, end, APPEND_AT_ONCE), desc=f"{end} users", leave=False):
         users = range(start, min(end, start + APPEND_AT_ONCE))
         append(
             engine,
@@ -159,7 +166,7 @@ def _events(user_id: str, first: int, end: int, rng: np.random.Generator) -> lis
 
 
 def _write_sessions(engine: Engine, encoder: UserEncoder) -> None:
-    """Of all users; those that have theirs keep them."""
+    """Of all users."""
     histories: dict[int, list[FoldEvent]] = {}
     with read_snapshot(engine) as conn:
         items = [item.text_digest for item in catalog.read_items(conn, -1, ITEMS)]

@@ -1,10 +1,11 @@
 """Ratios and tables of `infra.bench.growth`, from what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from infra.bench import sizing
-from infra.bench.growth_held import Held, expected
+from infra.bench.growth_held import Held, expected, expected_growth
+from infra.bench.growth_served import Served
 from infra.bench.growth_store import ByHistory, ByUsers
 from infra.bench.held_memory import SEEN
 from infra.bench.report import Ratio, Table
@@ -13,36 +14,34 @@ TINY = 1_000
 """Items of the generation that tells what a process costs beside what it holds."""
 CALCULATED = 10_000_000
 WITHIN = 0.15
-LARGE = 100_000
-"""From here on what items add is told apart: below, what the allocators keep is more."""
 MB, MS, US = 1e6, 1e3, 1e6
 
 
 def memory_ratios(tiny: Held, sizes: Sequence[Held], floors: sizing.Floors) -> list[Ratio]:
-    """The formula by what was measured; of all of a process, and of what the items alone add."""
+    """The formula, with the floors of `moonlark size`, by what was measured: what the items add,
+    own and mapped apart. `floors`: of this run, for the CPU."""
+    added = []
+    for held in sizes:
+        formula, items = expected_growth(held), f"{held.ask.items:,} items"
+        told = "by the formula / measured, of a process that had no generation"
+        added += [
+            _within(f"own memory that {items} add", formula.private / held.grown.private, told),
+            _within(f"mapped memory that {items} add", formula.mapped / held.grown.mapped, told),
+        ]
     of_process = [
-        _within(
-            f"memory at {held.ask.items:,} items",
-            expected(tiny, held) / held.after.all,
-            "by the formula / measured (PSS of the process)",
+        Ratio(
+            name=f"a process with {held.ask.items:,} items",
+            value=expected(held) / held.after.all,
+            of="what it had before, measured, and the formula / its PSS",
         )
         for held in sizes
-    ]
-    of_items = [
-        _within(
-            f"what {held.ask.items:,} items add",
-            _added(tiny, held),
-            f"by the formula / measured, over a process with {TINY:,} items",
-        )
-        for held in sizes
-        if held.ask.items >= LARGE
     ]
     largest = sizes[-1]
     asked = replace(largest.ask, seen=SEEN)
     cpu_s = floors.search_cpu_s + sizing.search_bytes(largest.ask) * floors.byte_cpu_s
     return [
+        *added,
         *of_process,
-        *of_items,
         _within(
             "a user in the session cache",
             sizing.cached_session_bytes(asked) / tiny.session_bytes,
@@ -54,6 +53,29 @@ def memory_ratios(tiny: Held, sizes: Sequence[Held], floors: sizing.Floors) -> l
             of=f"fitted / measured at {largest.ask.items:,} items",
         ),
     ]
+
+
+def served_ratios(served: Sequence[Served], floors: sizing.Floors) -> list[Ratio]:
+    """The formula by what the last full `serve` measured: as `moonlark size` has it for memory,
+    with this run's floors for CPU."""
+    ratios = []
+    for found in served:
+        ask = sizing.Ask(items=found.items, users=found.users)
+        one = sizing.replica_bytes(ask, 1, sizing.Floors())
+        ratios += [
+            _within(
+                f"gateways of `serve`, {found.items:,} items",
+                (found.gateways * one.private + one.mapped) / found.pss,
+                f"by the formula, with one generation and full session caches / PSS of "
+                f"{found.gateways} after its load",
+            ),
+            _within(
+                f"CPU of a list of `serve`, {found.items:,} items",
+                sizing.size(ask, floors).list_cpu_s / found.list_cpu_s,
+                "by the formula, with this run's floors / replicas and HAProxy under 16 clients",
+            ),
+        ]
+    return ratios
 
 
 def _within(name: str, value: float, of: str) -> Ratio:
@@ -95,19 +117,14 @@ def growth_ratios(
     ]
 
 
-def _added(tiny: Held, held: Held) -> float:
-    formula = sizing.generation_bytes(held.ask).all - sizing.generation_bytes(tiny.ask).all
-    return formula / (held.grown.all - tiny.grown.all)
-
-
 def items_table(tiny: Held, sizes: Sequence[Held]) -> Table:
     columns = (
         *("items", "own MB", "mapped MB", "formula: own MB", "mapped MB", "process MB"),
         *("formula: process MB", "load s", "search p50 ms", "search CPU ms"),
     )
     rows = []
-    for held in sizes:
-        formula = sizing.generation_bytes(held.ask)
+    for held in (tiny, *sizes):
+        formula = expected_growth(held)
         rows.append(
             (
                 f"{held.ask.items:,}",
@@ -119,7 +136,7 @@ def items_table(tiny: Held, sizes: Sequence[Held]) -> Table:
                         formula.private,
                         formula.mapped,
                         held.after.all,
-                        expected(tiny, held),
+                        expected(held),
                     )
                 ),
                 f"{held.load_s:.1f}",
@@ -160,17 +177,19 @@ def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
 
 
 def floors_table(floors: sizing.Floors) -> Table:
-    rows = [
-        ("gateway replica, own", f"{floors.replica_private / MB:.0f} MB"),
-        ("gateway replica, share of files", f"{floors.replica_mapped / MB:.0f} MB"),
-        ("process with MiniLM", f"{floors.encoder / MB:.0f} MB"),
-        ("Ray, Serve and HAProxy of a node", f"{floors.ray / MB:.0f} MB"),
-        ("CPU of a list without its search", f"{floors.request_cpu_s * MS:.2f} ms"),
-        ("CPU of a search of nothing", f"{floors.search_cpu_s * US:.0f} us"),
-        ("CPU of a byte that a search reads", f"{floors.byte_cpu_s * 1e12:.1f} ps"),
-        ("database, of an event", f"{floors.event_bytes:.0f} bytes"),
-    ]
-    return table_of("Floors", ("", "measured"), rows)
+    told: dict[str, Callable[[sizing.Floors], str]] = {
+        "gateway replica before a generation, own": lambda f: f"{f.replica_private / MB:.0f} MB",
+        "gateway replica, share of files": lambda f: f"{f.replica_mapped / MB:.0f} MB",
+        "process with MiniLM": lambda f: f"{f.encoder / MB:.0f} MB",
+        "Ray, Serve and HAProxy of a node": lambda f: f"{f.ray / MB:.0f} MB",
+        "CPU of a list without its search": lambda f: f"{f.request_cpu_s * MS:.2f} ms",
+        "CPU of a search of nothing": lambda f: f"{f.search_cpu_s * US:.0f} us",
+        "CPU of a byte that a search reads": lambda f: f"{f.byte_cpu_s * 1e12:.1f} ps",
+        "database, of an event": lambda f: f"{f.event_bytes:.0f} bytes",
+    }
+    default = sizing.Floors()
+    rows = [(name, show(floors), show(default)) for name, show in told.items()]
+    return table_of("Floors", ("", "measured", "in `moonlark size`"), rows)
 
 
 def histories_table(histories: Sequence[ByHistory]) -> Table:

@@ -1,11 +1,11 @@
 """Other families of faiss and other libraries beside moonlark's index, on one catalog.
 
-Each has a ladder of settings; the first that reaches the promised recall is timed. One query at a
-time, one thread, in turn. Part of `infra.bench.index`.
+Each is built with its library's defaults, and timed at the least setting that reaches the promised
+recall, found by bisection. One query at a time, one thread, in turn. Part of `infra.bench.index`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,12 +33,13 @@ faiss: Any = faiss_typed  # its stubs contradict its own wrappers
 Floats = NDArray[np.float32]
 Ordinals = NDArray[np.int64]
 
-PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-EFFORTS = (100, 120, 150, 200, 300, 400, 600, 800)
-"""efSearch of the graphs; below K they cannot find K."""
+MOST_PROBES = 256
+MOST_EFFORT = 800
+"""efSearch of the graphs, which begins at K: below they cannot find K."""
 REFINED = 10
 """Rows that are scored again in fp16, in multiples of K."""
-LINKS, BUILD_EFFORT = 32, 100
+LINKS = 16
+"""Of a row of a graph: what hnswlib and usearch have where nobody says otherwise."""
 HNSWLIB_SEED = 0
 
 
@@ -79,7 +80,9 @@ class Subject:
     search: Callable[[Floats], Ordinals]
     """Ordinals (B, K) of queries (B, D)."""
     set_to: Callable[[int], None]
-    ladder: Sequence[int]
+    least: int
+    most: int
+    """The settings that it may have."""
     setting: str
     build_s: float
     size: int
@@ -95,7 +98,7 @@ def families(
     subjects += [build(vectors_ND) for build in tqdm(BUILDERS, desc="families", leave=False)]
     faiss.omp_set_num_threads(1)
     try:
-        settings = {subject.name: _climb(subject, asked_BD, true_BK) for subject in subjects}
+        settings = {subject.name: bisect(subject, asked_BD, true_BK) for subject in subjects}
         calls = {subject.name: _one_by_one(subject, asked_BD[:timed]) for subject in subjects}
         times = in_turn(calls, rounds, "families")
     finally:
@@ -115,15 +118,22 @@ def families(
     ]
 
 
-def _climb(subject: Subject, asked_BD: Floats, true_BK: Ordinals) -> tuple[int, float]:
-    """Sets it to the first rung that reaches the promise, or the last: the rung, its recall."""
-    recall = 0.0
-    for value in subject.ladder:
+def bisect(subject: Subject, asked_BD: Floats, true_BK: Ordinals) -> tuple[int, float]:
+    """Sets it to the least setting that reaches the promise, or to its most: the setting, its
+    recall. More effort is taken to find no less."""
+
+    def recall_at(value: int) -> float:
         subject.set_to(value)
-        recall = float(recalls_of(subject.search(asked_BD), true_BK).mean())
-        if recall >= PROMISED:
-            return value, recall
-    return subject.ladder[-1], recall
+        return float(recalls_of(subject.search(asked_BD), true_BK).mean())
+
+    low, high = subject.least, subject.most
+    while low < high:
+        middle = (low + high) // 2
+        if recall_at(middle) >= PROMISED:
+            high = middle
+        else:
+            low = middle + 1
+    return high, recall_at(high)
 
 
 def _one_by_one(subject: Subject, queries_BD: Floats) -> Callable[[], object]:
@@ -160,7 +170,8 @@ def _of_faiss(name: str, factory: str, refines: bool, vectors_ND: Floats) -> Sub
         is_peer=False,
         search=lambda queries_BD: np.asarray(index.search(queries_BD, K)[1]),
         set_to=set_to,
-        ladder=EFFORTS if is_graph else PROBES if factory != "Flat" else (0,),
+        least=K if is_graph else 1,
+        most=MOST_EFFORT if is_graph else MOST_PROBES if factory != "Flat" else 1,
         setting="efSearch {}" if is_graph else "nprobe {}" if factory != "Flat" else "exact",
         build_s=build_s,
         size=len(faiss.serialize_index(index)),
@@ -170,12 +181,7 @@ def _of_faiss(name: str, factory: str, refines: bool, vectors_ND: Floats) -> Sub
 def _of_hnswlib(vectors_ND: Floats) -> Subject:
     began = time.perf_counter()
     index = hnswlib.Index(space="ip", dim=vectors_ND.shape[1])
-    index.init_index(
-        max_elements=len(vectors_ND),
-        ef_construction=BUILD_EFFORT,
-        M=LINKS // 2,
-        random_seed=HNSWLIB_SEED,
-    )
+    index.init_index(max_elements=len(vectors_ND), random_seed=HNSWLIB_SEED)
     index.add_items(vectors_ND)
     build_s = time.perf_counter() - began
     index.set_num_threads(1)
@@ -184,8 +190,9 @@ def _of_hnswlib(vectors_ND: Floats) -> Subject:
         is_peer=True,
         search=lambda queries_BD: index.knn_query(queries_BD, k=K)[0].astype(np.int64),
         set_to=index.set_ef,
-        ladder=EFFORTS,
-        setting=f"M {LINKS // 2}, ef {{}}",
+        least=K,
+        most=MOST_EFFORT,
+        setting=f"M {index.M}, built with ef {index.ef_construction}, ef {{}}",
         build_s=build_s,
         size=index.index_file_size(),
     )
@@ -193,13 +200,7 @@ def _of_hnswlib(vectors_ND: Floats) -> Subject:
 
 def _of_usearch(vectors_ND: Floats) -> Subject:
     began = time.perf_counter()
-    index = UsearchIndex(
-        ndim=vectors_ND.shape[1],
-        metric="ip",
-        dtype="f16",
-        connectivity=LINKS // 2,
-        expansion_add=BUILD_EFFORT,
-    )
+    index = UsearchIndex(ndim=vectors_ND.shape[1], metric="ip", dtype="f16")
     index.add(np.arange(len(vectors_ND)), vectors_ND)
     build_s = time.perf_counter() - began
 
@@ -214,8 +215,12 @@ def _of_usearch(vectors_ND: Floats) -> Subject:
         is_peer=True,
         search=search,
         set_to=lambda effort: setattr(index, "expansion_search", effort),
-        ladder=EFFORTS,
-        setting=f"f16, connectivity {LINKS // 2}, expansion {{}}",
+        least=K,
+        most=MOST_EFFORT,
+        setting=(
+            f"f16, connectivity {index.connectivity}, built with expansion {index.expansion_add}, "
+            "expansion {}"
+        ),
         build_s=build_s,
         size=index.serialized_length,
     )
@@ -228,6 +233,6 @@ BUILDERS: tuple[Callable[[Floats], Subject], ...] = (
     partial(_of_faiss, "IVF-SQ8", "IVF{nlist},SQ8", False),
     partial(_of_faiss, "IVF-PQ fast scan, refined", "IVF{nlist},PQ64x4fs,Refine(SQfp16)", True),
     partial(_of_faiss, "IVF-RaBitQ, refined", "IVF{nlist},RaBitQ,Refine(SQfp16)", True),
-    partial(_of_faiss, "HNSW fp16", f"HNSW{LINKS // 2}_SQfp16", False),
+    partial(_of_faiss, "HNSW fp16", f"HNSW{LINKS}_SQfp16", False),
     *((_of_hnswlib, _of_usearch) if HAS_PEERS else ()),
 )

@@ -55,6 +55,7 @@ WARM = 20
 K = 20
 
 MAKING, REQUEST = "making the list", "the whole request"
+FAISS_ALONE = "faiss alone"
 COLLECTION, SETTLED = "a full garbage collection", "the same, with all before it frozen"
 """Nobody is answered meanwhile (`serve.settled`)."""
 STEPS: tuple[tuple[str, Any, str], ...] = (
@@ -147,19 +148,15 @@ class Stopwatch:
 
 def measure(size: Size) -> Report:
     """All catalogs of that size."""
-    faiss.omp_set_num_threads(1)
-    state_dir = CliSettings().state_dir
-    bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
     ratios: list[Ratio] = []
     tables: list[Table] = []
     for items, users in SIZES[size]:
-        store = MadeStore.ready(state_dir, items, users, bert)
-        watch, floors = measured(store, ASKED[size])
+        watch, floors = measured(store_of(items, users), ASKED[size])
         name = f"{items:,} items"
         ratios.append(
             Ratio(
                 name=name,
-                value=watch.of(MAKING) / (floors["faiss alone"] + floors["bare snapshot"]),
+                value=watch.of(MAKING) / (floors[FAISS_ALONE] + floors["bare snapshot"]),
                 of="making the list / (faiss alone + bare snapshot)",
             )
         )
@@ -176,8 +173,16 @@ def measure(size: Size) -> Report:
     )
 
 
+def store_of(items: int, users: int) -> MadeStore:
+    """Made where it is not there yet."""
+    state_dir = CliSettings().state_dir
+    bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
+    return MadeStore.ready(state_dir, items, users, bert)
+
+
 def measured(store: MadeStore, asked: int) -> tuple[Stopwatch, dict[str, float]]:
     """The steps of a list, and what it cannot cost less than, ms."""
+    faiss.omp_set_num_threads(1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moonlark-bench-")))
         url = store.copy_sqlite(folder / "moonlark.db")
@@ -189,7 +194,7 @@ def measured(store: MadeStore, asked: int) -> tuple[Stopwatch, dict[str, float]]
         watch = Stopwatch()
         asyncio.run(_ask(store, url, users, secret, watch))
         floors = {
-            "faiss alone": _each_ms(search_alone(engine, store.directory, users, K), len(users)),
+            FAISS_ALONE: _each_ms(search_alone(engine, store.directory, users, K), len(users)),
             "bare snapshot": _each_ms(snapshot_alone(url, users), len(users)),
             "no-op ASGI app": asyncio.run(nothing_ms(answer_nothing)),
             "no-op FastAPI app": asyncio.run(nothing_ms(nothing_by_fastapi)),

@@ -101,6 +101,11 @@ def ratios(first: NightTimes, second: NightTimes, made: NightTimes) -> list[Rati
             value=sum(second.seconds.values()) / sum(first.seconds.values()),
             of="all steps / of the first night",
         ),
+        Ratio(
+            name="the whole first night",
+            value=sum(first.seconds.values()) / sum(first.floors.values()),
+            of="all steps / the sum of the floors; steps without a floor count above alone",
+        ),
         Ratio(name="embed", value=first.ratio("embed"), of=f"the step / {FLOORS['embed']}"),
     ]
     for step in ("export", "build", "fuse", "fold", "evaluate", "publish"):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -27,18 +27,22 @@ PLOTS = Path(__file__).with_name("plots")
 Size = Literal["full", "small"]
 """`small` ends within a minute: to try a bench, and for its test; its figures say nothing."""
 
+NO_PLOTS = "No plots: matplotlib is missing (pip install -e '.[evaluation]')."
 PACKAGES = ("moonlark", "ray", "torch", "faiss-cpu", "faiss-gpu", "numpy", "sqlalchemy")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings"
+    )
 
 
 class Ratio(_Frozen):
     """One claim. `at_most`, `at_least`: the goal, None where there is none."""
 
     name: str
-    value: float
+    value: float = Field(allow_inf_nan=True)
+    """Infinite where what it is of never came; no goal is met then, but for a least one."""
     of: str
     """What by what: "p50 of 1 shard / p50 of faiss alone"."""
     at_most: float | None = None
@@ -79,9 +83,12 @@ class Report(_Frozen):
     plots: tuple[str, ...] = ()
     """Names of PNG files in PLOTS."""
     size: Size = "full"
+    arguments: tuple[str, ...] = ()
+    """Of the command, where it had some; a folder by its name alone."""
     at: datetime | None = None
     machine: str = ""
     versions: dict[str, str] = {}
+    """A bench adds those of what is no package."""
 
 
 def run_bench(
@@ -98,9 +105,14 @@ def run_bench(
     parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="FILE")
     parser.add_argument("--small", action="store_true", help="a minute; its figures say nothing")
     arguments = parser.parse_args(command_line)
+    of = versions(packages)  # before it: hours later the tree may have moved
     found = measure("small" if arguments.small else "full")
     report = found.model_copy(
-        update={"at": datetime.now(UTC), "machine": machine(), "versions": versions(packages)}
+        update={
+            "at": datetime.now(UTC),
+            "machine": machine(),
+            "versions": of | found.versions,
+        }
     )
     show(report, Console(file=sys.stdout))
     if arguments.small and arguments.json.parent == RESULTS:
@@ -113,12 +125,17 @@ def run_bench(
 def show(report: Report, console: Console) -> None:
     """Print it."""
     console.print(f"{report.bench}: {report.about}")
-    console.print(f"{report.machine}; {told(report.versions)}")
+    console.print(f"{command(report)}; {report.machine}; {told(report.versions)}")
     for table in report.tables:
         _print(console, table)
     _print(console, ratio_table(report))
     for note in report.notes:
         console.print(note)
+
+
+def command(report: Report) -> str:
+    """What makes it again."""
+    return " ".join(("python -m", f"infra.bench.{report.bench}", *report.arguments))
 
 
 def ratio_table(report: Report) -> Table:

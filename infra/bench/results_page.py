@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.bench.machine import told
-from infra.bench.report import PLOTS, RESULTS, Report, Table, ratio_table
+from infra.bench.report import PLOTS, RESULTS, Report, Table, command, ratio_table
 
 PAGE = Path(__file__).with_name("RESULTS.md")
 
@@ -29,8 +29,7 @@ def _section(report: Report) -> str:
     lines = [
         f"## {report.bench}",
         "",
-        f"{report.about} `python -m infra.bench.{report.bench}`; {at}{report.machine}; "
-        f"{told(report.versions)}.",
+        f"{report.about} `{command(report)}`; {at}{report.machine}; {told(report.versions)}.",
         "",
     ]
     for table in (ratio_table(report), *report.tables):

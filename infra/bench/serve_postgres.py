@@ -5,7 +5,7 @@ python -m infra.bench.serve_postgres --small    a small catalog
 """
 
 from infra.bench.report import Report, Size, run_bench
-from infra.bench.serve import Plan, report_of
+from infra.bench.serve import SERVED_BY, Plan, report_of
 
 PLANS: dict[Size, tuple[Plan, ...]] = {
     "full": (Plan("1,000,000 items, Postgres", 1_000_000, 100_000, "postgres"),),
@@ -19,4 +19,4 @@ def measure(size: Size) -> Report:
 
 
 if __name__ == "__main__":
-    run_bench("serve_postgres", measure)
+    run_bench("serve_postgres", measure, SERVED_BY)

@@ -65,15 +65,22 @@ class Floors:
     processes had their part."""
 
     replica_private: int = 320 << 20
-    """A gateway replica that holds next to nothing."""
+    """A gateway replica before its first generation."""
     replica_mapped: int = 90 << 20
     """Libraries and the like, as its share."""
+    first_private: int = 54 << 20
+    """Once a process, beside the bytes of what it reads: pyarrow's readers, and what its allocator
+    keeps of what it decoded. Less below 10,000 items, more above 100,000; this is the least squares
+    of the relative error from 10,000 to 1,000,000."""
+    first_mapped: int = 6 << 20
+    """The libraries that the first read loads."""
     encoder: int = 540 << 20
     """The process that holds MiniLM."""
     ray: int = 1_220 << 20
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
-    request_cpu_s: float = 2.0e-3
-    """Of a list, HAProxy's part included, without the search."""
+    request_cpu_s: float = 3.6e-3
+    """Of a list, Serve's and HAProxy's part included, without the search: `list_cost` at 100,000
+    items less faiss, and the no-op of `serve`."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
@@ -170,6 +177,25 @@ KEPT = 2
 """Generations that a replica holds: back in seconds."""
 
 
+def cache_bytes(ask: Ask) -> float:
+    """The session cache of one replica, when all who fit in it were there."""
+    return min(ask.users, ask.cached_users) * cached_session_bytes(ask)
+
+
+def process_bytes(before: Bytes, one: Bytes, generations: int, floors: Floors) -> Bytes:
+    """A process that had `before`, and then read so many generations of `one` each."""
+    return Bytes(
+        before.private + floors.first_private + generations * one.private,
+        before.mapped + floors.first_mapped + generations * one.mapped,
+    )
+
+
+def replica_bytes(ask: Ask, generations: int, floors: Floors) -> Bytes:
+    """One gateway replica that holds so many generations."""
+    before = Bytes(floors.replica_private + cache_bytes(ask), floors.replica_mapped)
+    return process_bytes(before, generation_bytes(ask), generations, floors)
+
+
 def size(ask: Ask, floors: Floors | None = None) -> Size:
     """Apply the formula.
 
@@ -183,21 +209,14 @@ def size(ask: Ask, floors: Floors | None = None) -> Size:
         )
     known = floors or Floors()
     one = generation_bytes(ask)
-    sessions = min(ask.users, ask.cached_users) * cached_session_bytes(ask)
-    held = [
-        Bytes(
-            known.replica_private + sessions + count * one.private,
-            known.replica_mapped + count * one.mapped,
-        )
-        for count in (KEPT, KEPT + 1)
-    ]
+    held = [replica_bytes(ask, count, known) for count in (KEPT, KEPT + 1)]
     cpu_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
     cores = ask.rate * cpu_s / USED
     replicas = max(2, round(cores + 0.5))
     log = ask.events * known.event_bytes
     return Size(
         generation=one,
-        sessions=sessions,
+        sessions=cache_bytes(ask),
         replica=held[0],
         switching=held[1],
         replicas=replicas,

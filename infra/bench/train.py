@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from infra.bench.report import PLOTS, Ratio, Report, Size, Table, run_bench
+from infra.bench.report import NO_PLOTS, PLOTS, Ratio, Report, Size, Table, run_bench
 from infra.bench.training.ours import train
 from infra.bench.training.plot import draw
 from infra.cli.settings import CliSettings
@@ -215,6 +215,7 @@ def report(curves: Curves, plots: Path | None) -> Report:
             "once, kept from night to night and not in the first ratios; SASRec has ids alone.",
             "Other work on the machine stretches wall seconds of both; CPU seconds are the judged "
             "clock.",
+            *((NO_PLOTS,) if plots is not None and drawn is None else ()),
         ),
         plots=() if drawn is None else (drawn,),
     )

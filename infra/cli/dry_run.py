@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -11,6 +11,7 @@ from infra.doctor.artefacts import damage_in_store, damage_of, is_on
 from sql import generations
 from sql.engine import read_snapshot
 
+UNCHANGED = "nothing was changed; without --dry-run it is done"
 PUBLISHABLE = ("sealed", "staged", "published")
 
 
@@ -26,10 +27,11 @@ def tell(
         found = generations.get_generation(conn, generation_id)
         leases = generations.fresh_replicas(conn)
     refused = list(_refusals(store, found, generation_id))
-    if live is not None and live.hold and not (is_rollback or clears_hold):
-        refused.append(f"{live.who} set a hold: {live.why}; --clear-hold ends it")
-    ready = sum(generation_id in lease.ready for lease in leases)
     now = None if live is None else live.generation_id
+    held = live if live is not None and live.hold else None
+    if held is not None and now != generation_id and not (is_rollback or clears_hold):
+        refused.append(f"{_hold_of(held)}; --clear-hold ends it")
+    ready = sum(generation_id in lease.ready for lease in leases)
     if as_json:
         document = {
             "generation": generation_id,
@@ -37,22 +39,46 @@ def tell(
             "replicas": len(leases),
             "replicas_ready": ready,
             "sets_hold": is_rollback,
+            "clears_hold": held is not None and clears_hold,
             "refused": refused,
         }
         typer.echo(json.dumps(document, indent=2))
     else:
         typer.echo(f"would make live: {generation_id} (now: {now or 'none'})")
-        if now == generation_id:
+        if now == generation_id and not (held and clears_hold):
             typer.echo("it is live already: nothing would change")
         typer.echo(f"{ready} of {len(leases)} replicas have it loaded; the others load it first")
         if is_rollback:
             typer.echo("a hold would be set: nights publish again after publish --clear-hold")
+        if held is not None and clears_hold:
+            typer.echo(f"{_hold_of(held)}; it would end")
         for reason in refused:
             typer.echo(f"would be refused: {reason}")
         if not refused:
-            typer.echo("nothing was changed; without --dry-run it is done")
+            typer.echo(UNCHANGED)
     if refused:
         raise typer.Exit(1)
+
+
+def tell_hold(store: Store, *, as_json: bool) -> None:
+    """Whether there is a hold that would end."""
+    with read_snapshot(store.engine) as conn:
+        live = generations.read_live(conn)
+    held = live if live is not None and live.hold else None
+    if as_json:
+        document: dict[str, Any] = {
+            "generation": None,
+            "live": None if live is None else live.generation_id,
+            "sets_hold": False,
+            "clears_hold": held is not None,
+            "refused": [],
+        }
+        typer.echo(json.dumps(document, indent=2))
+    elif held is None:
+        typer.echo("there is no hold: nothing would change")
+    else:
+        typer.echo(f"{_hold_of(held)}; it would end, and {held.generation_id} would stay live")
+        typer.echo(UNCHANGED)
 
 
 def tell_nowhere(live: generations.LivePointer | None, why: Exception) -> NoReturn:
@@ -61,10 +87,15 @@ def tell_nowhere(live: generations.LivePointer | None, why: Exception) -> NoRetu
         "generation": None,
         "live": None if live is None else live.generation_id,
         "sets_hold": True,
+        "clears_hold": False,
         "refused": [str(why)],
     }
     typer.echo(json.dumps(document, indent=2))
     raise typer.Exit(1)
+
+
+def _hold_of(held: generations.LivePointer) -> str:
+    return f"{held.who} set a hold: {held.why}"
 
 
 def _refusals(

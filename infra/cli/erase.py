@@ -36,7 +36,12 @@ def command(
 
     `moonlark erase USER` removes the user at once and prints the receipt: what was removed, what
     is still to be rewritten, what cannot be. `--finish` rewrites the rest (the night's job does the
-    same). `--scan TEXT` looks for a string everywhere and ends with status 1 where it is found.
+    same). `--apply-ledger` erases again whom a restored database knows again. `--scan TEXT` looks
+    for a string everywhere.
+
+    Exit status: 0 it is done, also where the user was unknown; 1 where an erasure is still open
+    (`--finish`), a line of the ledger cannot be read, so that whom it names is not known
+    (`--apply-ledger`; whom the sound lines name is erased), or the string is found (`--scan`).
     """
     if user is None and not (finish or ledger or scan):
         raise ValueError("whom to erase? USER, --finish, --apply-ledger or --scan TEXT")

@@ -23,11 +23,16 @@ def command(
 
     The newest first, an asterisk at the live one. States: building, sealed (complete), staged
     (replicas load it), published (was or is live), failed (with the reason), pruned (its files
-    are gone). A reason without `failed` is of a step that Airflow tries again.
+    are gone). What "is tried again" is a step that Airflow tries again; of what "is
+    unfinished after its publish" a check or the pruning failed, and `moonlark night --generation`
+    goes on.
 
     `day`: NDCG@10 of the day on which it was live, and what its lists would have been
     worth without what came by day (the next night measures both). `parity`: how far user vectors
     of the day were from the night's, at most.
+
+    Exit status: 0 also where a generation failed or none is there (what is wrong says `moonlark
+    doctor`); 1 where the database does not answer.
     """
     with read_snapshot(open_store().engine) as conn:
         live = generations.read_live(conn)
@@ -40,13 +45,20 @@ def command(
     else:
         console.print(_table(found, live))
         for generation in found:
-            if generation.failed_reason:
-                typer.echo(f"{generation.generation_id} {_told(generation)}")
+            if told := _told(generation):
+                typer.echo(f"{generation.generation_id} {told}")
 
 
 def _told(generation: Generation) -> str:
-    is_over = generation.state in ("failed", "pruned")
-    return f"{'failed' if is_over else 'is tried again'}: {generation.failed_reason}"
+    """What went wrong; empty where nothing did."""
+    left, again = generation.unfinished, "is tried again"
+    if left is not None:
+        head = again if left.is_tried_again else "is unfinished after its publish"
+        return f"{head}: {left.step}: {left.reason}"
+    if not generation.failed_reason:
+        return ""
+    head = "failed" if generation.state in ("failed", "pruned") else again
+    return f"{head}: {generation.failed_reason}"
 
 
 def _day(day: Any) -> str:

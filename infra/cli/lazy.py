@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-INTERRUPTED = 130
-
 
 class Entry(NamedTuple):
     """Where a command is, and what the list of commands says of it."""
@@ -27,6 +25,14 @@ def load(path: str) -> Any:
     """
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def say(error: Exception) -> None:
+    """The message and the hint, on stderr."""
+    typer.secho(f"error: {error}", fg="red", err=True)
+    hint = getattr(error, "hint", None)
+    if hint and str(hint) not in str(error):
+        typer.secho(f"hint: {hint}", fg="yellow", err=True)
 
 
 class LazyCommand(TyperCommand):
@@ -69,10 +75,7 @@ class LazyCommands(TyperGroup):
         except Exception as error:  # the edge: what is not expected goes on
             if ctx.params.get("debug") or not _is_expected(error):
                 raise
-            typer.secho(f"error: {error}", fg="red", err=True)
-            hint = getattr(error, "hint", None)
-            if hint and str(hint) not in str(error):
-                typer.secho(f"hint: {hint}", fg="yellow", err=True)
+            say(error)
             raise typer.Exit(getattr(error, "exit_status", 1)) from error
 
 

@@ -14,6 +14,9 @@ def command() -> None:
     How old is set by MOONLARK_RETAIN_EVENTS_DAYS, _TEXT_DAYS, _EXPOSURES_DAYS and _ACTIVITY_DAYS
     (a number, or `never`). Dislikes and hides in force stay. It runs beside the day's traffic, in
     small transactions; broken off, it goes on where it was.
+
+    Exit status: 0 all that is too old is deleted, also where that was nothing; 1 where the
+    database or a setting stood in the way; 130 after Ctrl-C.
     """
     settings = RetentionSettings()
     with tqdm(desc="rows", unit=" rows", disable=None) as bar:

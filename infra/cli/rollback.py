@@ -1,11 +1,13 @@
 """`moonlark rollback`: one command back, with today's events and items kept."""
 
 import getpass
+import json
 from typing import Annotated
 
 import typer
 
 from infra.cli.dry_run import tell, tell_nowhere
+from infra.cli.pointer import document
 from infra.cli.store import open_store
 from ray_jobs.nightly.rollback import rollback, target_of
 from ray_jobs.nightly.workspace import NothingToDo
@@ -21,9 +23,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: as JSON, for scripts.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
     """Make an earlier generation live again.
 
@@ -45,5 +45,8 @@ def command(
         tell(store, target, is_rollback=True, clears_hold=False, as_json=as_json)
         return
     pointer = rollback(store.engine, to, who=getpass.getuser(), why=why)
+    if as_json:
+        typer.echo(json.dumps({"live": document(pointer)}, indent=2))
+        return
     typer.echo(f"live: {pointer.generation_id} (flip {pointer.flip}), hold set")
     typer.echo("next: moonlark publish --clear-hold, when the reason is gone")

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
+from infra.cli import pointer
 from infra.cli.console import console
+from infra.cli.lazy import say
 from infra.cli.store import open_store
 from infra.cli.times import ago, as_utc
 from sql import catalog, generations
 from sql.engine import read_snapshot, shown
+from sql.errors import StoreError
 from sql.generations import LivePointer, Replica
 from sql.tables import items, users
 
@@ -42,7 +46,8 @@ def command(
     """Show what is stored, live and ready.
 
     Reads the database itself; GET /v1/status asks a replica. Ends with 1 where the database does
-    not answer; whether something is wrong says `moonlark doctor`.
+    not answer, with --watch only where it did not at the start; whether something is wrong says
+    `moonlark doctor`.
     """
     engine = open_store().engine
     if not watch:
@@ -51,7 +56,10 @@ def command(
     try:
         while True:
             console.clear()  # does nothing where the output is no terminal
-            _show(engine, as_json=as_json)
+            try:
+                _show(engine, as_json=as_json)
+            except (StoreError, SQLAlchemyError) as error:
+                say(error)  # and look again: it may come back
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         return
@@ -89,11 +97,8 @@ def _read(conn: Connection, database: str) -> Status:
 def _document(status: Status, at_ms: int) -> dict[str, Any]:
     """In the words of `GET /v1/status`."""
     document = asdict(status)
-    document["live"] = document["parity"] = None
-    if status.live:
-        live = status.live._asdict()
-        moved = {"generation": live.pop("generation_id"), "at": as_utc(live.pop("at_ms"))}
-        document["live"] = {**moved, **live}
+    document["live"] = pointer.document(status.live)
+    document["parity"] = None
     if status.parity:
         parity = status.parity._asdict()
         document["parity"] = {"at": as_utc(parity.pop("at_ms")), **parity}

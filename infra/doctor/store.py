@@ -9,8 +9,8 @@ from sqlalchemy import Engine, text
 from infra.doctor.day import Known
 from infra.doctor.findings import Finding, Look, NotSeen, looked
 from serve import metric_names
-from serve.readings import FIGURES, holder, verified_at_ms, why_failed
-from sql import activity, catalog, generations
+from serve.readings import FIGURES, holder, unmended, verified_at_ms, why_failed
+from sql import activity, catalog, erasure_receipts, generations
 from sql.engine import open_engine, read_snapshot
 from sql.errors import SchemaBehind, StoreError, StoreUnavailable, UnsafeDatabase
 from sql.event_rules import HOUR_MS
@@ -23,6 +23,7 @@ MAX_QUIET_MS = HOUR_MS + HOUR_MS // 4
 MAX_AGE_MS = 36 * HOUR_MS
 MAX_UNVERIFIED_MS = 3 * HOUR_MS
 MAX_SILENT_MS = 8 * HOUR_MS
+MAX_OPEN_MS = 36 * HOUR_MS
 WEEK_MS = 7 * 24 * HOUR_MS
 MIN_NDCG_SHARE = 0.7
 MIN_RECALL = 0.95
@@ -33,6 +34,7 @@ MAX_DIFF = 1e-5
 NDCG = FIGURES[metric_names.NDCG]
 RUNBOOKS = {"gate": "GateRefused", "data": "NightDataRefused"}
 BLOCKER_PAUSES_S = (0.2, 0.4, 0.6)
+UNCHECKED = "The night's generation is live, and was not checked to the end."
 WITHOUT_GENERATION = "Lists are answered 503 until the first generation is published."
 WORDS = 300
 """Characters of a reason: one page is to hold all."""
@@ -83,6 +85,7 @@ def look_at_store(engine: Engine) -> Look:
             history = generations.live_history(conn)
             known = generations.list_generations(conn)
             leases = generations.fresh_replicas(conn)
+            open_since_ms = erasure_receipts.open_since_ms(conn)
         last_event_ms = activity.last_event_ms(engine, now_ms)
         blockers = _blockers(engine)
     except StoreError as error:
@@ -93,6 +96,7 @@ def look_at_store(engine: Engine) -> Look:
     look = looked("no lock holds up the writers", *blockers)
     come = "events come in" if last_event_ms is not None else "no event came in yet"
     look += looked(come, _events(last_event_ms, now_ms))
+    look += looked("erasures are completed", _erasures(open_since_ms, now_ms))
     nights = "the last nights" if known else "no night began yet"
     look += looked(nights, *_nights(live, known), _stuck(live, known, now_ms))
     if pointer is None or live is None:
@@ -128,24 +132,39 @@ def _events(last_event_ms: int | None, now_ms: int) -> Finding | None:
     return Finding("EventsStopped", f"no event came in for {hours:.1f} hours", last_event_ms)
 
 
+def _erasures(open_since_ms: int | None, now_ms: int) -> Finding | None:
+    if open_since_ms is None or now_ms - open_since_ms <= MAX_OPEN_MS:
+        return None
+    hours = (now_ms - open_since_ms) / HOUR_MS
+    what = f"an erasure was asked for {hours:.0f} hours ago, and copies are not rewritten yet"
+    return Finding("ErasureOpen", what, open_since_ms)
+
+
 def _nights(live: Generation | None, known: list[Generation]) -> Iterator[Finding]:
     """The last one of each kind, of those that nothing published has mended."""
     told = set()
-    for generation in sorted(known, key=lambda each: each.created_at_ms, reverse=True):
-        if live is not None and generation.created_at_ms <= live.created_at_ms:
-            return
-        runbook = RUNBOOKS.get(why_failed(generation), "NightFailed")
-        if generation.state == "failed" and runbook not in told:
+    nights = unmended(live, known)
+    for generation in sorted(nights, key=lambda each: each.created_at_ms, reverse=True):
+        why = why_failed(generation)
+        runbook = RUNBOOKS.get(why or "", "NightFailed")
+        if why is not None and runbook not in told:
             told.add(runbook)
-            reason = (generation.failed_reason or "")[:WORDS]
-            at_ms = generation.metrics.get("failed_at_ms", generation.created_at_ms)
-            yield Finding(runbook, f"{generation.generation_id}: {reason}", at_ms)
+            yield _failed(runbook, generation, is_live=generation == live)
+
+
+def _failed(runbook: str, generation: Generation, *, is_live: bool) -> Finding:
+    left = generation.unfinished
+    if generation.state == "failed" or left is None:
+        reason = (generation.failed_reason or "")[:WORDS]
+        at_ms = generation.metrics.get("failed_at_ms", generation.created_at_ms)
+        return Finding(runbook, f"{generation.generation_id}: {reason}", at_ms)
+    what = f"{generation.generation_id}: after its publish, {left.step}: {left.reason}"[:WORDS]
+    return Finding(runbook, what, left.at_ms, UNCHECKED if is_live else None)
 
 
 def _stuck(live: Generation | None, known: list[Generation], now_ms: int) -> Finding | None:
     """Of those that nothing published has mended, the one that is silent the longest."""
-    since_ms = live.created_at_ms if live else 0
-    building = [g for g in known if g.state == "building" and g.created_at_ms > since_ms]
+    building = [g for g in unmended(live, known) if g.state == "building"]
     longest = min(building, key=lambda each: each.reported_at_ms, default=None)
     if longest is None or now_ms - longest.reported_at_ms <= MAX_SILENT_MS:
         return None

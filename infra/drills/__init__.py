@@ -28,7 +28,7 @@
     full_disk, io_error  scenarios: writes of the database and of a night fail
     ward         a stack on Postgres with a Prometheus that scrapes it
     with_words   the shipped `moonlark`, with words in place of BERT
-    faults       one for each alert whose runbook is tried
+    faults       one for each alert whose runbook is tried; night_faults, proxy_faults: of those
     runbooks     scenario: the fault, the alert, the runbook's commands, no alert
     made_bert    a BERT of random weights, for jobs that are the shipped ones
     airflow_nights  a small catalog's nights on a real Airflow and a real Ray

@@ -5,6 +5,7 @@
 with its receipt, and what is live must be what its night made.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -40,17 +41,16 @@ def leave_work(nights: AirflowNights) -> None:
     """What the other DAGs are to find, and the next night reads, too."""
     engine, at_ms = nights.store.engine, now_ms()
     old = NewEvent(PATRON, "old", EventKind.SEARCH, text="space long ago")
-    append(engine, [[old]], received_at_ms=at_ms - 400 * DAY_MS)
     said = f"{CANARY} space harbour"
     sent = [
-        [NewEvent(PATRON, "young", EventKind.CLICK, "space3")],
-        [
-            NewEvent(CANARY, f"{CANARY}-1", EventKind.CLICK, "space3", surface=CANARY),
-            NewEvent(CANARY, f"{CANARY}-2", EventKind.COMMENT, "space4", text=said),
-            NewEvent(CANARY, f"{CANARY}-3", EventKind.SEARCH, text=said, request_id=CANARY),
-        ],
+        NewEvent(PATRON, "young", EventKind.CLICK, "space3"),
+        NewEvent(CANARY, f"{CANARY}-1", EventKind.CLICK, "space3", surface=CANARY),
+        NewEvent(CANARY, f"{CANARY}-2", EventKind.COMMENT, "space4", text=said),
+        NewEvent(CANARY, f"{CANARY}-3", EventKind.SEARCH, text=said, request_id=CANARY),
     ]
-    append(engine, sent, received_at_ms=at_ms)
+    for came, came_ms in (([old], at_ms - 400 * DAY_MS), (sent, at_ms)):
+        stamped = [replace(event, occurred_at_ms=came_ms) for event in came]
+        append(engine, [stamped], received_at_ms=came_ms)
 
 
 def run_beside(nights: AirflowNights) -> None:

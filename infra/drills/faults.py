@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
@@ -20,41 +20,42 @@ from sqlalchemy import update
 
 from infra.drills.catalog import made_title
 from infra.drills.locks import locked, locked_again_and_again
+from infra.drills.night_faults import (
+    ROTS,
+    accuracy_dropped,
+    after_publish,
+    data_refused,
+    erasure_open,
+    generation_old,
+    generation_refused,
+    hold_set,
+    live_rots,
+    night_ends_with,
+    night_stuck,
+    parity_broken,
+    recall_low,
+    rolls_back,
+)
 from infra.drills.proxy_faults import proxy_gone, proxy_refuses
 from infra.drills.sickness import Sickness
-from infra.drills.small_night import Words
 from infra.drills.stack import now_ms
 from infra.drills.stopped_thread import StoppedThread, threads_named
-from infra.drills.victims import gateways, wait_for
+from infra.drills.victims import gateways
 from infra.drills.ward import ITEMS, SENDER, Ward, bearer
 from infra.stack.postgres import connect
-from ray_jobs.nightly.export import export
-from ray_jobs.nightly.rollback import rollback
-from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step import Night, Report, run_step
-from ray_jobs.nightly.verify import verify
-from ray_jobs.nightly.verify_live import LiveBroken, verify_live
-from ray_jobs.nightly.workspace import GateRefused, NightError, VerifyFailed, Workspace
+from ray_jobs.nightly.workspace import GateRefused, NightError
 from ray_jobs.shards.manifest import shard_name
-from sql import generations
 from sql.engine import write
 from sql.keys import revoke_key
-from sql.settings import StoreSettings
 from sql.tables import catalog_log, events, item_activity
-from sql.tables import generations as generations_table
 
 HOUR_MS = 3_600_000
 WAITS_MS = 300_000
 KEYS_KNOWN_S = 6.0
-SILENT_HOURS = 9
-ROTS = "weights.safetensors"
 FULL_SHARE = 0.05
 """Left free of a disk that is almost full."""
-SEEN_S = 60.0
 REFUSED, TIMED_OUT = 7, 124
 """Exit statuses of curl and timeout."""
-BEGINS_S = 240.0
-"""Until a night that was begun has done its first step."""
 DELETE_APP = (
     "import ray; from ray import serve; ray.init(namespace='serve'); serve.delete('moonlark')"
 )
@@ -75,141 +76,6 @@ class Fault:
     """By the doctor, where it is by another runbook's name: that of the cause."""
     answers: Mapping[str, Set[int]] = field(default_factory=dict)
     """Exit statuses of commands of the diagnosis, where this fault makes them others."""
-
-
-class DataRefused(NightError):
-    """Stands for the error of the night's data checks: by its name the registry knows it."""
-
-
-def _published(ward: Ward, **figures: float) -> None:
-    name = ward.make()
-    ward.publish(name)
-    generations.add_metrics(ward.stack.engine, name, figures)
-
-
-def _parity(ward: Ward) -> None:
-    _published(ward, parity_max_abs_diff=1e-2, canary_min_cosine=1.0)
-
-
-def _recall(ward: Ward) -> None:
-    _published(ward, index_recall=0.8)
-
-
-def _accuracy(ward: Ward) -> None:
-    generations.add_metrics(ward.stack.engine, ward.live, {"ndcg@10": 0.2})
-    query = "ray_moonlark_live_generation_ndcg == 0.2"
-    wait_for("the figure before", lambda: bool(ward.prometheus.values(query)), SEEN_S)
-    _published(ward, **{"ndcg@10": 0.05})
-
-
-def _hold(ward: Ward) -> None:
-    ward.publish(ward.make())
-    rollback(ward.stack.engine, None, who="drill", why="to try the runbook")
-
-
-def _refused(file: str) -> Callable[[Ward], None]:
-    """A byte of a file flips before any replica has it, and the pointer names its generation."""
-
-    def inject(ward: Ward) -> None:
-        ward.clear_hold()
-        name, engine = ward.make(), ward.stack.engine
-        path = ward.stack.root / "generations" / name / file
-        content = path.read_bytes()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        generations.stage(engine, name)
-        with engine.connect() as conn:
-            live = generations.read_live(conn)
-        assert live is not None, "a stack begins with one"
-        generations.flip(
-            engine,
-            name,
-            expected_flip=live.flip,
-            who="drill",
-            why="damaged",
-            hold=False,
-            at_ms=now_ms(),
-        )
-
-    return inject
-
-
-@contextmanager
-def _found(kind: type[NightError]) -> Iterator[None]:
-    """Whoever looks in the block finds the file that rotted, and nothing else."""
-    found = "nothing"
-    try:
-        yield
-    except kind as error:
-        found = str(error)
-    assert ROTS in found, f"{ROTS} rotted, and found was {found}"
-
-
-def _flip_a_bit(ward: Ward, generation_id: str) -> Night:
-    """Of the weights, which replicas hold in memory; the night of that generation."""
-    path = ward.stack.root / "generations" / generation_id / ROTS
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    return night_of(ward, generation_id)
-
-
-def night_of(ward: Ward, generation_id: str) -> Night:
-    """As a job on this stack opens it."""
-    stack = ward.stack
-    store = StoreSettings(database_url=stack.database_url, artifact_root=stack.root)
-    workspace = Workspace(stack.root, generation_id, None)
-    return Night(stack.engine, store, NightSettings(), workspace, now_ms)
-
-
-def _rots(ward: Ward) -> None:
-    ward.publish(ward.make())
-    night = _flip_a_bit(ward, ward.live)
-    with _found(LiveBroken):
-        verify_live(night, Words())
-
-
-def _rolls_back(ward: Ward) -> None:
-    ward.publish(ward.make())
-    ward.publish(ward.make())
-    night = _flip_a_bit(ward, ward.live)
-    with _found(VerifyFailed):
-        verify(night)
-
-
-def _old(ward: Ward) -> None:
-    ward.clear_hold()
-    with write(ward.stack.engine) as conn:
-        at_ms = generations.database_now_ms(conn) - 40 * HOUR_MS
-        row = generations_table.c.generation_id == ward.live
-        conn.execute(update(generations_table).where(row).values(created_at_ms=at_ms))
-
-
-def _night_ends_with(error: NightError) -> Callable[[Ward], None]:
-    """Its export is done, the step after it ends so."""
-
-    def inject(ward: Ward) -> None:
-        ward.clear_hold()
-        ward.failed = f"n{next(ward.numbers)}"
-        night = night_of(ward, ward.failed)
-        run_step(night, "export", export)
-
-        def step(_: Night) -> Report:
-            raise error
-
-        with suppress(NightError):
-            run_step(night, "check", step)
-
-    return inject
-
-
-def _stuck(ward: Ward) -> None:
-    """A night was killed with -9 hours ago, and nothing was left that could say so."""
-    ward.clear_hold()
-    ward.failed = f"n{next(ward.numbers)}"
-    workspace = night_of(ward, ward.failed).workspace
-    with ward.started(f"moonlark night --generation {ward.failed}"):
-        wait_for("the night begins", lambda: workspace.report("export") is not None, BEGINS_S)
-    earlier_ms = now_ms() - SILENT_HOURS * HOUR_MS
-    generations.report_step(ward.stack.engine, ward.failed, earlier_ms)
 
 
 def _delta(ward: Ward) -> None:
@@ -307,19 +173,21 @@ POSTGRES_UNIT = {
     "systemctl restart postgresql": _serve_again,
 }
 FAULTS: Mapping[str, Fault] = {
-    "HoldSet": Fault(_hold),
-    "NightRolledBack": Fault(_rolls_back),
-    "LiveBroken": Fault(_rots),
-    "ParityBroken": Fault(_parity),
-    "LiveGenerationRefused": Fault(_refused(ROTS)),
-    "ReplicasBehind": Fault(_refused(shard_name(1)), named="LiveGenerationRefused"),
-    "IndexRecallLow": Fault(_recall),
-    "AccuracyDropped": Fault(_accuracy),
-    "GenerationOld": Fault(_old),
-    "NightFailed": Fault(_night_ends_with(NightError("out of memory", hint=""))),
-    "NightStuck": Fault(_stuck),
-    "GateRefused": Fault(_night_ends_with(GateRefused("it is worse", hint=""))),
-    "NightDataRefused": Fault(_night_ends_with(DataRefused("a burst", hint=""))),
+    "HoldSet": Fault(hold_set),
+    "NightRolledBack": Fault(rolls_back),
+    "LiveBroken": Fault(live_rots),
+    "ParityBroken": Fault(parity_broken),
+    "LiveGenerationRefused": Fault(generation_refused(ROTS)),
+    "ReplicasBehind": Fault(generation_refused(shard_name(1)), named="LiveGenerationRefused"),
+    "IndexRecallLow": Fault(recall_low),
+    "AccuracyDropped": Fault(accuracy_dropped),
+    "GenerationOld": Fault(generation_old),
+    "NightFailed": Fault(night_ends_with(NightError("out of memory", hint=""))),
+    "NightFailed-published": Fault(after_publish),
+    "NightStuck": Fault(night_stuck),
+    "GateRefused": Fault(night_ends_with(GateRefused("it is worse", hint=""))),
+    "NightDataRefused": Fault(data_refused),
+    "ErasureOpen": Fault(erasure_open),
     "DeltaLarge": Fault(_delta),
     "EventsNotStored": Fault(locked("users", "EXCLUSIVE")),
     "EventsSlow": Fault(locked_again_and_again("users", "EXCLUSIVE"), named="EventsNotStored"),

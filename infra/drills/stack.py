@@ -33,6 +33,7 @@ APPEND_AT_ONCE = 2_000
 DEPLOY_TIMEOUT_S = 300.0
 """A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
+IDLE_MS = 7 * 86_400_000
 NODE_CPUS = 1
 """Replicas ask for a tenth of one."""
 
@@ -130,11 +131,18 @@ def drill_stack(
 
 def _fill_log(engine: Engine, users: int, items: int, rng: np.random.Generator) -> None:
     """Users who did something once and are idle now: their sessions are the night's bulk."""
+    long_ago_ms = now_ms() - IDLE_MS
     chosen = rng.integers(items, size=(users, EVENTS_A_USER))
     for first in range(0, users, APPEND_AT_ONCE):
         requests = [
             [
-                NewEvent(f"idle{user}", f"e{n}", EventKind.VIEW, f"i{chosen[user, n]}")
+                NewEvent(
+                    f"idle{user}",
+                    f"e{n}",
+                    EventKind.VIEW,
+                    f"i{chosen[user, n]}",
+                    occurred_at_ms=long_ago_ms + n,
+                )
                 for n in range(EVENTS_A_USER)
             ]
             for user in range(first, min(users, first + APPEND_AT_ONCE))

@@ -22,7 +22,6 @@ from infra.drills.figures import Figures, Options
 from infra.drills.local import LocalStore
 from infra.drills.stack import now_ms
 from infra.stack.airflow_components import StandaloneAirflow
-from ray_jobs.nightly.rebuild import is_rebuild
 from sql import catalog, generations
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, append
@@ -142,13 +141,17 @@ def _backfill(nights: AirflowNights, figures: Figures) -> None:
 
 
 def _again(store: LocalStore, at: str) -> list[generations.Generation]:
-    return [made for made in _of_that_night(store, at) if is_rebuild(made)]
+    return [made for made in _of_that_night(store, at) if made.is_rebuild]
 
 
 def _life_goes_on(store: LocalStore) -> None:
     """Nothing of this may be in a night that is made again."""
-    late = [NewEvent(f"reader{n}", "late", EventKind.CLICK, "space1") for n in range(0, 60, 2)]
-    append(store.engine, [late], received_at_ms=now_ms())
+    at_ms = now_ms()
+    late = [
+        NewEvent(f"reader{n}", "late", EventKind.CLICK, "space1", occurred_at_ms=at_ms)
+        for n in range(0, 60, 2)
+    ]
+    append(store.engine, [late], received_at_ms=at_ms)
     catalog.put_items(store.engine, [item_put("space1", "another title")], now_ms())
     catalog.delete_item(store.engine, "space2", None, now_ms())
 

@@ -7,7 +7,7 @@ begins to use is added here. Pod templates are checked against Kubernetes' own s
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -67,20 +67,16 @@ class HeadGroup(Strict):
 
 
 class WorkerGroup(Strict):
-    """Workers of one kind."""
+    """Workers of one kind, as many as `replicas` says.
+
+    `minReplicas` and `maxReplicas` are bounds for Ray's autoscaler, which is not used: it goes by
+    what actors ask for, and those of the day ask for a tenth of a CPU however busy they are.
+    """
 
     group_name: str
-    replicas: Annotated[int, Field(ge=0)]
-    min_replicas: Annotated[int, Field(ge=0)]
-    max_replicas: Annotated[int, Field(ge=1)]
+    replicas: Annotated[int, Field(ge=1)]
     ray_start_params: dict[str, str]
     template: dict[str, Any]
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "WorkerGroup":
-        if not self.min_replicas <= self.replicas <= self.max_replicas:
-            raise ValueError(f"{self.group_name}: minReplicas <= replicas <= maxReplicas is not so")
-        return self
 
 
 class ClusterSpec(Strict):

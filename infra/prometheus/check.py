@@ -1,4 +1,4 @@
-"""Checks rules, their tests and the scrape configuration with promtool, where it is installed.
+"""Checks rules, their tests and the scrape configurations with promtool, where it is installed.
 
 Run: python -m infra.prometheus.check (part of `make check`). Debian has promtool in the package
 `prometheus`; without it this says so and passes, for a developer may not have it. CI installs it.
@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parent
 RULES = FOLDER / "rules.yaml"
 CHECKS = (
     ("check", "config", "prometheus.yaml"),
+    # Its rules lie where compose mounts them.
+    ("check", "config", "--syntax-only", "../docker/prometheus.yaml"),
     ("check", "rules", "rules.yaml"),
     ("test", "rules", "rules_test.yaml"),
 )

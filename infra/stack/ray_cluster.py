@@ -38,7 +38,7 @@ from infra.stack.ray_state import RayState, read_state, write_state, write_token
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 KILL_TIMEOUT_S = 10.0
 HEAD_STARTS = 3
 READY_POLL_S = 0.1

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ray_jobs.encoders import fit_checkpoint
 from ray_jobs.encoders.config import KINDS, UserLSTMConfig, rating_edges_of
 from ray_jobs.encoders.fit_batches import (
     Columns,
@@ -25,7 +28,9 @@ from ray_jobs.encoders.fit_batches import (
     epoch_batches,
     windows_of,
 )
+from ray_jobs.encoders.fit_checkpoint import Checkpoint, EpochReport, Standing
 from ray_jobs.encoders.fit_loss import CatalogSoftmax
+from ray_jobs.encoders.fit_optimizer import optimizer_of, schedule
 from ray_jobs.encoders.fit_start import borrow_untrained_rows, whiten_projection
 from ray_jobs.encoders.fit_validation import Validation
 from ray_jobs.encoders.train_config import TrainConfig, nightly, tiny
@@ -54,19 +59,6 @@ def shipped_model(config: UserLSTMConfig, counts_R: Ints) -> UserLSTM:
     return UserLSTM(config)
 
 
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """One epoch. `valid_ndcg` is NaN where nothing was held out."""
-
-    epoch: int
-    loss: float
-    valid_ndcg: float
-    lr: float
-    seconds: float
-    windows: int
-    """Windows that this rank stepped on."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FitResult:
     """The weights of the best epoch, and how it went.
@@ -78,6 +70,8 @@ class FitResult:
     residual_ordinals: Ints
     history: tuple[EpochReport, ...]
     best_epoch: int
+    resumed: int = 0
+    """Epochs of the history that a run before had done, by its checkpoint."""
 
 
 OnEpoch = Callable[[EpochReport], None]
@@ -89,6 +83,7 @@ def fit(
     *,
     progress: Progress | None = None,
     on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
     wrap: Wrap = lambda module: module,
     rank: int = 0,
     world_size: int = 1,
@@ -104,6 +99,8 @@ def fit(
     Args:
         progress: called after each batch with (done, of all).
         on_epoch: called after each epoch with its report, on each rank.
+        checkpoint: kept after each epoch, by rank 0; one that is there is gone on from, and every
+            rank must see it. The weights are those of a run without a break.
         wrap: makes the loss module average gradients over ranks; it is called once.
         rank, world_size: this worker's place. Every rank must get the same data: batches are
             formed alike on each and shared out window by window.
@@ -121,7 +118,7 @@ def fit(
         with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
             place = _Place(rank, world_size, device)
             run = _Run(config, data, wrap, place, make_model, make_loss)
-            return run.train(progress, on_epoch)
+            return run.train(progress, on_epoch, checkpoint)
     finally:
         torch.set_num_threads(threads)
 
@@ -181,12 +178,14 @@ class _Run:
         self._columns: Columns = columns_of(data, model_config, self._residual_rows_I)
         self._valid = Validation(data, self._columns, self._residual_rows_I, config.seed)
         self._loss = wrap(make_loss(self._model, config, data, self._residual_rows_I))
-        self._optimizer = _optimizer(config, self._model)
+        self._optimizer = optimizer_of(config, self._model)
         # Same batches on every rank, other dropout on each.
         self._rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed + 1_000_003 * (self._rank + 1))
 
-    def train(self, progress: Progress | None, on_epoch: OnEpoch | None) -> FitResult:
+    def train(
+        self, progress: Progress | None, on_epoch: OnEpoch | None, checkpoint: Checkpoint | None
+    ) -> FitResult:
         config = self._config
         windows = windows_of(self._data, config.max_len, np.random.default_rng(config.seed))
         if not windows:
@@ -194,27 +193,33 @@ class _Run:
         # A random phase may cut one window more or less: the schedule takes the first count.
         self._total = config.epochs * math.ceil(len(windows) / config.batch_size)
         self._done = 0
-        history: list[EpochReport] = []
-        best_epoch, better_at, best_state = 0, 0, deepcopy(self._model.state_dict())
-        for epoch in range(config.epochs):
+        standing = Standing([], 0, 0, 0, {})
+        best_state = deepcopy(self._model.state_dict())
+        kept = None if checkpoint is None else self._kept(checkpoint)
+        if kept is not None:
+            standing, best_state = kept
+        resumed = len(standing.history)
+        history = standing.history
+        while len(history) < config.epochs and not _is_over(standing, config.patience):
+            epoch = len(history)
             report = self._epoch(epoch, progress)
             history.append(report)
-            if on_epoch is not None:
-                on_epoch(report)
-            best = history[best_epoch].valid_ndcg
+            best = history[standing.best_epoch].valid_ndcg
             if not report.valid_ndcg <= best:
-                better_at = epoch
+                standing.better_at = epoch
             # Of equals the last: easy questions are all answered when little is learned yet.
             if not report.valid_ndcg < best:
-                best_epoch, best_state = epoch, deepcopy(self._model.state_dict())
-            if epoch - better_at >= config.patience:
-                break
+                standing.best_epoch, best_state = epoch, deepcopy(self._model.state_dict())
+            if checkpoint is not None:
+                self._keep(checkpoint, standing, best_state)
+            if on_epoch is not None:
+                on_epoch(report)
         self._model.load_state_dict(best_state)
         self._model.cpu()
         borrow_untrained_rows(self._model, self._columns, self._data)
         self._model.eval()
         ordinals = self._data.item_ordinals_I[self._residual_rows_I > 0]
-        return FitResult(self._model, ordinals, tuple(history), best_epoch)
+        return FitResult(self._model, ordinals, tuple(history), standing.best_epoch, resumed)
 
     def _epoch(self, epoch: int, progress: Progress | None) -> EpochReport:
         started = time.perf_counter()
@@ -240,7 +245,7 @@ class _Run:
         )
 
     def _step(self, windows: list[tuple[int, int]]) -> float:
-        factor = _schedule(self._done / self._total, self._config.warmup)
+        factor = schedule(self._done / self._total, self._config.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr * factor
         self._optimizer.zero_grad(set_to_none=True)
@@ -256,6 +261,42 @@ class _Run:
         self._optimizer.step()
         return float(loss.detach())
 
+    def _keep(
+        self, checkpoint: Checkpoint, standing: Standing, best: dict[str, torch.Tensor]
+    ) -> None:
+        """Rank 0 writes; the others wait for its next step."""
+        randoms = self._of_all_ranks(_random_state(self._device))
+        if self._rank != 0:
+            return
+        standing.done, standing.batches_rng = self._done, dict(self._rng.bit_generator.state)
+        tensors = fit_checkpoint.state_of(self._model, best, self._optimizer)
+        tensors |= {f"random.{rank}": state for rank, state in enumerate(randoms)}
+        checkpoint.keep(lambda path: fit_checkpoint.write(path, self._run_id, standing, tensors))
+
+    def _kept(self, checkpoint: Checkpoint) -> tuple[Standing, dict[str, torch.Tensor]] | None:
+        """Go on from where a run of the same data stood, if there was one."""
+        path = checkpoint.latest()
+        found = None if path is None else fit_checkpoint.read(path, self._run_id)
+        if found is None:
+            return None
+        standing, tensors = found
+        best = fit_checkpoint.put_back(tensors, self._model, self._optimizer)
+        self._done = standing.done
+        self._rng.bit_generator.state = standing.batches_rng
+        _set_random_state(self._device, tensors[f"random.{self._rank}"])
+        return standing, best
+
+    @cached_property
+    def _run_id(self) -> str:
+        return fit_checkpoint.run_id(self._config, self._data, self._world_size, self._device)
+
+    def _of_all_ranks(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        if self._world_size == 1:
+            return [tensor]
+        found: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(found, tensor)
+        return found
+
     def _agreed(self, score: float) -> float:
         """Rank 0's score on all ranks: a rank that stopped alone would leave the others waiting."""
         if self._world_size == 1:
@@ -265,27 +306,18 @@ class _Run:
         return float(shared)
 
 
-def _schedule(done: float, warmup: float) -> float:
-    """Linear warm-up, then half a cosine down to a thousandth; `done` of the run in 0..1."""
-    if done < warmup:
-        return max(done / warmup, 1e-3)
-    rest = min(1.0, (done - warmup) / (1.0 - warmup))
-    return max(0.5 * (1.0 + math.cos(math.pi * rest)), 1e-3)
+def _is_over(standing: Standing, patience: int) -> bool:
+    """Whether so many epochs came after the last better one."""
+    return len(standing.history) - 1 - standing.better_at >= patience
 
 
-def _optimizer(config: TrainConfig, model: UserLSTM) -> torch.optim.Optimizer:
-    """AdamW: residuals decay most (they overfit first), biases and embeddings not at all."""
-    decayed, residual, free = [], [], []
-    for name, parameter in model.named_parameters():
-        if name == "residual.weight":
-            residual.append(parameter)
-        elif name in {"text.weight", "out.weight"} or name.startswith("lstm.weight"):
-            decayed.append(parameter)
-        else:
-            free.append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": residual, "weight_decay": config.residual_weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+def _random_state(device: str) -> torch.Tensor:
+    """What dropout draws from."""
+    return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state(device)
+
+
+def _set_random_state(device: str, state: torch.Tensor) -> None:
+    if device == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state, device)

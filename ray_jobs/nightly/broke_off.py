@@ -1,7 +1,8 @@
 """A run of the night has failed: so has its generation, if no step of it could say so.
 
 Airflow starts it when a run ends failed (`dags.failed_night`). A step that was killed left its
-generation building, or, amid the publish, sealed or staged.
+generation building, or, amid the publish, sealed or staged. What came out of its publish stays what
+that made of it, and is unfinished.
 
 Run: python -m ray_jobs.nightly.broke_off --generation ID --why REASON [--owed]
 """
@@ -12,12 +13,12 @@ import logging
 import sys
 
 from ray_jobs.nightly.export import NOT_YET_KNOWN
-from ray_jobs.nightly.step import RESULT_MARK, Night, Report, open_night
+from ray_jobs.nightly.step import AFTER_PUBLISH, RESULT_MARK, Night, Report, open_night
 from ray_jobs.nightly.step_figures import STEPS
 from ray_jobs.nightly.work_files import fail_idle
 from sql import generations
 from sql.engine import read_snapshot
-from sql.generations import Generation
+from sql.generations import Generation, Unfinished
 
 log = logging.getLogger("moonlark.night")
 
@@ -32,9 +33,9 @@ def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
     """Mark the night's generation failed; `failed`: whether it was this that did.
 
     One that never was registered is registered as failed where it `is_owed`: its export was killed
-    at once. (A rebuild that somebody mistyped is owed to nobody.) One whose publish was done stays
-    what that made of it. Where a step runs on, somebody took the night up again. What its last try
-    said (`generations.report_try`) is told with `why`.
+    at once. (A rebuild that somebody mistyped is owed to nobody.) One whose publish was done is
+    left unfinished, at the step that was not. Where a step runs on, somebody took the night up
+    again. What its last try said (`generations.report_try`) is told with `why`.
     """
     with read_snapshot(night.engine) as conn:
         found = generations.get_generation(conn, night.generation_id)
@@ -48,6 +49,8 @@ def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
             catalog_seq=0,
             created_at_ms=night.now_ms(),
         )
+    elif found.state in ("sealed", "staged", "published") and not is_left(found):
+        return _left_unfinished(night, found, why)
     elif found.failed_reason is not None:
         why = f"{why}; its last try: {found.failed_reason}"
     for _ in range(int(STOPS_WITHIN_S / POLL_S)):
@@ -57,6 +60,18 @@ def broke_off(night: Night, why: str, *, is_owed: bool = True) -> Report:
         night.sleep(POLL_S)
     log.warning("%s: a step of it runs, so that it is left as it is", night.generation_id)
     return {"generation": night.generation_id, "failed": False}
+
+
+def _left_unfinished(night: Night, found: Generation, why: str) -> Report:
+    """What a step said of itself stays."""
+    steps = found.metrics.get(STEPS, {})
+    left = next((step for step in AFTER_PUBLISH if step not in steps), None)
+    last = found.unfinished
+    if left is not None and (last is None or last.is_tried_again):
+        why = why if last is None else f"{why}; its last try: {last.reason}"
+        unfinished = Unfinished(left, why, night.now_ms())
+        generations.keep_unfinished(night.engine, night.generation_id, unfinished)
+    return {"generation": night.generation_id, "failed": False, "unfinished": left}
 
 
 def is_left(generation: Generation) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Engine
 
+from ray_jobs.nightly.kept import KEPT
 from ray_jobs.nightly.work_files import folders, if_free, in_use, rewrite
 from ray_jobs.nightly.workspace import WORK, Workspace
 from ray_jobs.shards.carry import GENERATIONS, one_at_a_time, upload_generation
@@ -29,7 +30,7 @@ from sql.engine import read_snapshot
 
 LIST = ".files.json"
 MAX_LIST_BYTES = 4 << 20
-PASSED_OVER = ("ray_train", "embedded")
+PASSED_OVER = ("ray_train", KEPT)
 """Folders of one step's own."""
 
 Entries = dict[str, FileEntry]

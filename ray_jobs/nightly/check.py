@@ -5,7 +5,13 @@ robot: each ends in a worse model that no error names. So each check here has a 
 report, and with the generation's metrics), a bound (a setting `check_...`), and a sentence for the
 on-call. What is live stays live meanwhile.
 
-Shapes: E events. Run: python -m ray_jobs.nightly.check --generation ID
+A mistake of one day is a small share of a long log. So duplicates, impossible times and unknown
+items are judged of the whole log and of each new day: of receipt, back to where the log of the live
+generation ends, and at least the last one. The figure is the worst of these shares. A day that was
+refused is new until a night is published, so that it does not pass diluted some nights later. What
+was taken back (an undo, a re-rating) is learned by no model and judged by no check.
+
+Shapes: E events, D days. Run: python -m ray_jobs.nightly.check --generation ID
 """
 
 from dataclasses import dataclass
@@ -16,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.config import UNDO
 from ray_jobs.encoders.item_text import clean
-from ray_jobs.nightly.histories import LIVE_MS
+from ray_jobs.nightly.histories import LIVE_MS, NONE, effective_rows
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import DataRefused, Workspace
 from sql import generations
+from sql.engine import read_snapshot
+from sql.generations import WATERMARK
 
 DAY_MS = 86_400_000
 DAYS = 7
@@ -31,6 +38,11 @@ MIN_DAYS = 3
 """Of them with any event; a younger shop has no usual volume."""
 AHEAD_MS = 3_600_000
 """A phone's clock may be so far ahead; further is a wrong unit or a wrong clock."""
+EARLIEST_MS = 631_152_000_000
+"""1990-01-01 UTC: before the Web. Seconds that were taken for milliseconds are of January 1970."""
+SEEN = -1
+"""In place of a day: of an event that is not of a new one."""
+WORST = "of all or of the worst new day"
 RUNBOOK = "infra/runbooks/NightDataRefused.md"
 SAME = ["user_key", "kind", "ordinal", "text", "value", "occurred_at_ms"]
 """Columns in which two events that are one agree; the log keeps ids apart, not deeds."""
@@ -72,7 +84,8 @@ def check(night: Night) -> Report:
     """
     exported = night.workspace.require_report("export")
     as_of_ms = exported.get("as_of_ms", exported["created_at_ms"])
-    bounds = judge(night.workspace, night.settings, as_of_ms)
+    since_ms = min(as_of_ms - DAY_MS, _learned_until_ms(night, as_of_ms))
+    bounds = judge(night.workspace, night.settings, as_of_ms, since_ms)
     figures = {bound.figure: bound.value for bound in bounds}
     # Before it is refused: whoever is called looks at the figures then.
     generations.add_metrics(night.engine, night.generation_id, figures)
@@ -82,11 +95,23 @@ def check(night: Night) -> Report:
     return {**figures, "events": exported["events"]}
 
 
-def judge(workspace: Workspace, settings: NightSettings, now_ms: int) -> list[Bound]:
-    """All checks, those that hold too."""
-    events = pq.read_table(workspace.events)
+def _learned_until_ms(night: Night, as_of_ms: int) -> int:
+    """Up to which receipt the live generation read the log; 0 where nothing is live."""
+    with read_snapshot(night.engine) as conn:
+        live = generations.read_live(conn)
+        if live is None:
+            return 0
+        found = generations.get_generation(conn, live.generation_id)
+    assert found is not None, "what is live is registered"
+    until_ms: int = found.metrics.get(WATERMARK, {}).get("received_until_ms", as_of_ms)
+    return until_ms
+
+
+def judge(workspace: Workspace, settings: NightSettings, now_ms: int, since_ms: int) -> list[Bound]:
+    """All checks, those that hold too. `since_ms`: what was received after it is of a new day."""
+    events = _effective(pq.read_table(workspace.events))
     known = pq.read_table(workspace.items, columns=["ordinal"])["ordinal"]
-    enough = len(events) >= settings.check_min_events
+    day_E = _new_days(events, now_ms, since_ms)
     volume, last_day_E = _volume(events, now_ms, settings.check_min_events)
     day = events.filter(pa.array(last_day_E))
     by_user = _largest_share(day["user_key"], settings.check_min_events)
@@ -94,21 +119,21 @@ def judge(workspace: Workspace, settings: NightSettings, now_ms: int) -> list[Bo
     return [
         Bound(
             "check_max_duplicates",
-            _duplicates(events) if enough else None,
+            _worst(_repeats(events), day_E, settings.check_min_events),
             settings.check_max_duplicates,
-            "share of events that repeat another one",
+            f"share of events that repeat an earlier one, {WORST}",
         ),
         Bound(
             "check_max_impossible_times",
-            _impossible_times(events) if enough else None,
+            _worst(_impossible(events), day_E, settings.check_min_events),
             settings.check_max_impossible_times,
-            "share of events that occurred after they were received, or before 1970",
+            f"share of events that occurred after they were received, or before 1990, {WORST}",
         ),
         Bound(
             "check_max_unknown_items",
-            _unknown_items(events, known) if enough else None,
+            _unknown_items(events, known, day_E, settings.check_min_events),
             settings.check_max_unknown_items,
-            "share of events on items that the catalog does not have",
+            f"share of events on items that the catalog does not have, {WORST}",
         ),
         Bound(
             "check_max_empty_texts",
@@ -144,27 +169,63 @@ def judge(workspace: Workspace, settings: NightSettings, now_ms: int) -> list[Bo
     ]
 
 
-def _duplicates(events: pa.Table) -> float:
-    deeds = events.filter(pc.not_equal(events["kind"], UNDO)).select(SAME)
-    if not len(deeds):
-        return 0.0
-    different = deeds.group_by(SAME).aggregate([])
-    return 1.0 - len(different) / len(deeds)
+def _effective(events: pa.Table) -> pa.Table:
+    """Without undos and what was taken back."""
+    counted_E = effective_rows(
+        events["user_key"].to_numpy(),
+        events["user_seq"].to_numpy(),
+        events["kind"].to_numpy(),
+        pc.fill_null(events["undoes_seq"], NONE).to_numpy(),
+    )
+    return events.filter(pa.array(counted_E))
 
 
-def _impossible_times(events: pa.Table) -> float:
+def _new_days(events: pa.Table, now_ms: int, since_ms: int) -> NDArray[np.int64]:
+    """(E,) the day of each event's receipt, 0 the last one, 1 that before it; SEEN."""
+    received_E = events["received_at_ms"].to_numpy()
+    day_E = np.maximum(0, (now_ms - received_E) // DAY_MS)
+    return np.where(received_E > since_ms, day_E, SEEN)
+
+
+def _worst(wrong_E: NDArray[np.bool_], day_E: NDArray[np.int64], at_least: int) -> float | None:
+    """Share of what is wrong: of all, or of the worst new day of `at_least` events. A day of fewer
+    is not judged by itself: a handful of wrong ones would be a large share of it."""
+    if len(wrong_E) < max(1, at_least):
+        return None
+    days = day_E[day_E != SEEN]
+    total_D = np.bincount(days)
+    wrong_D = np.bincount(days, weights=wrong_E[day_E != SEEN])
+    judged_D = total_D >= max(1, at_least)
+    of_days = wrong_D[judged_D] / total_D[judged_D]
+    return float(max(wrong_E.mean(), of_days.max(initial=0.0)))
+
+
+def _repeats(events: pa.Table) -> NDArray[np.bool_]:
+    """(E,) whether an event before it in the log says the same."""
+    rows = events.select(SAME).append_column("row", pa.array(np.arange(len(events))))
+    firsts = rows.group_by(SAME).aggregate([("row", "min")])["row_min"].to_numpy()
+    repeats_E = np.ones(len(events), np.bool_)
+    repeats_E[firsts] = False
+    return repeats_E
+
+
+def _impossible(events: pa.Table) -> NDArray[np.bool_]:
     occurred_E = events["occurred_at_ms"].to_numpy()
     received_E = events["received_at_ms"].to_numpy()
-    wrong_E = (occurred_E >= received_E + AHEAD_MS) | (occurred_E < 0)
-    return float(wrong_E.mean())
+    wrong_E: NDArray[np.bool_] = (occurred_E >= received_E + AHEAD_MS) | (occurred_E < EARLIEST_MS)
+    return wrong_E
 
 
-def _unknown_items(events: pa.Table, known: pa.ChunkedArray) -> float:
-    on_items = events.filter(pc.is_valid(events["item_id"]))
-    if not len(on_items):
-        return 0.0
-    has_E = pc.fill_null(pc.is_in(on_items["ordinal"], value_set=known.combine_chunks()), False)
-    return 1.0 - float(pc.mean(has_E).as_py())
+def _unknown_items(
+    events: pa.Table, known: pa.ChunkedArray, day_E: NDArray[np.int64], at_least: int
+) -> float | None:
+    """Of no new day is what occurred longer ago: a history that is brought in names many items that
+    are gone, and counts among all."""
+    age_E = events["received_at_ms"].to_numpy() - events["occurred_at_ms"].to_numpy()
+    on_items_E = pc.is_valid(events["item_id"]).to_numpy()
+    has_E = pc.fill_null(pc.is_in(events["ordinal"], value_set=known.combine_chunks()), False)
+    of_day_E = np.where(age_E <= DAY_MS, day_E, SEEN)
+    return _worst(~has_E.to_numpy()[on_items_E], of_day_E[on_items_E], at_least)
 
 
 def _empty_texts(workspace: Workspace, at_least: int) -> float | None:

@@ -3,13 +3,16 @@
 A text that was embedded before is not embedded again: its vector is taken from the newest
 generation of the same encoder, or from what the day stored when the item was put. So online and
 batch read the same vectors, and an unchanged catalog costs next to nothing. The rest goes through
-a Ray Data actor pool, a copy of BERT an actor; a few are embedded here.
+a Ray Data actor pool, a copy of BERT an actor; a few are embedded here. What the pool has done is
+kept (`kept`), a few thousand texts at a time: after a kill the next try does what is left.
 
 Run: python -m ray_jobs.nightly.embed --generation ID
 """
 
+import logging
 import math
-import shutil
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,17 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly.embed_missing import Vectors, embed_with
+from ray_jobs.nightly.kept import Kept
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import NIGHT_GPU, Night, Report, cluster_gpus, device_of_cluster, main
+
+log = logging.getLogger("moonlark.night")
+
+ENCODER = b"moonlark.encoder_id"
+"""Key of the schema of kept vectors: those of another encoder are of no use."""
+
+KEPT_TEXTS = 2_048
+"""Vectors that are kept at a time: some ten seconds of one BERT on one core."""
 
 FEW_TEXTS = 1_000
 """So many this process embeds itself, with the BERT that it holds for the canaries: actors and
@@ -38,14 +50,46 @@ def embed(night: Night) -> Report:
     workers = night.settings.model_copy(update={"device": device})
     encoder = open_bert(own)
 
+    kept = Kept(night.workspace, "embed")
+
     def embedded(digests: list[str]) -> Vectors:
-        if len(digests) > FEW_TEXTS:
-            return _on_the_cluster(night, workers, digests)
-        texts = _texts_of(night, digests)
+        vectors = kept_vectors(kept, encoder.encoder_id)
+        texts = _texts_of(night, [digest for digest in digests if digest not in vectors])
+        if vectors:
+            log.info(
+                "%d texts were embedded by a try before, %d are left", len(vectors), len(texts)
+            )
+        if len(texts) > FEW_TEXTS:
+            return vectors | keep_vectors(kept, encoder.encoder_id, _on_the_cluster(workers, texts))
         vectors_ND = encoder.encode(texts["text"].to_pylist())
-        return dict(zip(texts["text_digest"].to_pylist(), vectors_ND, strict=True))
+        return vectors | dict(zip(texts["text_digest"].to_pylist(), vectors_ND, strict=True))
 
     return embed_with(night, encoder, embedded)
+
+
+def keep_vectors(kept: Kept, encoder_id: str, parts: Iterable[pa.Table]) -> Vectors:
+    """The vectors of all parts {text_digest, vector}; each part is kept as it comes."""
+    vectors: Vectors = {}
+    for part in parts:
+        named = part.replace_schema_metadata({ENCODER: encoder_id})
+        kept.keep(f"{part['text_digest'][0]}.parquet", partial(pq.write_table, named))
+        vectors |= _vectors_in(part)
+    return vectors
+
+
+def kept_vectors(kept: Kept, encoder_id: str) -> Vectors:
+    """What a try before has embedded with that encoder."""
+    vectors: Vectors = {}
+    for path in kept.files():
+        part = pq.read_table(path)
+        if (part.schema.metadata or {}).get(ENCODER) == encoder_id.encode():
+            vectors |= _vectors_in(part)
+    return vectors
+
+
+def _vectors_in(part: pa.Table) -> Vectors:
+    rows = zip(part["text_digest"].to_pylist(), part["vector"].to_pylist(), strict=True)
+    return {digest: np.frombuffer(vector, np.float32) for digest, vector in rows}
 
 
 class Embedder:
@@ -68,17 +112,14 @@ def _texts_of(night: Night, digests: list[str]) -> pa.Table:
     return table.filter(pc.is_in(table["text_digest"], value_set=pa.array(digests, pa.string())))
 
 
-def _on_the_cluster(night: Night, settings: NightSettings, digests: list[str]) -> Vectors:
-    """Embed the texts of `digests` by an actor pool; parts are kept until all are there.
+def _on_the_cluster(settings: NightSettings, texts: pa.Table) -> Iterator[pa.Table]:
+    """Embed texts by an actor pool: {text_digest, vector} of some thousand as they are done.
 
     Longest first, so that each batch has like lengths: of film titles in the order of the catalog,
     256 at a time, two fifths of the tokens computed were padding.
     """
-    parts = night.workspace.work / "embedded"
-    shutil.rmtree(parts, ignore_errors=True)  # a run that broke off: its parts may be torn
-    texts = _texts_of(night, digests)
     order = pc.sort_indices(pc.utf8_length(texts["text"]), sort_keys=[("", "descending")])
-    (
+    embedded = (
         ray.data.from_arrow(texts.take(order))
         .repartition(target_num_rows_per_block=settings.embed_batch)
         .map_batches(
@@ -89,11 +130,11 @@ def _on_the_cluster(night: Night, settings: NightSettings, digests: list[str]) -
             num_cpus=1,
             num_gpus=_gpu_share(settings) or None,
         )
-        .write_parquet(str(parts))
     )
-    result = pq.read_table(parts)
-    rows = zip(result["text_digest"].to_pylist(), result["vector"].to_pylist(), strict=True)
-    return {digest: np.frombuffer(vector, np.float32) for digest, vector in rows}
+    parts: Iterator[pa.Table] = iter(
+        embedded.iter_batches(batch_size=KEPT_TEXTS, batch_format="pyarrow")
+    )
+    return parts
 
 
 def _gpu_share(settings: NightSettings) -> float:

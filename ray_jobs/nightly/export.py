@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from ray_jobs.nightly.prune import mark_abandoned
-from ray_jobs.nightly.rebuild import REBUILDS, Watermark, kept_settings, watermark_of
+from ray_jobs.nightly.rebuild import Watermark, kept_settings, watermark_of
 from ray_jobs.nightly.step import Night, Report, run_job
 from ray_jobs.nightly.workspace import NothingToDo
 from ray_jobs.ranking.trend import KIND_WEIGHTS
@@ -28,6 +28,7 @@ from ray_jobs.shards.items import Item, attributes_json, write_items
 from sql import catalog, events, generations
 from sql.activity import hour_of, iterate_activity
 from sql.engine import read_snapshot
+from sql.generations import REBUILDS
 from sql.past_reads import iterate_items_at, read_cuts
 
 CHUNK = 10_000
@@ -72,7 +73,7 @@ def export(night: Night, rebuild: str = "") -> Report:
     mark_abandoned(night)
     past = _past(night, rebuild)
     as_of_ms = created_at_ms if past is None else past.as_of_ms
-    _register(night, created_at_ms)
+    _register(night, created_at_ms, past)
     night.workspace.make()
     with read_snapshot(night.engine) as conn:
         catalog_seq = catalog.catalog_seq(conn) if past is None else past.catalog_seq
@@ -105,13 +106,14 @@ def export(night: Night, rebuild: str = "") -> Report:
     }
 
 
-def _register(night: Night, created_at_ms: int) -> None:
+def _register(night: Night, created_at_ms: int, past: Watermark | None) -> None:
     registered = generations.register(
         night.engine,
         night.generation_id,
         encoder_id=NOT_YET_KNOWN,
         catalog_seq=0,
         created_at_ms=created_at_ms,
+        metrics={} if past is None else {REBUILDS: past.generation_id},
     )
     if registered.state != "building":
         # Its work files are gone, its files may be in use: made again, they would change under it.

@@ -7,6 +7,7 @@ seconds (ANCHORS: 3.6 s against 13 ms).
 Run: python -m ray_jobs.nightly.fold --generation ID
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -16,8 +17,10 @@ import ray
 from ray_jobs.encoders.fold import fold_many
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
+from ray_jobs.nightly.kept import Kept
 from ray_jobs.nightly.step import Night, Report, main
-from ray_jobs.nightly.workspace import Workspace
+from ray_jobs.nightly.workspace import Workspace, write_json
+from ray_jobs.shards.manifest import digest_file
 from sql.sessions import SessionRow, write_sessions
 
 UserRange = tuple[int, int]
@@ -25,6 +28,11 @@ UserRange = tuple[int, int]
 
 IN_FLIGHT = 16
 """Ranges whose sessions may be in memory at once."""
+
+KEPT_RANGES = 64
+"""After so many it is kept how far the step is; a try after a kill goes on from there."""
+
+DONE = "done.json"
 
 
 def fold(night: Night) -> Report:
@@ -37,11 +45,28 @@ def fold_with(
 ) -> Report:
     """`fold`, the sessions of the ranges made by `folded`."""
     night.workspace.require_report("train")
+    kept = Kept(night.workspace, "fold")
+    weights = digest_file(night.workspace.directory / "weights.safetensors").sha256
+    done = done_by(kept, weights)
     ranges = _user_ranges(night.workspace, night.settings.fold_users)
-    written = write_sessions(
-        night.engine, night.generation_id, folded(night.workspace, ranges), sleep=night.sleep
-    )
-    return {"sessions": written, "ranges": len(ranges)}
+    left = [each for each in ranges if each[1] > done["through"]]
+    for first in range(0, len(left), KEPT_RANGES):
+        some = left[first : first + KEPT_RANGES]
+        done["sessions"] += write_sessions(
+            night.engine, night.generation_id, folded(night.workspace, some), sleep=night.sleep
+        )
+        done["through"] = some[-1][1]
+        kept.keep(DONE, lambda path: write_json(path, {**done, "weights": weights}))
+    return {"sessions": done["sessions"], "ranges": len(ranges)}
+
+
+def done_by(kept: Kept, weights: str) -> dict[str, int]:
+    """How far a try before came with those weights: sessions are stored of all up to a key."""
+    for path in kept.files():
+        told = json.loads(path.read_bytes())
+        if told.pop("weights") == weights:
+            return dict(told)
+    return {"sessions": 0, "through": -1}
 
 
 def _user_ranges(workspace: Workspace, users_per_range: int) -> list[UserRange]:

@@ -67,17 +67,7 @@ class Histories:
     @cached_property
     def effective_E(self) -> NDArray[np.bool_]:
         """Without undos, and without what an undo or a re-rating took back."""
-        counted: NDArray[np.bool_] = self.kinds_E != UNDO
-        takes = np.flatnonzero(self.undoes_E != NONE)
-        user_E = np.repeat(np.arange(len(self.offsets_U1) - 1), np.diff(self.offsets_U1))
-        # One ascending number for (user, user_seq). Retention leaves gaps, and may have taken what
-        # an undo that is still there took back.
-        span = int(self.user_seqs_E.max(initial=0)) + 1
-        places_E = user_E * span + self.user_seqs_E
-        wanted = user_E[takes] * span + self.undoes_E[takes]
-        found = np.searchsorted(places_E, wanted)
-        counted[found[places_E[found] == wanted]] = False
-        return counted
+        return effective_rows(self.user_keys_E, self.user_seqs_E, self.kinds_E, self.undoes_E)
 
     def vectors(self) -> NDArray[np.float32]:
         """All vectors that `rows_E` names, (T + S, text_dim); copies the texts' matrix."""
@@ -126,6 +116,26 @@ class Histories:
             return of_item
         own: NDArray[np.float32] = self.event_vectors.vectors_SD[row - len(self.texts)]
         return own
+
+
+def effective_rows(
+    user_keys_E: NDArray[np.int64],
+    user_seqs_E: NDArray[np.int64],
+    kinds_E: NDArray[np.str_],
+    undoes_E: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """`Histories.effective_E` of the columns alone."""
+    counted: NDArray[np.bool_] = kinds_E != UNDO
+    takes = np.flatnonzero(undoes_E != NONE)
+    user_E = np.cumsum(np.diff(user_keys_E, prepend=user_keys_E[:1]) != 0)
+    # One ascending number for (user, user_seq). Retention leaves gaps, and may have taken what an
+    # undo that is still there took back.
+    span = int(user_seqs_E.max(initial=0)) + 1
+    places_E = user_E * span + user_seqs_E
+    wanted = user_E[takes] * span + undoes_E[takes]
+    found = np.searchsorted(places_E, wanted)
+    counted[found[places_E[found] == wanted]] = False
+    return counted
 
 
 def open_histories(workspace: Workspace, user_keys: tuple[int, int] | None = None) -> Histories:

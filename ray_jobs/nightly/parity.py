@@ -71,8 +71,13 @@ class ParityBroken(NightError):
 
 def parity(night: Night) -> Report:
     """The night's step: measure, store, and fail where a promise is broken."""
+    return parity_with(night, open_bert(night.settings))
+
+
+def parity_with(night: Night, bert: TextEncoder) -> Report:
+    """`parity`, the canary texts embedded by `bert`."""
     seed = zlib.crc32(night.generation_id.encode())
-    report = of_night(night).report(open_bert(night.settings), USERS, seed)
+    report = of_night(night).report(bert, USERS, seed)
     store(night.engine, night.generation_id, report, night.now_ms())
     check(report)
     return report

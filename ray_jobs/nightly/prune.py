@@ -7,11 +7,10 @@ Run: python -m ray_jobs.nightly.prune [--generation ID]
 
 import json
 import sys
-from itertools import filterfalse, islice
+from itertools import islice
 from pathlib import Path
 
 from ray_jobs.nightly.infrastructure import ends_for_another_try
-from ray_jobs.nightly.rebuild import is_rebuild
 from ray_jobs.nightly.step import RESULT_MARK, Night, Report, open_night
 from ray_jobs.nightly.step import main as step_main
 from ray_jobs.nightly.work_files import discard_old_work, fail_abandoned
@@ -35,8 +34,9 @@ def prune(night: Night) -> list[str]:
     finished = [g for g in known if g.state in ("sealed", "staged", "published")]
     newest = sorted(finished, key=lambda g: g.created_at_ms, reverse=True)
     kept = {night.generation_id}
-    for of_kind in (filterfalse(is_rebuild, newest), filter(is_rebuild, newest)):
-        kept.update(g.generation_id for g in islice(of_kind, night.settings.keep_generations))
+    for is_rebuild in (False, True):
+        of_kind = (g.generation_id for g in newest if g.is_rebuild is is_rebuild)
+        kept.update(islice(of_kind, night.settings.keep_generations))
     if live is not None:
         kept.update(g for g in (live.generation_id, live.previous) if g is not None)
     gone = [g.generation_id for g in finished if g.generation_id not in kept]

@@ -136,6 +136,7 @@ def stage_and_flip(
     hold: bool,
     now_ms: Callable[[], int],
     expected_flip: int | None = None,
+    ends_hold: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
     lease_now_ms: Callable[[], int] | None = None,
@@ -148,6 +149,7 @@ def stage_and_flip(
 
     Args:
         expected_flip: the flip that the caller decided upon; None: the present one.
+        ends_hold: a person publishes past a hold, which ends with the same flip or stays.
         lease_now_ms: the clock of the leases; None is the database's, as it is for the replicas.
 
     Returns:
@@ -163,7 +165,8 @@ def stage_and_flip(
     flip = before.flip if before else 0
     if expected_flip is not None and flip != expected_flip:
         raise FlipLost(generation_id, expected_flip, flip)
-    if before is not None and before.generation_id == generation_id:
+    is_live = before is not None and before.generation_id == generation_id
+    if before is not None and is_live and not (ends_hold and before.hold):
         return before, 0.0, 0  # run again after it had flipped: nothing to do
     generations.stage(engine, generation_id)
     waited = wait_for_replicas(
@@ -189,7 +192,7 @@ def stage_and_flip(
         why=why,
         hold=hold,
         at_ms=now_ms(),
-        override=hold,  # only a rollback sets hold, and it may override one
+        override=hold or ends_hold,  # only a rollback sets hold, and it may override one
     )
     log.info("live: %s (flip %d), before: %s", generation_id, pointer.flip, pointer.previous)
     return pointer, waited.seconds, len(waited.ready)

@@ -25,10 +25,7 @@ from sqlalchemy import Connection
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.workspace import NothingToDo, Workspace
 from sql import generations
-from sql.generations import Generation
-
-WATERMARK = "watermark"
-"""Where it is among the generation's metrics."""
+from sql.generations import REBUILDS, WATERMARK, Generation
 
 KEPT_SETTINGS = (
     *("train_recipe", "train_seed", "train_workers", "shards", "index_recall"),
@@ -37,9 +34,6 @@ KEPT_SETTINGS = (
 """What decides a generation's bytes, besides the data. BERT's is in the encoder id."""
 
 NOT_COMPARED = {"gate_margin": 1.0, "gate_min_questions": 0}
-
-REBUILDS = "rebuilds"
-"""In the export's report, and in the watermark of what was made from it: the original's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +88,10 @@ def _named(conn: Connection, named: str) -> Generation | None:
     if not named.endswith("-"):
         return generations.get_generation(conn, named)
     for found in generations.list_generations(conn):
-        is_original = WATERMARK in found.metrics and not is_rebuild(found)
+        is_original = WATERMARK in found.metrics and not found.is_rebuild
         if is_original and found.generation_id.startswith(named):
             return found
     return None
-
-
-def is_rebuild(generation: Generation) -> bool:
-    """Whether it is a past night made again; False as long as it is not sealed."""
-    return REBUILDS in generation.metrics.get(WATERMARK, {})
 
 
 def watermark_metric(exported: dict[str, Any]) -> dict[str, Any]:

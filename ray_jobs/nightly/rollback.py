@@ -4,7 +4,7 @@ The generation before the live one is still loaded on every replica, so this tak
 ones are staged first. `hold` is set: no night publishes until a person clears it
 (`moonlark publish --clear-hold`).
 
-Run: python -m ray_jobs.nightly.rollback [--to ID] --why REASON
+Run: python -m ray_jobs.nightly.rollback [--to ID] --why REASON [--who NAME]
 """
 
 import argparse
@@ -99,10 +99,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="make an earlier generation live again")
     parser.add_argument("--to", default=None, help="generation id; default: the one before")
     parser.add_argument("--why", required=True, help="kept in the pointer's history")
+    parser.add_argument("--who", default="", help="kept there, too; default: this Unix user")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     store_engine = open_engine(StoreSettings().database_url)
     check_schema(store_engine)
-    result = rollback(store_engine, arguments.to, who=getpass.getuser(), why=arguments.why)
+    who = arguments.who or getpass.getuser()
+    result = rollback(store_engine, arguments.to, who=who, why=arguments.why)
     report = {"generation": result.generation_id, "flip": result.flip, "hold": result.hold}
     sys.stdout.write(f"{RESULT_MARK} {json.dumps(report)}\n")

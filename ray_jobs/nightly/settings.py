@@ -68,13 +68,16 @@ class NightSettings(BertSettings):
     """False: the generation is sealed, past its gate, and not made live; a person may do that."""
 
     check_min_events: int = Field(1_000, ge=0)
-    """Shares and volumes of fewer events (or items) say nothing: they are reported, not judged."""
+    """Shares and volumes of fewer events (or items) say nothing: they are not judged, nor is by
+    itself a day of fewer."""
 
     check_max_duplicates: float = Field(0.1, ge=0, le=1)
-    """Share of events that repeat another one: same user, kind, item or text, value and time."""
+    """Share of events that repeat an earlier one: same user, kind, item or text, value and time.
+    Of this and the two below: of the whole log, or of the worst of the days that were received
+    since the live generation's log, whichever is larger."""
 
     check_max_impossible_times: float = Field(0.01, ge=0, le=1)
-    """Share of events that occurred an hour or more after they were received, or before 1970."""
+    """Share of events that occurred an hour or more after they were received, or before 1990."""
 
     check_max_unknown_items: float = Field(0.5, ge=0, le=1)
     """Share of the events on items whose item is not in the catalog (any more)."""

@@ -31,9 +31,10 @@ from ray_jobs.encoders.bert_settings import Device, device_of
 from ray_jobs.nightly import step_log
 from ray_jobs.nightly.carried_work import fetch_work, leave_node, put_work, stamps
 from ray_jobs.nightly.infrastructure import STORE_ERRORS, ends_for_another_try
+from ray_jobs.nightly.kept import Kept
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.nightly.step_figures import STEPS, of_report
+from ray_jobs.nightly.step_figures import STEPS, of_night, of_report
 from ray_jobs.nightly.work_files import in_use
 from ray_jobs.nightly.workspace import NoCpus, Workspace
 from ray_jobs.shards.object_store import ObjectStore
@@ -42,6 +43,7 @@ from sql.engine import open_engine, read_snapshot
 from sql.erasure import apply_ledger
 from sql.erasure_ledger import Ledger
 from sql.errors import StoreError
+from sql.generations import Unfinished
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -70,7 +72,8 @@ INFRASTRUCTURE_ERRORS = (
 )
 """What says nothing against the work of the step: a retry may well succeed."""
 
-AFTER_PUBLISH = frozenset({"verify", "parity", "prune"})
+AFTER_PUBLISH = ("verify", "parity", "prune")
+"""In their order."""
 
 Report = dict[str, Any]
 
@@ -150,12 +153,15 @@ def _run_step(
     done = night.workspace.report(name)
     if done is not None:
         log.info("%s: already done, nothing to do again", name)
+        generations.finish_step(night.engine, night.generation_id, name)
         return done
     report = _carried(night, name, step, wrote)
     if night.workspace.work.exists():  # publish takes the work files away
         night.workspace.write_report(name, report)
+        Kept(night.workspace, name).forget()
     _keep_figures(night, name, report)
     generations.report_step(night.engine, night.generation_id, night.now_ms())
+    generations.finish_step(night.engine, night.generation_id, name)
     _log(night, name, {"outcome": "done", **of_report(name, report)})
     log.info("%s: %s", name, json.dumps(report, sort_keys=True))
     return report
@@ -189,28 +195,36 @@ def _log(night: Night, name: str, told: Report) -> None:
 
 
 def _keep_figures(night: Night, name: str, report: Report) -> None:
-    """Of a step after the seal, beside those of the steps before it."""
+    """Before the seal of all steps so far; of one after it, beside those."""
     with read_snapshot(night.engine) as conn:
         found = generations.get_generation(conn, night.generation_id)
-    if found is not None and STEPS in found.metrics:
-        steps = {**found.metrics[STEPS], name: of_report(name, report)}
-        generations.add_metrics(night.engine, night.generation_id, {STEPS: steps})
+    if found is None:
+        return
+    if found.state in ("building", "failed"):
+        steps = of_night(night.workspace)
+    else:
+        steps = {**found.metrics.get(STEPS, {}), name: of_report(name, report)}
+    generations.add_metrics(night.engine, night.generation_id, {STEPS: steps})
 
 
 def _record_failure(night: Night, name: str, failed: Exception, *, is_retried: bool) -> None:
     """Into the registry; what stands in the way there must not hide the reason itself.
 
     By its class the on-call is told whether the gate refused it or a step broke. After the publish
-    a generation stays what that made of it: sealed, for a person to publish, or live. One whose
-    step is tried again is told of when its run has failed (`broke_off`).
+    a generation stays what that made of it: sealed, for a person to publish, or live; it is
+    unfinished. One whose step is tried again is told of when its run has failed (`broke_off`).
     """
     reason = f"{name}: {failed}"
+    is_tried_again = is_retried and isinstance(failed, INFRASTRUCTURE_ERRORS)
     try:
-        if name not in AFTER_PUBLISH:
-            if is_retried and isinstance(failed, INFRASTRUCTURE_ERRORS):
-                generations.report_try(night.engine, night.generation_id, reason)
-                return
-            generations.fail(night.engine, night.generation_id, reason)
+        if name in AFTER_PUBLISH:
+            unfinished = Unfinished(name, str(failed), night.now_ms(), is_tried_again)
+            generations.keep_unfinished(night.engine, night.generation_id, unfinished)
+            return
+        if is_tried_again:
+            generations.report_try(night.engine, night.generation_id, reason)
+            return
+        generations.fail(night.engine, night.generation_id, reason)
         told = {"failed_as": type(failed).__name__, "failed_at_ms": night.now_ms()}
         generations.add_metrics(night.engine, night.generation_id, told)
     except StoreError as error:

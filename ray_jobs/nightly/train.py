@@ -3,7 +3,7 @@ setting.
 
 Every worker reads the same work files and takes its share of the windows; gradients are averaged
 by DistributedDataParallel. So all end with the same weights, which is checked; worker 0 writes
-them.
+them, and after each epoch a checkpoint, from which the next try goes on.
 
 Run: python -m ray_jobs.nightly.train --generation ID
 """
@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 import logging
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +29,7 @@ from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.holdout import held_out, validation
+from ray_jobs.nightly.kept import Kept
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import (
     NIGHT_GPU,
@@ -97,6 +100,21 @@ def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptCheckpoint:
+    """`fit_checkpoint.Checkpoint` among the kept files of the night."""
+
+    kept: Kept
+
+    def latest(self) -> Path | None:
+        """The file, if there is one."""
+        return next(iter(self.kept.files()), None)
+
+    def keep(self, write: Callable[[Path], None]) -> None:
+        """Replace it by what `write` writes."""
+        self.kept.keep("checkpoint.safetensors", write)
+
+
 def _train_loop(config: dict[str, Any]) -> Report:
     """What each worker of the group runs; rank 0's report is the step's."""
     workspace: Workspace = config["workspace"]
@@ -109,6 +127,7 @@ def _train_loop(config: dict[str, Any]) -> Report:
         recipe,
         training_data(workspace, settings),
         on_epoch=lambda epoch: log.info("%s", epoch),
+        checkpoint=KeptCheckpoint(Kept(workspace, "train")),
         wrap=_distributed if world_size > 1 else _alone,
         rank=rank,
         world_size=world_size,
@@ -121,7 +140,7 @@ def _train_loop(config: dict[str, Any]) -> Report:
     metrics["windows"] = _windows_of_all(fitted.model, last["windows"], world_size)
     if rank == 0:
         save_weights(workspace.directory / WEIGHTS, fitted)
-    told = {"recipe": settings.train_recipe, "seed": settings.train_seed}
+    told = {"recipe": settings.train_recipe, "seed": settings.train_seed, "resumed": fitted.resumed}
     return {**metrics, **told, "workers": world_size, "device": settings.device}
 
 

@@ -57,6 +57,8 @@ def verify(night: Night) -> Report:
     Run again after it rolled back, it fails again with the same reason. Where something else is
     live by now there is nothing to check.
 
+    What stays live all the same is kept as broken, as the hourly look would: LiveBroken fires.
+
     Raises:
         VerifyFailed: what is wrong, and whether it was rolled back.
         StoreAway: this node lacks the files, and cannot fetch them.
@@ -153,6 +155,7 @@ def _gone_back(night: Night, live: LivePointer, reason: str) -> VerifyFailed:
     """Roll back from `live`; the error that says so."""
     failed = f"the check of {live.generation_id} after its publish failed: {reason}"
     if live.previous is None:
+        _keep_broken(night, reason)
         return VerifyFailed(
             f"{failed}; there is no generation before it, it stays live",
             hint="`moonlark status`, then another `moonlark night`",
@@ -172,6 +175,7 @@ def _gone_back(night: Night, live: LivePointer, reason: str) -> VerifyFailed:
             monotonic=night.monotonic,
         )
     except (StoreError, NightError) as error:
+        _keep_broken(night, reason)
         return VerifyFailed(
             f"{failed}; it could not be rolled back: {error}", hint="`moonlark status`, now"
         )
@@ -179,6 +183,15 @@ def _gone_back(night: Night, live: LivePointer, reason: str) -> VerifyFailed:
         f"{failed}; rolled back to {pointer.generation_id} (flip {pointer.flip}), hold set",
         hint="mend it, then `moonlark publish --clear-hold`",
     )
+
+
+def _keep_broken(night: Night, reason: str) -> None:
+    """It stays live. A database that is away must not hide why."""
+    found = generations.Verified(None, reason, night.now_ms())
+    try:
+        generations.keep_verified(night.engine, night.generation_id, found)
+    except StoreError as error:
+        log.error("%s is broken: %s; not kept: %s", night.generation_id, reason, error)
 
 
 def _words(generation_id: str, reason: str) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
+from serve.request_log import note
 from serve.routes.context import day_of, request_id_of
 from serve.routes.new_events import new_events, refusal
 from serve.schemas.events import EventBatch, EventsAnswer, EventsBody, StoredEventAnswer
@@ -25,6 +26,7 @@ async def post_events(
     Send the same `event_id` again after a timeout: it is a duplicate, and does no harm.
     """
     told = await stored(day, body, keep_unknown_items=on_unknown_item == "keep")
+    note_stored(request.scope["state"], told)
     return EventsAnswer(
         events=[StoredEventAnswer(**one) for one in told], request_id=request_id_of(request)
     )
@@ -49,3 +51,9 @@ async def stored(day: Day, body: EventsBody, *, keep_unknown_items: bool) -> lis
         }
         for event, appended in zip(new, outcome, strict=True)
     ]
+
+
+def note_stored(state: Any, told: list[dict[str, Any]]) -> None:
+    """For the request's line: how far its user's log is now. Of several users nothing."""
+    if len({one["user_id"] for one in told}) == 1:
+        note(state, {"user_seq": max(one["user_seq"] for one in told)})

@@ -13,6 +13,7 @@ from serve.day import Day
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import FieldError, ProblemError, another_encoder, not_found, unavailable
+from serve.request_log import note
 from serve.routes.context import day_of, from_ms, request_id_of, to_ms
 from serve.schemas.items import ItemAnswer, ItemBodyIn, ItemChangeAnswer, ItemsAnswer, ItemsBody
 from sql import catalog, generations
@@ -22,7 +23,9 @@ router = APIRouter(prefix="/v1/items", tags=["items"])
 
 
 @router.get("/{item_id}")
-async def get_item(item_id: PathId, day: Annotated[Day, Depends(day_of)]) -> ItemAnswer:
+async def get_item(
+    request: Request, item_id: PathId, day: Annotated[Day, Depends(day_of)]
+) -> ItemAnswer:
     """The item as it is now."""
 
     def read() -> catalog.Item | None:
@@ -32,6 +35,7 @@ async def get_item(item_id: PathId, day: Annotated[Day, Depends(day_of)]) -> Ite
     item = await asyncio.to_thread(read)
     if item is None:
         raise not_found("item", item_id)
+    note(request.scope["state"], {"catalog_seq": item.change_seq})
     published = item.body.published_at_ms
     return ItemAnswer(
         item_id=item.item_id,
@@ -48,6 +52,7 @@ async def get_item(item_id: PathId, day: Annotated[Day, Depends(day_of)]) -> Ite
 
 @router.put("/{item_id}")
 async def put_item(
+    request: Request,
     item_id: PathId,
     body: ItemBodyIn,
     day: Annotated[Day, Depends(day_of)],
@@ -57,6 +62,7 @@ async def put_item(
     (result,) = await _put(day, [(item_id, body, _stored_body(body))])
     if result.outcome == "stale_version":
         raise _stale("version", body.version, result.version)
+    note(request.scope["state"], {"catalog_seq": result.change_seq})
     return _change(result)
 
 
@@ -73,6 +79,7 @@ async def put_items(
             for index, item in enumerate(body.items)
         ],
     )
+    note(request.scope["state"], {"catalog_seq": max(each.change_seq for each in results)})
     stale = [
         FieldError(f"items[{index}].version", body.items[index].version, _above(result.version))
         for index, result in enumerate(results)
@@ -93,6 +100,7 @@ async def put_items(
 
 @router.delete("/{item_id}")
 async def delete_item(
+    request: Request,
     item_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     version: Annotated[int | None, Query(ge=0)] = None,
@@ -105,6 +113,7 @@ async def delete_item(
         raise not_found("item", item_id)
     if result.outcome == "stale_version":
         raise _stale("version", version, result.version)
+    note(request.scope["state"], {"catalog_seq": result.change_seq})
     return ItemChangeAnswer(
         item_id=item_id,
         outcome="deleted",

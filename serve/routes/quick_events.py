@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.bodies import PARSED
 from serve.day import Day
-from serve.routes.events import post_events, stored
+from serve.routes.events import note_stored, post_events, stored
 from serve.schemas.events import EventsBody
 
 _BODY: TypeAdapter[EventsBody] = TypeAdapter(EventsBody)
@@ -44,11 +44,9 @@ class QuickEvents:
             await self._route(scope, receive, send)
             return
         day: Day = scope["app"].state.day
-        answer = {
-            "events": await stored(day, body, keep_unknown_items=False),
-            "request_id": state["request_id"],
-        }
-        content = orjson.dumps(answer)
+        told = await stored(day, body, keep_unknown_items=False)
+        note_stored(state, told)
+        content = orjson.dumps({"events": told, "request_id": state["request_id"]})
         headers = [
             (b"content-length", str(len(content)).encode()),
             (b"content-type", b"application/json"),

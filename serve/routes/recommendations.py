@@ -125,8 +125,9 @@ async def recommend_many(
     if isinstance(body, RecommendEventsBody):
         answer = await _for_events(day, body, query, keep=on_unknown_item == "keep")
         request_id = request_id_of(request)
-        results = [_recommendation(None, answer, request_id)]
-        return _json({"results": results, "request_id": request_id})
+        result = _recommendation(None, answer, request_id)
+        note(request.scope["state"], result)
+        return _json({"results": [result], "request_id": request_id})
     day.allowances.take_lists(key_of(request), body.users)
     results = []
     for user_id in body.users:
@@ -140,6 +141,7 @@ async def recommend_many(
         if query.explain and not may_read_texts(key_of(request)):
             _hide_texts(answer)
         results.append(_recommendation(user_id, answer, request_id))
+    note(request.scope["state"], _alike(results))
     return _json({"results": results, "request_id": request_id_of(request)})
 
 
@@ -159,17 +161,17 @@ async def similar(
     )
     answer = await asyncio.to_thread(day.recommender.similar, item_id, query)
     day.counts.mark(answer.state.degraded)
-    return _json(
-        {
-            "item_id": item_id,
-            "items": answer.items,
-            "generation": answer.state.generation.generation_id,
-            "catalog_seq": answer.state.catalog_seq,
-            "request_id": request_id_of(request),
-            "degraded": list(answer.state.degraded),
-            "shards": answer.state.shards_answered,
-        }
-    )
+    told = {
+        "item_id": item_id,
+        "items": answer.items,
+        "generation": answer.state.generation.generation_id,
+        "catalog_seq": answer.state.catalog_seq,
+        "request_id": request_id_of(request),
+        "degraded": list(answer.state.degraded),
+        "shards": answer.state.shards_answered,
+    }
+    note(request.scope["state"], told)
+    return _json(told)
 
 
 @router.post("/search", response_model=SearchAnswer)
@@ -196,18 +198,18 @@ async def search(
     answer = await _made(day, lambda: day.recommender.search_text(vectors[0], body.user_id, query))
     if encoder_id != answer.state.generation.encoder_id:
         raise another_encoder("the text cannot be compared with the items", encoder_id)
-    return _json(
-        {
-            "items": answer.items,
-            "personalised": answer.state.session is not None,
-            "generation": answer.state.generation.generation_id,
-            "user_seq": answer.state.user_seq,
-            "catalog_seq": answer.state.catalog_seq,
-            "request_id": request_id_of(request),
-            "degraded": list(answer.state.degraded),
-            "shards": answer.state.shards_answered,
-        }
-    )
+    told = {
+        "items": answer.items,
+        "personalised": answer.state.session is not None,
+        "generation": answer.state.generation.generation_id,
+        "user_seq": answer.state.user_seq,
+        "catalog_seq": answer.state.catalog_seq,
+        "request_id": request_id_of(request),
+        "degraded": list(answer.state.degraded),
+        "shards": answer.state.shards_answered,
+    }
+    note(request.scope["state"], told)
+    return _json(told)
 
 
 async def _for_events(
@@ -257,6 +259,15 @@ def _recommendation(user_id: str | None, answer: ItemList, request_id: str) -> d
         "request_id": request_id,
         "degraded": list(answer.state.degraded),
         "shards": answer.state.shards_answered,
+    }
+
+
+def _alike(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the lists of several users have in common: a switch may fall between two of them."""
+    first, *others = results
+    shared = ("generation", "catalog_seq", "degraded")
+    return {
+        name: first[name] for name in shared if all(other[name] == first[name] for other in others)
     }
 
 

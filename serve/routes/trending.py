@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from serve.day import Day
 from serve.lists import ListQuery
+from serve.request_log import note
 from serve.routes.context import day_of, from_ms, parse_attributes, request_id_of, to_ms
 from serve.routes.recommendations import Attribute, Category, K
 from serve.schemas.fields import Moment
@@ -37,7 +38,7 @@ async def trending(
     )
     found = await asyncio.to_thread(day.recommender.trending, query, hours)
     day.counts.mark(found.state.degraded)
-    return TrendingAnswer(
+    answer = TrendingAnswer(
         items=found.items,
         hours=hours,
         as_of=from_ms(found.as_of_ms),
@@ -47,3 +48,5 @@ async def trending(
         request_id=request_id_of(request),
         degraded=list(found.state.degraded),
     )
+    note(request.scope["state"], vars(answer))
+    return answer

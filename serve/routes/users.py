@@ -10,6 +10,7 @@ from ray_jobs.ranking.interests import Interests
 from serve.day import Day
 from serve.path_ids import PathId
 from serve.problems import not_found
+from serve.request_log import note
 from serve.routes.context import day_of, from_ms
 from serve.routes.erasures import to_answer
 from serve.schemas.users import (
@@ -33,6 +34,7 @@ MAX_SEQ = 2**63 - 1
 
 @router.get("/{user_id}")
 async def get_user(
+    request: Request,
     user_id: PathId,
     day: Annotated[Day, Depends(day_of)],
     vector: Annotated[bool, Query(description="with the user vector")] = False,
@@ -46,7 +48,7 @@ async def get_user(
     vector_D = None if folded is None else folded.vector
     interests = None if state is None else await asyncio.to_thread(day.interests.of, state)
     undos = sum(event.kind == "undo" for event in events)
-    return UserAnswer(
+    answer = UserAnswer(
         user_id=user_id,
         # With a vector, how many events are in it.
         user_seq=user.last_user_seq if folded is None else folded.user_seq,
@@ -60,6 +62,8 @@ async def get_user(
         interests=None if interests is None else _interests(interests),
         vector=None if vector_D is None else vector_D.tolist(),
     )
+    note(request.scope["state"], vars(answer))
+    return answer
 
 
 @router.get("/{user_id}/events")

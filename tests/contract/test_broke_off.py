@@ -67,10 +67,17 @@ def test_killed_amid_its_publish_it_is_failed(night: Night, is_staged: bool) -> 
     assert found(night).state == "failed"
 
 
-def test_what_its_publish_put_aside_stays_sealed(night: Night) -> None:
-    sealed(night, "export", "publish")
-    assert broke_off(night, "parity failed")["failed"] is False
+def test_what_its_publish_put_aside_stays_sealed_and_is_unfinished(night: Night) -> None:
+    sealed(night, "export", "publish", "verify")
+    assert broke_off(night, "killed")["failed"] is False
     assert found(night).state == "sealed"
+    assert found(night).unfinished == ("parity", "killed", LATER_MS, False)
+
+
+def test_a_run_that_failed_when_all_was_done_leaves_nothing_unfinished(night: Night) -> None:
+    sealed(night, "export", "publish", "verify", "parity", "prune")
+    assert broke_off(night, "killed")["unfinished"] is None
+    assert found(night).unfinished is None
 
 
 def test_what_is_live_stays_published(night: Night) -> None:
@@ -78,8 +85,13 @@ def test_what_is_live_stays_published(night: Night) -> None:
     generations.flip(
         night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
     )
-    assert broke_off(night, "verify was killed")["failed"] is False
+    assert broke_off(night, "killed")["failed"] is False
     assert found(night).state == "published"
+    assert found(night).unfinished == ("verify", "killed", LATER_MS, False)
+    said = generations.Unfinished("verify", "a bad byte", NOW_MS)
+    generations.keep_unfinished(night.engine, "g1", said)
+    broke_off(night, "its run failed")
+    assert found(night).unfinished == said, "what a step said of itself"
 
 
 def test_the_reason_that_a_step_gave_stays(night: Night) -> None:

@@ -18,7 +18,7 @@ from sql.engine import open_engine, read_snapshot
 from sql.erasure import PER_USER, Receipt, apply_ledger, erase_user
 from sql.erasure_bytes import purge_bytes
 from sql.erasure_ledger import Erased, Ledger
-from sql.erasure_receipts import complete, erased_since, incomplete, read_receipt
+from sql.erasure_receipts import complete, erased_since, incomplete, open_since_ms, read_receipt
 from sql.event import Appended, NewEvent, Rejected
 from sql.events import append, find_user, write_text_vector
 from sql.exposures import Exposure, ShownItem, write_exposures
@@ -440,10 +440,12 @@ def test_a_receipt_is_complete_when_the_job_says_so(engine: Engine, ledger: Ledg
     assert receipt.to_rewrite
     with read_snapshot(engine) as conn:
         assert incomplete(conn) == [receipt.erasure_id]
+        assert open_since_ms(conn) == receipt.erased_at_ms
     done = {"database": purge_bytes(engine, sleep=lambda _: None)}
     complete(engine, [receipt.erasure_id], done, at_ms=T_MS + 7)
     with read_snapshot(engine) as conn:
         assert incomplete(conn) == []
+        assert open_since_ms(conn) is None
         after = read_receipt(conn, receipt.erasure_id)
     assert after is not None
     assert (after.completed_at_ms, after.to_rewrite, after.rewritten) == (T_MS + 7, (), done)

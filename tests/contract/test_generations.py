@@ -7,9 +7,9 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
-from sql.engine import read_snapshot
+from sql.engine import read_snapshot, write
 from sql.errors import FlipLost, GenerationConflict, HoldSet, UnknownGeneration
 from sql.generations import (
     Artifact,
@@ -35,6 +35,7 @@ from sql.generations import (
 )
 from sql.ids import BadInput
 from sql.live import LEASE_MS
+from sql.tables import generations
 from tests.contract.store_builder import ENCODER, NOW_MS, generation
 
 WRITERS = 6
@@ -122,6 +123,22 @@ def test_published_generation_cannot_fail_and_the_live_one_cannot_be_pruned(
     assert prune(engine, "g1").state == prune(engine, "g1").state == "pruned"
     with pytest.raises(GenerationConflict):
         publish(engine, "g1", 2)
+
+
+def test_what_is_pruned_leaves_no_rows_of_its_files(engine: Engine) -> None:
+    for name in ("g1", "g2", "g3"):
+        begin(engine, name)
+        record_artifacts(engine, name, [Artifact("a", "sha", 1), Artifact("b", "sha", 1)])
+        seal(engine, name, manifest_digest="m", metrics={})
+    with write(engine) as conn:  # as a version did that left the rows
+        conn.execute(update(generations).filter_by(generation_id="g1").values(state="pruned"))
+    publish(engine, "g3", 0)
+    prune(engine, "g2")
+    with pytest.raises(GenerationConflict):
+        prune(engine, "g3")
+    with read_snapshot(engine) as conn:
+        files = {name: len(list_artifacts(conn, name)) for name in ("g1", "g2", "g3")}
+    assert files == {"g1": 0, "g2": 0, "g3": 2}
 
 
 def test_generations_are_listed_newest_first(engine: Engine) -> None:

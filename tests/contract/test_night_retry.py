@@ -17,7 +17,6 @@ from ray_jobs.nightly.export import export
 from ray_jobs.nightly.infrastructure import TRY_AGAIN_EXIT_CODE
 from ray_jobs.nightly.prune import mark_abandoned, prune
 from ray_jobs.nightly.publish import publish
-from ray_jobs.nightly.rebuild import REBUILDS, WATERMARK
 from ray_jobs.nightly.seal import write_generation_manifest
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_job, run_step
@@ -30,6 +29,7 @@ from serve.metric_names import NIGHTS_FAILED
 from serve.readings import of_the_registry
 from sql import generations
 from sql.engine import read_snapshot
+from sql.generations import REBUILDS, WATERMARK
 from sql.settings import StoreSettings
 from tests.contract.store_builder import ENCODER, NOW_MS
 from tests.unit.shards_builder import write_generation
@@ -48,6 +48,13 @@ def state(night: Night) -> tuple[str, str | None]:
         found = generations.get_generation(conn, "g1")
     assert found is not None
     return found.state, found.failed_reason
+
+
+def unfinished(night: Night) -> generations.Unfinished | None:
+    with read_snapshot(night.engine) as conn:
+        found = generations.get_generation(conn, "g1")
+    assert found is not None
+    return found.unfinished
 
 
 def broken(_: Night) -> Report:
@@ -131,10 +138,43 @@ def test_what_fails_after_the_publish_leaves_the_generation_as_it_is(night: Nigh
         with pytest.raises(RuntimeError, match="disk"):
             run_step(night, name, broken)
         assert state(night) == ("sealed", None), "a person may still publish it"
-    with read_snapshot(night.engine) as conn:
-        found = generations.get_generation(conn, "g1")
-    assert found is not None
-    assert found.metrics["failed_as"] == "RuntimeError"
+        assert unfinished(night) == (name, "the disk is full", NOW_MS, False)
+    assert nights_failed(night) == 1
+    run_step(night, "verify", lambda _: {})
+    assert nights_failed(night) == 1, "parity is not done yet"
+    run_step(night, "parity", lambda _: {})
+    assert unfinished(night) is None
+    assert nights_failed(night) == 0
+
+
+def test_after_the_publish_what_airflow_tries_again_is_told_when_its_run_has_failed(
+    night: Night,
+) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    generations.flip(
+        night.engine, "g1", expected_flip=0, who="n", why="n", hold=False, at_ms=NOW_MS
+    )
+    with pytest.raises(ConnectionError):
+        run_step(night, "verify", away, is_retried=True)
+    assert unfinished(night) == ("verify", "the store is away", NOW_MS, True)
+    run_step(night, "verify", lambda _: {}, is_retried=True)
+    assert unfinished(night) is None
+    with pytest.raises(ConnectionError):
+        run_step(night, "parity", away, is_retried=True)
+    broke_off(night, "its run failed")
+    reason = "its run failed; its last try: the store is away"
+    assert unfinished(night) == ("parity", reason, NOW_MS, False)
+    run_step(night, "parity", lambda _: {})
+    assert unfinished(night) is None
+
+
+def test_a_step_after_the_publish_that_finds_its_report_is_done(night: Night) -> None:
+    generations.seal(night.engine, "g1", manifest_digest="d", metrics={})
+    run_step(night, "verify", lambda _: {})
+    left = generations.Unfinished("verify", "killed before its figures were kept", NOW_MS)
+    generations.keep_unfinished(night.engine, "g1", left)
+    run_step(night, "verify", broken)
+    assert unfinished(night) is None
 
 
 def test_a_shard_that_begins_does_not_hide_that_another_one_failed(night: Night) -> None:

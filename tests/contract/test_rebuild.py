@@ -12,7 +12,7 @@ from infra.drills.small_night import ITEMS_A_TOPIC, fill, open_small_night, run_
 from infra.drills.stack import now_ms
 from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly.export import export
-from ray_jobs.nightly.rebuild import WATERMARK, as_exported
+from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.step import run_step
 from ray_jobs.nightly.workspace import NothingToDo
 from ray_jobs.shards.items import Item, read_items
@@ -21,6 +21,7 @@ from sql.engine import read_snapshot
 from sql.erasure import erase_user
 from sql.erasure_ledger import Ledger
 from sql.events import EventKind, NewEvent, append
+from sql.generations import WATERMARK
 from sql.sessions import read_session
 from sql.tables import users
 
@@ -96,6 +97,8 @@ def test_erased_since_is_gone_and_said(store: LocalStore) -> None:
     report = run_step(night, "export", partial(export, rebuild=FIRST))
     original = registered(store, FIRST)
     assert (report["events_gone"], report["users_gone"]) == (14, 1)
+    assert registered(store, "g-after").is_rebuild, "from its export on, so that it pages nobody"
+    assert not registered(store, FIRST).is_rebuild
     assert report["events"] == original.event_count - 14
     items = read_items(night.workspace.work)
     assert report["items"] == ITEMS_A_TOPIC * len(TOPICS), "the catalog of then, whole"

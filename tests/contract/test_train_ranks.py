@@ -1,6 +1,8 @@
 """Two ranks that average their gradients learn what one rank learns alone: the same weights."""
 
 import multiprocessing
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,16 @@ import torch.distributed
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_jobs.encoders.fit import FitResult, TrainData, fit, from_columns, tiny
+from ray_jobs.encoders.fit import (
+    EpochReport,
+    FitResult,
+    OnEpoch,
+    TrainConfig,
+    TrainData,
+    fit,
+    from_columns,
+    tiny,
+)
 
 # Without dropout nothing is drawn but the batches, which are the same on every rank.
 CONFIG = replace(tiny(), epochs=3, input_dropout=0, state_dropout=0, residual_dropout=0)
@@ -34,15 +45,67 @@ def walks() -> TrainData:
     )
 
 
-def learn(rank: int, meeting: Path) -> FitResult:
-    """What a rank of two learns; they meet over a file."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=2
+class Kept:
+    """A checkpoint that both ranks see."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "checkpoint.safetensors"
+
+    def latest(self) -> Path | None:
+        return self._path if self._path.exists() else None
+
+    def keep(self, write: Callable[[Path], None]) -> None:
+        write(self._path)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after_two(report: EpochReport) -> None:
+    if report.epoch == 1:
+        raise Killed
+
+
+def learn(rank: int, folder: Path, config: TrainConfig, is_killed: bool) -> FitResult:
+    """What a rank of two learns; they meet over a file. `is_killed`: after two epochs of it both
+    are, and meet again."""
+
+    def once(
+        name: str, on_epoch: OnEpoch | None = None, checkpoint: Kept | None = None
+    ) -> FitResult:
+        meeting = (folder / name).as_uri()
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+        try:
+            return fit(
+                config,
+                walks(),
+                rank=rank,
+                world_size=2,
+                wrap=DistributedDataParallel,
+                on_epoch=on_epoch,
+                checkpoint=checkpoint,
+            )
+        finally:
+            torch.distributed.destroy_process_group()
+
+    if is_killed:
+        with suppress(Killed):
+            once("before", killed_after_two, Kept(folder))
+    return once("after", checkpoint=Kept(folder) if is_killed else None)
+
+
+def together(folder: Path, config: TrainConfig, is_killed: bool = False) -> FitResult:
+    """What the first of two ranks has in the end."""
+    folder.mkdir()
+    other = multiprocessing.get_context("spawn").Process(
+        target=learn, args=(1, folder, config, is_killed), daemon=True
     )
-    try:
-        return fit(CONFIG, walks(), rank=rank, world_size=2, wrap=DistributedDataParallel)
-    finally:
-        torch.distributed.destroy_process_group()
+    other.start()
+    learned = learn(0, folder, config, is_killed)
+    other.join(60)
+    assert other.exitcode == 0
+    return learned
 
 
 def weights(fitted: FitResult) -> Tensor:
@@ -50,16 +113,17 @@ def weights(fitted: FitResult) -> Tensor:
 
 
 def test_two_ranks_learn_the_weights_that_one_learns(tmp_path: Path) -> None:
-    other = multiprocessing.get_context("spawn").Process(
-        target=learn, args=(1, tmp_path / "meeting"), daemon=True
-    )
-    other.start()
-    together = learn(0, tmp_path / "meeting")
-    other.join(60)
-    assert other.exitcode == 0
+    both = together(tmp_path / "both", CONFIG)
     alone = fit(CONFIG, walks())
     start = fit(replace(CONFIG, epochs=1, lr=1e-9), walks())
-    assert [epoch.windows for epoch in together.history] == [USERS // 2] * CONFIG.epochs
+    assert [epoch.windows for epoch in both.history] == [USERS // 2] * CONFIG.epochs
     learned = float((weights(alone) - weights(start)).norm())
-    apart = float((weights(alone) - weights(together)).norm())
+    apart = float((weights(alone) - weights(both)).norm())
     assert apart < 0.01 * learned  # 4e-7 of it; without averaging, or with one share, 0.4
+
+
+def test_two_ranks_that_were_killed_go_on_with_the_dropout_of_each(tmp_path: Path) -> None:
+    config = replace(tiny(), epochs=3)
+    whole = together(tmp_path / "whole", config)
+    again = together(tmp_path / "again", config, is_killed=True)
+    assert torch.equal(weights(whole), weights(again))

@@ -27,7 +27,7 @@ from ray_jobs.shards.manifest import (
 from sql import generations
 from sql.engine import read_snapshot
 from sql.errors import FlipLost
-from sql.generations import LivePointer, clear_hold, heartbeat, live_history
+from sql.generations import LivePointer, clear_hold, get_generation, heartbeat, live_history
 from sql.settings import StoreSettings
 from tests.contract.store_builder import NOW_MS
 
@@ -102,6 +102,15 @@ def damage(night: Night, name: str) -> None:
     path.write_bytes(content)
 
 
+def broken(night: Night) -> str:
+    """What is wrong with the night's generation, as the alert LiveBroken has it."""
+    with read_snapshot(night.engine) as conn:
+        found = get_generation(conn, night.generation_id)
+    assert found is not None
+    assert found.verified is not None
+    return found.verified.broken or ""
+
+
 def test_a_sound_generation_passes_with_and_without_replicas(nights: dict[str, Night]) -> None:
     night = nights["g1"]
     flip(night, "g1")
@@ -140,6 +149,26 @@ def test_without_a_generation_before_the_failure_is_told_and_nothing_moves(
         with pytest.raises(VerifyFailed, match="no generation before it"):
             verify(night)
     assert history(night) == [("g1", False, "test")]
+    assert "weights.safetensors" in broken(night), "LiveBroken fires now, and not in an hour"
+
+
+def test_what_cannot_be_rolled_back_is_told_as_broken(
+    nights: dict[str, Night], clock: Clock
+) -> None:
+    night = nights["g2"]
+    for generation in ("g1", "g2"):
+        flip(night, generation)
+    damage(night, "weights.safetensors")
+
+    def beat() -> None:
+        heartbeat(night.engine, "r1", ["g2"], clock.now_ms(), {"g1": "its disk is full"})
+
+    beat()
+    clock.meanwhile = beat
+    with pytest.raises(VerifyFailed, match="could not be rolled back"):
+        run_step(night, "verify", verify)
+    assert history(night)[0] == ("g2", False, "test")
+    assert "weights.safetensors" in broken(night)
 
 
 def test_items_stored_under_other_weights_are_found_by_the_canaries(

@@ -1,12 +1,14 @@
-"""A week of nights in a minute: one fails at each step, one is bad, one rolled back, one rebuilt.
+"""A week of nights in a minute: one fails at each step, one is bad, one refuses its data, one is
+rolled back, one rebuilt.
 
-The shipped steps on a small made catalog (`infra.drills.small_night`), a night after the other, on
-a log that grows. After every step a reader looks at what is live: it must be sealed, whole, and
-answer. What is left at the end must be accounted for, to the last folder and row.
+The shipped steps on a small made catalog (`infra.drills.small_night`), a night a day by a clock
+that is moved, on a log that grows. After every step a reader looks at what is live: it must be
+sealed, whole, and answer. What is left at the end must be accounted for, to the last folder and
+row.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,18 +17,22 @@ import pytest
 from sqlalchemy import select
 
 from infra.drills.local import LocalStore, local_store
-from infra.drills.small_night import Step, fill, open_small_night, steps
+from infra.drills.small_night import Step, Words, fill, open_small_night, steps
 from infra.drills.stack import now_ms
 from ray_jobs.encoders.train_config import TrainConfig, tiny
-from ray_jobs.nightly.build import ShardTask, build_shard, build_with
+from ray_jobs.nightly.build import ShardTask, build_shard, build_with, plan_shards
+from ray_jobs.nightly.build_shard import one_shard
+from ray_jobs.nightly.check import DAY_MS
 from ray_jobs.nightly.export import export
+from ray_jobs.nightly.parity import parity_with
 from ray_jobs.nightly.prune import prune
 from ray_jobs.nightly.rebuild import as_exported
 from ray_jobs.nightly.rollback import rollback
 from ray_jobs.nightly.step import Night, Report, run_step
+from ray_jobs.nightly.step_figures import PLAN, SHARD, shard_step
 from ray_jobs.nightly.verify import check_files
 from ray_jobs.nightly.work_files import discard_old_work
-from ray_jobs.nightly.workspace import GateRefused
+from ray_jobs.nightly.workspace import DataRefused, GateRefused
 from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.manifest import open_manifest
 from ray_jobs.shards.reader import ShardSet
@@ -35,30 +41,76 @@ from sql import generations
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, append
 from sql.tables import artifacts, sessions
-from sql.tables import generations as registry
 
 SEED = 1
 RECIPE: TrainConfig = tiny(SEED)
-STEPS = list(steps(RECIPE))
+SHARDS = 2
+A_READER = 3
+"""Events of each of the READERS of a day."""
+READERS = 20
+
+
+@dataclass
+class Week:
+    """A store, and a clock that goes on by days."""
+
+    store: LocalStore
+    began_ms: int
+    day: int = 0
+
+    def now_ms(self) -> int:
+        return self.began_ms + self.day * DAY_MS
 
 
 @pytest.fixture
-def store() -> Iterator[LocalStore]:
+def week() -> Iterator[Week]:
     with local_store(items=0, seed=SEED) as made:
         fill(made, seed=SEED, users=60)
-        yield made
+        yield Week(made, now_ms())
 
 
-def a_day(store: LocalStore, number: int) -> None:
+def a_day(week: Week, each: int = A_READER) -> None:
     """The log grows: readers go on, and some are new."""
+    week.day += 1
+    at_ms = week.now_ms() - 3_600_000
     requests = [
         [
-            NewEvent(f"reader{user}", f"d{number}-{n}", EventKind.CLICK, f"space{3 * number + n}")
-            for n in range(3)
+            NewEvent(
+                reader,
+                f"d{week.day}-{n}",
+                EventKind.CLICK,
+                f"space{A_READER * week.day + n}",
+                occurred_at_ms=at_ms,
+            )
+            for n in range(each)
         ]
-        for user in range(number * 5, number * 5 + 20)
+        for reader in readers(week)
     ]
-    append(store.engine, requests, received_at_ms=now_ms())
+    append(week.store.engine, requests, received_at_ms=at_ms)
+
+
+def readers(week: Week) -> list[str]:
+    """Who come on that day."""
+    return [f"reader{user}" for user in range(week.day * 5, week.day * 5 + READERS)]
+
+
+def take_back(week: Week, each: int) -> None:
+    """What was more of the day than usual."""
+    at_ms = week.now_ms()
+    requests = [
+        [
+            NewEvent(
+                reader,
+                f"undo{week.day}-{n}",
+                EventKind.UNDO,
+                undoes=f"d{week.day}-{n}",
+                occurred_at_ms=at_ms,
+            )
+            for n in range(A_READER, each)
+        ]
+        for reader in readers(week)
+    ]
+    append(week.store.engine, requests, received_at_ms=at_ms)
 
 
 def live(store: LocalStore) -> str | None:
@@ -102,23 +154,41 @@ def breaks_before(step: Step, night: Night) -> Report:
     raise Fault("the node is gone")
 
 
-def run(store: LocalStore, name: str, *, rebuild: str = "", faults: bool = False) -> Night:
-    """A night. With `faults`, each step in turn breaks before and after its work, and is run again
-    as Airflow's retry does."""
-    night = open_small_night(store, name)
-    settings = {"publish": not rebuild, "keep_generations": 4, "holdout_hours": 1.0}
+def in_parts() -> dict[str, Step]:
+    """As Airflow runs them: the shards are planned and built one by one, and parity is measured."""
+    made: dict[str, Step] = {}
+    for name, step in steps(RECIPE).items():
+        if name == "build":
+            made[PLAN] = plan_shards
+            made |= {shard_step(number): partial(one_shard, number) for number in range(SHARDS)}
+        made[name] = step
+        if name == "verify":
+            made["parity"] = lambda night: parity_with(night, Words())
+    return made
+
+
+def open_night(week: Week, name: str, **settings: object) -> Night:
+    night = open_small_night(week.store, name)
+    told = {"shards": SHARDS, "keep_generations": 4, "check_min_events": 50, **settings}
+    changed = night.settings.model_copy(update=told)
+    return replace(night, settings=changed, now_ms=week.now_ms)
+
+
+def run(week: Week, name: str, *, rebuild: str = "", faults: bool = False) -> Night:
+    """A night. With `faults`, each step as Airflow runs them breaks in turn before and after its
+    work, and is run again as Airflow's retry does."""
     # Of a hundred questions on a small log a good night's lists may seem worse by chance.
-    settings |= {"gate_margin": 0.5}
-    night = replace(night, settings=night.settings.model_copy(update=settings))
-    for step_name, step in steps(RECIPE).items():
+    night = open_night(week, name, publish=not rebuild, gate_margin=0.5)
+    for step_name, step in (in_parts() if faults else steps(RECIPE)).items():
         doing = partial(export, rebuild=rebuild) if step_name == "export" else step
+        beside = step_name.startswith(SHARD)
         for broken in (breaks_before, breaks_after) if faults else ():
             with pytest.raises(Fault):
-                run_step(night, step_name, partial(broken, doing))
-            look(store)
+                run_step(night, step_name, partial(broken, doing), beside_others=beside)
+            look(week.store)
         now = as_exported(night.settings, night.workspace)
-        run_step(replace(night, settings=now), step_name, doing)
-        look(store)
+        run_step(replace(night, settings=now), step_name, doing, beside_others=beside)
+        look(week.store)
     return night
 
 
@@ -134,43 +204,57 @@ def bad(night: Night) -> Report:
 
 
 @pytest.mark.timeout(600)
-def test_a_week_of_nights_ends_with_nothing_broken_and_nothing_left(store: LocalStore) -> None:
-    run(store, "g1")
+def test_a_week_of_nights_ends_with_nothing_broken_and_nothing_left(week: Week) -> None:
+    store = week.store
+    run(week, "g1")
     counts = []
-    for number, name in enumerate(("g2", "g3"), start=1):
-        a_day(store, number)
-        run(store, name, faults=name == "g2")
+    for name in ("g2", "g3"):
+        a_day(week)
+        run(week, name, faults=name == "g2")
         assert live(store) == name, "each step failed twice, and it was published all the same"
         counts.append(state(store, name).event_count)
     assert counts == sorted(set(counts)), "the log grew"
 
-    a_day(store, 3)
-    night = open_small_night(store, "g4")
+    a_day(week)
     with pytest.raises(GateRefused):
         for step_name, step in steps(RECIPE).items():
             doing = bad if step_name == "build" else step
-            run_step(night, step_name, doing)
+            run_step(open_night(week, "g4"), step_name, doing)
             look(store)
     assert (live(store), state(store, "g4").state) == ("g3", "failed")
 
-    a_day(store, 4)
-    run(store, "g5")
+    a_day(week)
+    run(week, "g5")
     assert live(store) == "g5"
-    back = rollback(store.engine, None, who="on-call", why="a week", settings=night.settings)
+    assert state(store, "g5").metrics["check_volume"] == 1.0, "a day as the three before it"
+    back = rollback(
+        store.engine,
+        None,
+        who="on-call",
+        why="a week",
+        settings=open_night(week, "g5").settings,
+        now_ms=week.now_ms,
+    )
     look(store)
     assert live(store) == "g3"
     generations.clear_hold(
-        store.engine, expected_flip=back.flip, who="on-call", why="mended", at_ms=now_ms()
+        store.engine, expected_flip=back.flip, who="on-call", why="mended", at_ms=week.now_ms()
     )
 
-    run(store, "g6", rebuild="g5")
+    run(week, "g6", rebuild="g5")
     assert (live(store), state(store, "g6").state) == ("g3", "sealed")
     assert digests(store, "g6") == digests(store, "g5"), "the night made again is the same night"
 
-    a_day(store, 5)
-    last = run(store, "g7")
-    assert live(store) == "g7"
-    nothing_is_left(store, replace(last, settings=night.settings))
+    a_day(week, each=6 * A_READER)
+    with pytest.raises(DataRefused, match="CHECK_MAX_VOLUME"):
+        run(week, "g7")
+    look(store)
+    assert (live(store), state(store, "g7").state) == ("g3", "failed")
+    take_back(week, each=6 * A_READER)
+    run(week, "g8")
+    assert live(store) == "g8"
+    assert state(store, "g8").metrics["check_volume"] == 1.0, "without what was taken back"
+    nothing_is_left(week)
 
 
 def state(store: LocalStore, name: str) -> generations.Generation:
@@ -187,24 +271,25 @@ def digests(store: LocalStore, name: str) -> dict[str, str]:
     return {file.path: file.sha256 for file in files if file.path != "metrics.json"}
 
 
-def nothing_is_left(store: LocalStore, night: Night) -> None:
-    """A week later, when what broke off may go: every folder and row belongs to a generation that
-    may still be gone back to, and every digest holds."""
-    after_ms = now_ms() + 1
-    discard_old_work(store.engine, store.root, before_ms=after_ms)
-    prune(night)
+def nothing_is_left(week: Week) -> None:
+    """When what broke off may go, every folder and row belongs to a generation that may still be
+    gone back to, and every digest holds."""
+    store = week.store
+    discard_old_work(store.engine, store.root, before_ms=week.now_ms() + 1)
+    prune(open_night(week, "g8"))
     look(store)
     with read_snapshot(store.engine) as conn:
         known = {g.generation_id: g for g in generations.list_generations(conn)}
         of_sessions = set(conn.execute(select(sessions.c.generation_id).distinct()).scalars())
         of_artifacts = set(conn.execute(select(artifacts.c.generation_id).distinct()).scalars())
-        registered = set(conn.execute(select(registry.c.generation_id)).scalars())
-    kept = {name for name, found in known.items() if found.state != "pruned"}
-    assert {found.state for found in known.values()} <= {"sealed", "published", "pruned"}
+    gone = {name for name, found in known.items() if found.state == "pruned"}
+    kept = set(known) - gone
+    assert gone == {"g1", "g4", "g7"}, "the oldest, and what failed"
+    assert {known[name].state for name in kept} <= {"sealed", "published"}
+    assert {"g8", "g3"} <= kept
     assert list((store.root / "work").iterdir()) == []
     assert {path.name for path in (store.root / "generations").iterdir()} == kept
     assert of_sessions == kept
-    assert of_artifacts <= registered
+    assert of_artifacts == kept
     for name in kept:
         check_files(folder(store, name), known[name].manifest_digest)
-    assert {"g7", "g3"} <= kept

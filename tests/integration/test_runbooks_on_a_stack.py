@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.drills import runbooks
-from infra.drills.faults import night_of
 from infra.drills.figures import Options
+from infra.drills.night_faults import night_of
 from infra.drills.small_night import Words
 from infra.drills.victims import wait_for
 from infra.drills.ward import Ward, ward

@@ -5,10 +5,18 @@ from pathlib import Path
 import pytest
 
 from infra.bench import sizing
-from infra.bench.growth_held import Held, expected, fitted, hold
+from infra.bench.growth_held import Held, expected, expected_growth, fitted, hold
 from infra.bench.growth_plots import plots
+from infra.bench.growth_served import Served, served
 from infra.bench.growth_store import EVENTS_A_USER, ByHistory, ByUsers, by_history, by_users
-from infra.bench.growth_tables import TINY, calculated, growth_ratios, items_table, memory_ratios
+from infra.bench.growth_tables import (
+    TINY,
+    calculated,
+    growth_ratios,
+    items_table,
+    memory_ratios,
+    served_ratios,
+)
 from infra.bench.made_generation import Shape
 
 
@@ -24,10 +32,12 @@ def test_a_held_generation_is_measured_and_the_formula_says_its_memory(held: lis
     # Vectors of texts alone are 38 MB: more than what processes differ by.
     assert large.grown.mapped > 25_000 * 4 * Shape(1).text_dim
     assert large.search_wall_s > 0
-    assert expected(tiny, large) / large.after.all == pytest.approx(1, abs=0.15)
-    ratio = memory_ratios(tiny, [large], fitted([large]))[0]
-    assert ratio.is_reached
-    assert ratio.value == expected(tiny, large) / large.after.all
+    assert expected(large) / large.after.all == pytest.approx(1, abs=0.15)
+    own, mapped, process = memory_ratios(tiny, [large], fitted([large]))[:3]
+    assert own.value == expected_growth(large).private / large.grown.private
+    assert own.goal
+    assert mapped.is_reached
+    assert process.value == expected(large) / large.after.all
 
 
 def test_a_formula_that_forgets_the_texts_is_found_out(
@@ -67,12 +77,26 @@ def test_ratios_and_tables_hold_what_was_measured(held: list[Held]) -> None:
     assert ratios["search by changes"] == pytest.approx(3)
     assert ratios["read by users"] == pytest.approx(2)
     assert ratios["one more event, by history"] == pytest.approx(2)
-    assert items_table(tiny, [large]).rows[0][0] == "25,000"
+    assert items_table(tiny, [large]).rows[1][0] == "25,000"
     # Ten times the items, ten times what they hold, at every size.
     rows = calculated(large.ask, floors).rows
     assert [row[0] for row in rows] == ["10,000", "100,000", "1,000,000", "10,000,000"]
     ten_million, million = (float(row[2].replace(",", "")) for row in (rows[3], rows[2]))
     assert ten_million == pytest.approx(10 * million, rel=0.02)
+
+
+def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None:
+    assert served(tmp_path / "serve.json") == []
+    for found in served():  # of the results that are kept
+        assert 1e8 < found.pss < 1e11
+        assert 0 < found.list_cpu_s < 1
+    ask, floors = sizing.Ask(items=10_000, users=10), sizing.Floors()
+    one = sizing.replica_bytes(ask, 1, floors)
+    exact = Served(10_000, 10, 2, 2 * one.private + one.mapped, 2 * sizing.size(ask).list_cpu_s)
+    memory, cpu = served_ratios([exact], floors)
+    assert memory.value == pytest.approx(1)
+    assert cpu.value == pytest.approx(0.5)
+    assert not cpu.is_reached
 
 
 def test_plots_are_drawn(held: list[Held], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from infra.bench import index
 from infra.bench.index_catalog import ADDED, EDITED
+from infra.bench.index_families import Subject, bisect
 from infra.bench.report import Report, Table
 from infra.bench.vectors import clustered, like_items, like_users
 
@@ -51,8 +53,32 @@ def test_the_ratios_have_their_goals_and_were_measured(report: Report) -> None:
     by_name = {ratio.name: ratio for ratio in report.ratios}
     assert by_name["one shard and faiss alone"].at_most == 1.1
     assert by_name["delta of 10 %"].at_most == 1.25
+    assert not by_name["delta of 10 % and faiss alone"].goal
     assert all(ratio.value > 0 for ratio in report.ratios)
     assert min(column(table(report, "one query"), "µs").values()) > 0
+
+
+@pytest.mark.parametrize(("needed", "found"), [(1, 10), (37, 37), (90, 90), (500, 90)])
+def test_the_least_effort_that_reaches_the_promise_is_chosen(needed: int, found: int) -> None:
+    true_BK = np.arange(100)[None]
+    effort = [0]
+
+    def search(_: object) -> NDArray[np.int64]:
+        return true_BK if effort[0] >= needed else true_BK + 50
+
+    subject = Subject(
+        name="made",
+        is_peer=True,
+        search=search,
+        set_to=lambda value: effort.__setitem__(0, value),
+        least=10,
+        most=90,
+        setting="{}",
+        build_s=0.0,
+        size=0,
+    )
+    assert bisect(subject, np.zeros((1, 2), np.float32), true_BK)[0] == found
+    assert effort == [found]
 
 
 def test_made_vectors_are_unit_and_near_their_like() -> None:

@@ -103,7 +103,7 @@ def test_a_session_is_as_long_as_its_row(root: Path) -> None:
 def test_a_replica_holds_two_generations_and_a_third_while_it_switches() -> None:
     asked, floors = Ask(items=1_000_000, users=10), Floors()
     one, found = generation_bytes(asked), size(asked)
-    assert found.replica.mapped == floors.replica_mapped + KEPT * one.mapped
+    assert found.replica.mapped == (floors.replica_mapped + floors.first_mapped + KEPT * one.mapped)
     assert found.switching.private - found.replica.private == pytest.approx(one.private)
     # What is mapped is there once, however many replicas a node has.
     more = size(replace(asked, rate=2_000.0))

@@ -418,6 +418,6 @@ def test_an_answer_that_is_not_kept_ends_explain_with_a_status_of_its_own(
     assert "no answer with request_id 'r-unknown'" in result.output
 
 
-@pytest.mark.parametrize("name", ["night", "doctor", "explain"])
+@pytest.mark.parametrize("name", ["night", "doctor", "explain", "generations", "retain", "erase"])
 def test_a_command_whose_status_says_something_tells_what(name: str) -> None:
     assert "Exit status: 0 " in " ".join(moonlark(name, "--help").output.split())

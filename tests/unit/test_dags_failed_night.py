@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from dags import failed_night
 from dags.failed_night import mark_failed
-from dags.nightly_generation import night_of
+from dags.nightly_generation import night_of, nightly_generation
 from dags.rebuild_generation import made_by
 from infra.drills.local import LocalStore, local_store
 from sql import generations
@@ -102,6 +103,17 @@ def test_a_backfill_that_is_cleared_and_fails_again_fails_the_generation_that_be
         assert found(store, made).state == "failed"
         with read_snapshot(store.engine) as conn:
             assert [g.generation_id for g in generations.list_generations(conn)] == [made]
+
+
+def test_a_backfill_that_left_no_row_is_owed_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    owed: list[bool] = []
+    monkeypatch.setattr(failed_night, "stop_orphans", lambda context: None)
+    monkeypatch.setattr(failed_night, "mark_failed", lambda *_, is_owed: owed.append(is_owed))
+    failed = nightly_generation().on_failure_callback
+    assert callable(failed)
+    for run_type in ("scheduled", "manual", "backfill"):
+        failed(run_of("nightly_generation", run_type=run_type))
+    assert owed == [True, True, False]
 
 
 def test_a_backfill_is_told_by_either_of_airflows_enums() -> None:

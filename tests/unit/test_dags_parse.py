@@ -37,6 +37,7 @@ for name in sys.argv[1:]:
                 "cpus": getattr(task, "entrypoint_num_cpus", None),
                 "gpus": getattr(task, "partial_kwargs", {}).get("entrypoint_num_gpus"),
                 "deferrable": getattr(task, "deferrable", None),
+                "retries": task.retries,
             }
             for task in dag.tasks
         },
@@ -154,7 +155,7 @@ def test_the_night_takes_only_what_its_schema_allows(night: dict[str, Any]) -> N
     from jsonschema import Draft7Validator
 
     assert sorted(night["params"]) == ["full", "publish", "seed"]
-    accepted = {"full": [True, False], "publish": [True, False], "seed": [0, 2**31 - 1]}
+    accepted = {"full": [True, False], "publish": [True, False], "seed": [None, 0, 2**31 - 1]}
     refused = {"full": ["yes", 1], "publish": [None, "false"], "seed": [-1, 0.5, "7", 2**31]}
     for name, schema in night["params"].items():
         validator = Draft7Validator(schema)
@@ -275,4 +276,35 @@ def test_a_driver_holds_no_cpu_that_its_own_tasks_need(night: dict[str, Any]) ->
 def test_a_rollback_passes_its_words_unquoted_to_be_quoted_later(rollback: dict[str, Any]) -> None:
     words = rollback["tasks"]["rollback"]["entrypoint"]
     assert words[:3] == ["python", "-m", "ray_jobs.nightly.rollback"]
-    assert words[3:] == ["--to", "{{ params.to }}", "--why", "{{ params.why }}"]
+    assert words[3:7] == ["--to", "{{ params.to }}", "--why", "{{ params.why }}"]
+
+
+RENDERED = """
+import json
+from types import SimpleNamespace
+from jinja2 import Template
+from dags import nightly_generation, rebuild_generation
+from dags.rollback_generation import rollback_generation
+words = rollback_generation().get_task("rollback").entrypoint
+runs = [{"triggering_user_name": "ann"}, {"triggering_user_name": None}, {}]
+who = [Template(words[-1]).render(dag_run=SimpleNamespace(**run)) for run in runs]
+seed = Template(nightly_generation.SETTINGS["MOONLARK_TRAIN_SEED"])
+seeds = [seed.render(params={"seed": given}) for given in (None, 0, 7)]
+publish = Template(rebuild_generation.SETTINGS["MOONLARK_PUBLISH"])
+published = [publish.render(params={"publish": given}) for given in (True, False)]
+print("RENDERED " + json.dumps([who, seeds, published]))
+"""
+
+
+def test_what_a_run_asks_for_goes_before_the_cluster_s_environment(airflow_home: Path) -> None:
+    """What is empty is left out, and the job reads its cluster's environment."""
+    who, seeds, published = printed(airflow_home, "RENDERED ", RENDERED)
+    assert who == ["--who=ann", "--who=", "--who="]
+    assert seeds == ["", "0", "7"]
+    assert published == ["true", "false"]
+
+
+def test_a_rollback_is_not_tried_again_when_somebody_may_have_published_since(
+    rollback: dict[str, Any],
+) -> None:
+    assert rollback["tasks"]["rollback"]["retries"] == 0

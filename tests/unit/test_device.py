@@ -1,6 +1,7 @@
 """One setting says where BERT and the LSTM run; a GPU that is not there is told at once."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,16 +97,56 @@ def test_the_lstm_trained_on_the_gpu_is_the_one_of_the_cpu() -> None:
     assert abs(here.history[-1].loss - there.history[-1].loss) < 0.3 * here.history[-1].loss
 
 
+@WITH_CUDA
+def test_without_dropout_it_learns_there_what_it_learns_here() -> None:
+    plain = replace(tiny(), input_dropout=0.0, state_dropout=0.0, residual_dropout=0.0)
+    data = _data()
+    here, there = fit(plain, data), fit(plain, data, device="cuda:0")
+    losses = [[epoch.loss for epoch in found.history] for found in (here, there)]
+    # cuDNN multiplies with ten bits (TF32), and each step begins where the one before ended.
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.01)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    texts, nothing = (
+        torch.from_numpy(data.bert_NT),
+        torch.zeros(len(data.bert_NT), dtype=torch.int64),
+    )
+    with torch.inference_mode():
+        items = [found.model.items(texts, nothing) for found in (here, there)]
+    assert (items[0] * items[1]).sum(dim=1).min() > 0.99
+
+
 @pytest.mark.skipif(faiss_index.gpus() == 0, reason="faiss-gpu sees no GPU here")
-def test_shards_built_on_the_gpu_are_the_files_of_the_cpu(tmp_path: Path) -> None:
+def test_shards_built_on_the_gpu_find_what_those_of_the_cpu_find(tmp_path: Path) -> None:
     vectors_ND, ordinals_N = _vectors(5_000), np.arange(5_000)
     write_coarse(tmp_path / "coarse", train_coarse(vectors_ND, 32, seed=0, use_gpu=True))
     for name, use_gpu in (("cpu", False), ("gpu", True)):
         write_shard(
             tmp_path / name, vectors_ND, ordinals_N, "IVF,SQfp16", tmp_path / "coarse", use_gpu
         )
-    sizes = [(tmp_path / name).stat().st_size for name in ("cpu", "gpu")]
-    assert sizes[0] == sizes[1]
+    assert (tmp_path / "cpu").stat().st_size == (tmp_path / "gpu").stat().st_size
+    _assert_alike(tmp_path / "cpu", tmp_path / "gpu")
+
+
+def _assert_alike(here: Path, there: Path) -> None:
+    """Both shards give the same ids and scores: of all lists to the last, of the nearest but for
+    vectors that lie between two centroids."""
+    queries_BD = _vectors(50)
+    for nprobe, least in ((32, 1.0), (4, 0.99)):
+        (scores_BK, ids_BK), (others_BK, other_ids_BK) = (
+            _searched(path, queries_BD, nprobe) for path in (here, there)
+        )
+        same_BK = ids_BK == other_ids_BK
+        assert same_BK.mean() >= least
+        np.testing.assert_allclose(others_BK[same_BK], scores_BK[same_BK], atol=1e-3)
+
+
+def _searched(
+    path: Path, queries_BD: NDArray[np.float32], nprobe: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    index = faiss_index.faiss.read_index(str(path))
+    index.nprobe = nprobe
+    scores_BK, ids_BK = index.search(queries_BD, 10)
+    return scores_BK, ids_BK
 
 
 def _vectors(count: int) -> NDArray[np.float32]:

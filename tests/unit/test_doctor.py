@@ -24,6 +24,8 @@ from infra.drills.local import LocalStore, local_store
 from infra.drills.stack import now_ms
 from sql import activity, catalog, generations
 from sql.engine import read_snapshot, write
+from sql.erasure import erase_user
+from sql.erasure_ledger import Ledger
 from sql.errors import StoreUnavailable
 from sql.event_rules import HOUR_MS
 from sql.events import EventKind, NewEvent, append
@@ -60,6 +62,26 @@ def fail(as_: str) -> Callable[[LocalStore], None]:
         generations.fail(store.engine, "n1", "train: it broke")
         told = {"failed_as": as_, "failed_at_ms": 1_700_000_000_000}
         generations.add_metrics(store.engine, "n1", told)
+
+    return inject
+
+
+def failed_rebuild(store: LocalStore) -> None:
+    fail("GateRefused")(store)
+    generations.add_metrics(store.engine, "n1", {generations.REBUILDS: "g0"})
+
+
+def left(step: str, *, is_tried_again: bool = False) -> Callable[[LocalStore], None]:
+    found = generations.Unfinished(step, "it broke", 1_700_000_000_000, is_tried_again)
+    return lambda store: generations.keep_unfinished(store.engine, "g1", found)
+
+
+def erased(hours_ago: float) -> Callable[[LocalStore], None]:
+    """A user, of whom no job has rewritten the copies since."""
+
+    def inject(store: LocalStore) -> None:
+        at_ms = now_ms() - int(hours_ago * 3_600_000)
+        erase_user(store.engine, Ledger.open(store.root), "anna", at_ms=at_ms)
 
     return inject
 
@@ -177,6 +199,8 @@ def test_a_sound_store_has_no_finding(store: LocalStore) -> None:
         (fail("GateRefused"), "GateRefused", "it broke"),
         (fail("DataRefused"), "NightDataRefused", "it broke"),
         (fail("MemoryError"), "NightFailed", "it broke"),
+        (left("prune"), "NightFailed", "g1: after its publish, prune: it broke"),
+        (erased(37), "ErasureOpen", "an erasure was asked for 37 hours ago"),
         (held_by_the_night, "NightRolledBack", "night set a hold"),
         (broken, "LiveBroken", "g1: shard-0: a bad byte"),
         (unseen, "LiveBroken", "did not look at g1 for 4.0 hours"),
@@ -200,6 +224,27 @@ def test_each_fault_is_named_with_what_users_see(
     assert finding.runbook == name
     assert said in finding.what
     assert finding.users.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "inject", [failed_rebuild, left("verify", is_tried_again=True), erased(35)]
+)
+def test_what_is_nobodys_to_mend_yet_is_no_finding(
+    store: LocalStore, inject: Callable[[LocalStore], None]
+) -> None:
+    inject(store)
+    assert looked(store).findings == ()
+
+
+def test_what_failed_after_the_publish_is_told_until_its_step_is_done(store: LocalStore) -> None:
+    left("parity")(store)
+    (finding,) = look_at_store(store.engine).findings
+    assert finding.since_ms == 1_700_000_000_000
+    assert finding.users == "The night's generation is live, and was not checked to the end."
+    generations.finish_step(store.engine, "g1", "verify")
+    assert len(look_at_store(store.engine).findings) == 1, "parity is not done yet"
+    generations.finish_step(store.engine, "g1", "parity")
+    assert look_at_store(store.engine).findings == ()
 
 
 def test_a_failed_night_is_told_with_its_time_until_one_is_published(store: LocalStore) -> None:

@@ -1,9 +1,13 @@
-"""`--dry-run` says what would be done and does nothing; `status --watch` goes on until Ctrl-C."""
+"""`publish` and `rollback`: what they do, or with `--dry-run` would do, in words and as JSON; a
+hold ends with the publish or stays. `status --watch` goes on until Ctrl-C."""
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine
 from typer.testing import CliRunner, Result
 
 from infra.cli import status
@@ -11,6 +15,7 @@ from infra.cli.main import app
 from infra.drills.local import LocalStore, local_store
 from sql import generations
 from sql.engine import read_snapshot
+from sql.errors import StoreUnavailable
 
 
 @pytest.fixture
@@ -33,6 +38,11 @@ def pointer(store: LocalStore) -> generations.LivePointer:
         live = generations.read_live(conn)
     assert live is not None
     return live
+
+
+def lease(store: LocalStore, **told: Any) -> None:
+    """Of the one replica."""
+    generations.heartbeat(store.engine, "gateway-1", **{"ready": ("g0",), **told})
 
 
 def test_a_dry_rollback_says_where_it_would_go_and_stays(store: LocalStore) -> None:
@@ -63,8 +73,64 @@ def test_a_dry_publish_says_what_would_be_refused(store: LocalStore) -> None:
     unknown = moonlark("publish", "g9", "--dry-run")
     assert unknown.exit_code == 1
     assert "not registered" in unknown.output
-    assert moonlark("publish", "--clear-hold", "--dry-run").exit_code == 1
     assert pointer(store) == before
+
+
+def test_a_dry_clear_hold_says_whose_hold_would_end(store: LocalStore) -> None:
+    none = moonlark("publish", "--clear-hold", "--dry-run")
+    assert (none.exit_code, "no hold" in none.output) == (0, True)
+    moonlark("rollback", "--why", "worse lists")
+    before = pointer(store)
+    said = moonlark("publish", "--clear-hold", "--dry-run")
+    assert said.exit_code == 0
+    assert "worse lists; it would end" in said.output
+    told = moonlark("publish", "--clear-hold", "--dry-run", "--json")
+    assert json.loads(told.output) == {
+        **{"generation": None, "live": "g0", "sets_hold": False, "clears_hold": True},
+        "refused": [],
+    }
+    assert pointer(store) == before
+
+
+def test_a_hold_ends_with_the_publish_or_stays(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLARK_STAGE_DEADLINE_S", "0.1")
+    monkeypatch.setenv("MOONLARK_LEASE_S", "600")
+    moonlark("rollback", "--why", "worse lists")
+    held = pointer(store)
+    assert moonlark("publish", "g9", "--clear-hold").exit_code == 1
+    assert pointer(store) == held, "g9 is not registered"
+    lease(store, refused={"g1": "it is damaged"})
+    refused = moonlark("publish", "g1", "--clear-hold")
+    assert (refused.exit_code, "it is damaged" in refused.output) == (1, True)
+    assert pointer(store) == held, "no replica can answer from g1"
+    lease(store, ready=("g0", "g1"))
+    assert "the hold is cleared" in moonlark("publish", "g1", "--clear-hold").output
+    live = pointer(store)
+    assert (live.generation_id, live.hold, live.flip) == ("g1", False, held.flip + 1)
+
+
+def test_a_hold_on_what_is_live_ends_as_well(store: LocalStore) -> None:
+    moonlark("rollback", "--why", "worse lists")
+    assert moonlark("publish", "g0", "--clear-hold").exit_code == 0
+    live = pointer(store)
+    assert (live.generation_id, live.previous, live.hold) == ("g0", "g1", False)
+
+
+def test_what_was_done_is_told_a_script_as_json(store: LocalStore) -> None:
+    back = json.loads(moonlark("rollback", "--why", "worse", "--json").stdout)
+    assert back["live"]["generation"] == "g0"
+    assert (back["live"]["hold"], back["live"]["why"]) == (True, "worse")
+    cleared = json.loads(moonlark("publish", "--clear-hold", "--json").stdout)
+    assert (cleared["live"]["hold"], cleared["hold_cleared"]) == (False, True)
+    again = json.loads(moonlark("publish", "--clear-hold", "--json").stdout)
+    assert again == {"live": cleared["live"], "hold_cleared": False}
+    told = json.loads(moonlark("publish", "g1", "--json").stdout)
+    assert (told["live"]["generation"], told["live"]["previous"]) == ("g1", "g0")
+    assert (told["hold_cleared"], told["replicas_ready"]) == (False, 0)
+    shown = json.loads(moonlark("status", "--json").stdout)
+    assert told["live"] == shown["live"], "in the same words"
 
 
 def test_a_dry_run_for_a_script_is_json_and_ends_alike(store: LocalStore) -> None:
@@ -72,7 +138,7 @@ def test_a_dry_run_for_a_script_is_json_and_ends_alike(store: LocalStore) -> Non
     assert told.exit_code == 0
     assert json.loads(told.output) == {
         **{"generation": "g0", "live": "g1", "replicas": 0, "replicas_ready": 0},
-        **{"sets_hold": True, "refused": []},
+        **{"sets_hold": True, "clears_hold": False, "refused": []},
     }
     moonlark("rollback", "--why", "worse")
     nowhere = moonlark("rollback", "--why", "once more", "--dry-run", "--json")
@@ -97,3 +163,22 @@ def test_status_is_shown_again_and_again_until_ctrl_c(
     shown = moonlark("status", "--watch")
     assert shown.exit_code == 0
     assert shown.output.index("g1 (flip 2") < shown.output.index("g0 (flip 3")
+
+
+def test_status_goes_on_where_the_database_was_away(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([StoreUnavailable("postgresql://db", "it was killed"), None, KeyboardInterrupt()])
+    shipped = status.read_snapshot
+
+    def read_snapshot(engine: Engine) -> AbstractContextManager[Connection]:
+        if (error := next(looks)) is not None:
+            raise error
+        return shipped(engine)
+
+    monkeypatch.setattr(status, "read_snapshot", read_snapshot)
+    monkeypatch.setattr(status.time, "sleep", lambda _: None)
+    shown = moonlark("status", "--watch")
+    assert shown.exit_code == 0
+    assert "it was killed" in shown.stderr
+    assert "g1 (flip 2" in shown.stdout

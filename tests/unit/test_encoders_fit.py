@@ -1,6 +1,8 @@
 """Training learns what can be learned, the same each time, and only from what it may see."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import (
+    EpochReport,
     TrainConfig,
     TrainData,
     fit,
@@ -90,6 +93,63 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     state = first.model.state_dict()
     assert all(torch.equal(t, again.model.state_dict()[n]) for n, t in state.items())
     assert not torch.equal(state["out.weight"], other.model.state_dict()["out.weight"])
+
+
+class Kept:
+    """A checkpoint in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "checkpoint.safetensors"
+
+    def latest(self) -> Path | None:
+        return self.path if self.path.exists() else None
+
+    def keep(self, write: Callable[[Path], None]) -> None:
+        write(self.path)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(epoch: int) -> Callable[[EpochReport], None]:
+    def look(report: EpochReport) -> None:
+        if report.epoch == epoch:
+            raise Killed
+
+    return look
+
+
+@pytest.mark.parametrize("killed", [0, 2, 4])
+def test_a_run_that_was_killed_goes_on_and_learns_the_very_same(
+    killed: int, tmp_path: Path
+) -> None:
+    config, data = replace(tiny(), epochs=5, patience=5), circle(users=60)
+    whole = fit(config, data)
+    kept = Kept(tmp_path)
+    with pytest.raises(Killed):
+        fit(config, data, on_epoch=killed_after(killed), checkpoint=kept)
+    seen: list[int] = []
+    rest = fit(config, data, on_epoch=lambda report: seen.append(report.epoch), checkpoint=kept)
+    assert seen == list(range(killed + 1, 5))
+    assert rest.resumed == killed + 1
+    expected = whole.model.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in rest.model.state_dict().items())
+    assert rest.best_epoch == whole.best_epoch
+    told = [(r.epoch, r.loss, r.valid_ndcg, r.lr, r.windows) for r in rest.history]
+    assert told == [(r.epoch, r.loss, r.valid_ndcg, r.lr, r.windows) for r in whole.history]
+
+
+def test_a_checkpoint_of_other_data_or_a_torn_one_is_none(tmp_path: Path) -> None:
+    config, data, kept = replace(tiny(), epochs=2), circle(users=60), Kept(tmp_path)
+    expected = fit(config, data).model.state_dict()
+    fit(config, circle(users=59), checkpoint=kept)
+    for torn in (False, True):
+        if torn:
+            kept.path.write_bytes(kept.path.read_bytes()[:1_000])
+        again = fit(config, data, checkpoint=kept)
+        assert again.resumed == 0
+        assert all(torch.equal(t, expected[n]) for n, t in again.model.state_dict().items())
 
 
 def test_training_leaves_the_callers_randomness_and_threads_alone() -> None:

@@ -2,8 +2,10 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from infra.drills.local import LocalStore, api_of, local_store
 from infra.drills.small_night import open_small_night
@@ -48,8 +50,6 @@ def lines(said: str) -> list[dict[str, object]]:
 def test_a_replica_writes_a_line_for_each_request_only_when_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastapi.testclient import TestClient
-
     with local_store(items=20, seed=1) as store:
         store.publish("g0", 1)
         for log, expected in (("text", 0), ("json", 2)):
@@ -63,6 +63,56 @@ def test_a_replica_writes_a_line_for_each_request_only_when_asked(
             assert "anna" not in said
     assert [each["generation"] for each in told] == ["g0", "g0"]
     assert [each["user_seq"] for each in told] == [0, 0]
+
+
+def click(user_id: str, event_id: str) -> dict[str, str]:
+    return {"kind": "click", "user_id": user_id, "item_id": "i3", "event_id": event_id}
+
+
+ANNA, BOB = "anna-at-home", "bob-at-home"
+ASKED: list[tuple[str, str, Any, dict[str, Any]]] = [
+    ("POST", "/v1/events", click(ANNA, "e1"), {"user_seq": 1}),
+    ("POST", "/v1/events?on_unknown_item=keep", click(ANNA, "e2"), {"user_seq": 2}),
+    ("POST", "/v1/events", {"events": [click(ANNA, "e3"), click(ANNA, "e4")]}, {"user_seq": 4}),
+    ("POST", "/v1/events", {"events": [click(ANNA, "e5"), click(BOB, "e6")]}, {}),
+    ("POST", "/v1/search", {"text": "anna", "user_id": ANNA}, {"generation": "g0", "user_seq": 5}),
+    ("POST", "/v1/search", {"text": "anna"}, {"generation": "g0", "user_seq": 0}),
+    ("GET", "/v1/items/i3/similar", None, {"generation": "g0"}),
+    ("GET", "/v1/trending", None, {"generation": "g0"}),
+    ("GET", f"/v1/users/{ANNA}", None, {"generation": "g0", "user_seq": 5}),
+    ("POST", "/v1/recommendations", {"users": [ANNA, BOB]}, {"generation": "g0"}),
+    (
+        "POST",
+        "/v1/recommendations",
+        {"events": [{"kind": "click", "item_id": "i3"}]},
+        {"generation": "g0"},
+    ),
+    ("PUT", "/v1/items/anna-1", {"title": "anna"}, {"catalog_seq": 21}),
+    ("PUT", "/v1/items", {"items": [{"item_id": "anna-2", "title": "anna"}]}, {"catalog_seq": 22}),
+    ("GET", "/v1/items/anna-2", None, {"catalog_seq": 22}),
+    ("DELETE", "/v1/items/anna-1", None, {"catalog_seq": 23}),
+]
+"""A request, and what its line tells at least; a generation where one is named here alone."""
+
+
+def test_each_line_tells_what_its_answer_was_made_of_and_names_nobody(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLARK_LOG", "json")
+    with local_store(items=20, seed=1) as store:
+        store.publish("g0", 1)
+        with TestClient(api_of(store), base_url="http://127.0.0.1") as client:
+            for method, path, body, _ in ASKED:
+                answer = client.request(method, path, json=body)
+                assert answer.status_code == 200, (path, answer.text)
+    said = capsys.readouterr().out
+    told = lines(said)
+    assert len(told) == len(ASKED)
+    for (method, path, _, expected), line_told in zip(ASKED, told, strict=True):
+        assert expected.items() <= line_told.items(), (method, path, line_told)
+        assert ("generation" in line_told) == ("generation" in expected), (method, path)
+    assert "user_seq" not in told[3], "of two users neither"
+    assert "anna" not in said
 
 
 def test_a_step_is_told_done_or_failed(

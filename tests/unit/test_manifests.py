@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from ray.serve._private.constants import RAY_SERVE_HAPROXY_METRICS_PORT
 from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve.schema import ServeApplicationSchema
 
+from dags.night_tasks import POOL_VARIABLE
 from dags.ray_job.hook import JOBS_URL_VARIABLE
 from infra.cli.settings import CliSettings
 from infra.manifests.check import check_resource, main
@@ -46,7 +48,7 @@ JOBS_PORT = 8265
 
 
 def known_settings() -> set[str]:
-    found = {JOBS_URL_VARIABLE}
+    found = {JOBS_URL_VARIABLE, POOL_VARIABLE}
     for settings in SETTINGS:
         prefix = str(settings.model_config["env_prefix"])
         found |= {prefix + name.upper() for name in settings.model_fields}
@@ -94,6 +96,7 @@ def _spell_wrong(document: Any, key: str) -> Any:
         ("RayCluster", "secretName"),
         ("RayCluster", "runAsNonRoot"),
         ("RayService", "excludeHeadPodFromServeSvc"),
+        ("RayService", "replicas"),
         ("RayService", "volumeMounts"),
         ("RayJob", "clusterSelector"),
         ("Job", "backoffLimit"),
@@ -362,6 +365,15 @@ def test_every_path_that_a_file_names_exists() -> None:
     assert listed == here - by_hand
 
 
+def test_the_rules_that_compose_s_prometheus_reads_are_mounted_there() -> None:
+    (config,) = documents(INFRA / "docker" / "prometheus.yaml")
+    mounts = [volume.split(":") for volume in compose()["services"]["prometheus"]["volumes"]]
+    folders = {target: COMPOSE.parent / source for source, target, *_ in mounts}
+    assert config["rule_files"]
+    for named in map(Path, config["rule_files"]):
+        assert (folders[str(named.parent)] / named.name).is_file(), named
+
+
 def test_addresses_name_services_and_ports_that_are_there() -> None:
     services = compose()["services"]
     text = COMPOSE.read_text(encoding="utf-8") + (INFRA / "docker/prometheus.yaml").read_text(
@@ -396,6 +408,15 @@ def test_the_readme_of_infra_names_every_secret() -> None:
     assert len(named) >= 6
     for name in named:
         assert f"`{name}`" in text, name
+
+
+def test_the_readme_of_infra_names_every_namespace_that_a_policy_opens_to() -> None:
+    text = (INFRA / "README.md").read_text(encoding="utf-8")
+    policies = [document for _, document in resources() if document["kind"] == "NetworkPolicy"]
+    selectors = [found for each in policies for found in _named(each, "namespaceSelector")]
+    names = {found["matchLabels"]["kubernetes.io/metadata.name"] for found in selectors}
+    assert len(names) >= 4
+    assert all(f"`{name}`" in text for name in names), names
 
 
 def _named(document: Any, key: str) -> list[Any]:

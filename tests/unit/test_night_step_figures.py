@@ -45,6 +45,20 @@ def test_steps_before_the_seal_and_after_it_are_kept_with_their_rows(store: Loca
     assert not night.workspace.work.exists()
 
 
+def test_steps_of_a_night_that_breaks_off_are_kept(store: LocalStore) -> None:
+    def breaks(_: Night) -> Report:
+        raise MemoryError("none is left")
+
+    night = open_small_night(store, "n1")
+    run_step(night, "export", lambda _: {"events": 7})
+    assert metrics(store)[STEPS]["export"]["rows"] == 7, "while it goes on"
+    run_step(night, PLAN, lambda _: {"items": 5, "shards": 1})
+    run_step(night, shard_step(0), lambda _: {"shard_items": 5}, beside_others=True)
+    with pytest.raises(MemoryError):
+        run_step(night, "build", breaks)
+    assert metrics(store)[STEPS].keys() == {"export", PLAN, "build_shard"}
+
+
 def test_a_step_in_parts_takes_as_long_as_its_longest_part(store: LocalStore) -> None:
     night = open_small_night(store, "n1")
     run_step(night, "check", lambda _: {"check_volume": 1.0, "events": 9})

@@ -165,6 +165,7 @@ def test_the_doctor_and_the_alerts_have_the_same_limits() -> None:
     assert ALERTS["EventsStopped"]["for"] == f"{quiet_min - 60}m"
     assert says("LiveBroken", f"> {store.MAX_UNVERIFIED_MS // 3_600_000} * 3600")
     assert says("NightStuck", f"> {store.MAX_SILENT_MS // 3_600_000} * 3600")
+    assert says("ErasureOpen", f"> {store.MAX_OPEN_MS // 3_600_000} * 3600")
     assert 3_600_000 * max(HOURS.values()) <= store.MAX_SILENT_MS, "a step may take so long"
     assert says("DiskAlmostFull", f"< {artefacts.MIN_FREE_SHARE}")
     assert says("CatalogBehind", f"> {day.MAX_BEHIND_MS // 1_000}\n")

@@ -119,11 +119,14 @@ def _reads(cursor: Any, users: Sequence[str], placeholder: str, begin: str) -> F
     return run
 
 
-def commits_alone(database_url: str, folder: Path, rate: float, seconds: float) -> list[float]:
+def commits_alone(
+    database_url: str, folder: Path, rate: float, seconds: float, seed: int
+) -> list[float]:
     """Commits of one row each, due at random times at that rate: how long each took from when it
     was due, s. Runs in a process of its own; SQLite's is another file of the same folder."""
     commit = _commit_of(database_url, folder)
-    due = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+    count = max(1, int(rate * seconds))
+    due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
     started_s, took = time.perf_counter(), []
     for number, due_s in enumerate(due.tolist()):
         while (early_s := started_s + due_s - time.perf_counter()) > 0:

@@ -17,8 +17,12 @@ EVENTS_PER_S = 10_000.0
 ANSWER_MS = 50.0
 SERVER = ("gateway", "haproxy")
 MOST_WRONG = 3
-COSTS = ("", "CPU ms, or MB")
 RAN = "all phases ran"
+RECOMMENDATIONS = "recommendations"
+MEMORY_AFTER = "memory of the gateways after, PSS MB"
+"""Rows that `infra.bench.growth` reads again."""
+NOOP = "no-op"
+"""In the title of each loop that is not moonlark's."""
 
 
 def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) -> list[Ratio]:
@@ -27,9 +31,8 @@ def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) ->
     floors = noop.cpu_ms("noop", "haproxy") + sum(figures.floors.values())
     batches = figures.loops["batches"]
     goal = is_judged or None
-    acks, visits = figures.events_at_half, figures.visits_at_half
-    assert acks is not None, RAN
-    assert visits is not None, RAN
+    acks, visits = figures.at_half["events"], figures.at_half["visits"]
+    ours = [sent for title, sent in _all_sent(figures).items() if NOOP not in title]
     commit_ms = float(np.quantile(figures.commits_s, 0.99) * 1000)
     return [
         Ratio(
@@ -52,8 +55,8 @@ def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) ->
         ),
         Ratio(
             name=f"{name}: events in batches",
-            value=BATCH * batches.per_s / EVENTS_PER_S,
-            of=f"events/s in batches of {BATCH} / 10,000",
+            value=figures.stored / batches.whole.wall_s / EVENTS_PER_S,
+            of=f"events stored a second, in batches of {BATCH} / 10,000",
             at_least=goal and 1.0,
         ),
         Ratio(
@@ -66,8 +69,14 @@ def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) ->
         Ratio(
             name=f"{name}: event to answer",
             value=visits.whole_ms(0.99) / ANSWER_MS,
-            of="p99 at half load / 50 ms; each answer has its `user_seq`, none the item",
+            of="p99 at half load / 50 ms; a list without its `user_seq`, or with the item, is none",
             at_most=goal and 1.0,
+        ),
+        Ratio(
+            name=f"{name}: refused or wrong",
+            value=sum(sent.failed for sent in ours) / sum(sent.sent for sent in ours),
+            of="refused or wrong / sent, all loops but the no-ops'",
+            at_most=goal and 0.0,
         ),
     ]
 
@@ -79,7 +88,7 @@ def tables(name: str, figures: Figures) -> list[Table]:
 
 def _rates(name: str, figures: Figures) -> Table:
     shown: Mapping[str, tuple[str, Sequence[str]]] = {
-        "lists": ("recommendations", SERVER),
+        "lists": (RECOMMENDATIONS, SERVER),
         "events": ("events, one a post", SERVER),
         "batches": (f"posts of {BATCH} events", SERVER),
         "visits": ("event, then list", SERVER),
@@ -121,44 +130,48 @@ def _floors(name: str, figures: Figures) -> Table:
 
 def _latencies(name: str, figures: Figures) -> Table:
     commits_ms = 1000 * np.quantile(figures.commits_s, [0.5, 0.99])
+    half = figures.at_half
+    assert figures.searches is not None, RAN
     rows = [
-        *_rows("recommendation", figures.lists_at_half),
-        *_rows("event, acknowledged", figures.events_at_half),
-        *_rows("no-op, ASGI", figures.noop_at_half),
+        *_rows("recommendation", half["lists"]),
+        *_rows("event, acknowledged", half["events"]),
+        *_rows("no-op, ASGI", half["noop"]),
         ("bare commit", "", f"{commits_ms[0]:.1f}", f"{commits_ms[1]:.1f}"),
-        *_rows("event and list", figures.visits_at_half, ("the event", "the list after it")),
+        *_rows("event and list", half["visits"], ("the event", "the list after it")),
         *_rows("search event and list, one client", figures.searches, ("the event (BERT)", "")),
     ]
     columns = ("open loop at half the maximum", "/s", "p50 ms", "p99 ms")
     return Table(title=f"{name}: latency", columns=columns, rows=tuple(rows))
 
 
-def _rows(
-    title: str, sent: Sent | None, parts: Sequence[str] = ()
-) -> list[tuple[str, str, str, str]]:
-    assert sent is not None, RAN
-    rate = f"{sent.per_s:,.0f}"
-    rows = [(title, rate, f"{sent.whole_ms(0.5):.1f}", f"{sent.whole_ms(0.99):.1f}")]
+def _rows(title: str, sent: Sent, parts: Sequence[str] = ()) -> list[tuple[str, str, str, str]]:
+    rows = [(title, f"{sent.per_s:,.0f}", _ms(sent.whole_ms(0.5)), _ms(sent.whole_ms(0.99)))]
     for part, told in enumerate(parts):
         if told:
             middle, high = sent.part_ms(part, 0.5), sent.part_ms(part, 0.99)
-            rows.append((f"of it {told}", "", f"{middle:.1f}", f"{high:.1f}"))
+            rows.append((f"of it {told}", "", _ms(middle), _ms(high)))
     return rows
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if np.isfinite(value) else "refused"
 
 
 def wrong(name: str, figures: Figures) -> list[str]:
     """What was not answered as it should have been, in words."""
     told = []
-    opened = {
-        "recommendations at half load": figures.lists_at_half,
-        "no-ops at half load": figures.noop_at_half,
-        "events at half load": figures.events_at_half,
-        "visits at half load": figures.visits_at_half,
-        "searches": figures.searches,
-    }
-    found = {title: loop.wrong for title, loop in figures.loops.items()}
-    found |= {title: sent.wrong for title, sent in opened.items() if sent is not None}
-    for title, counts in found.items():
-        for why, count in list(counts.items())[:MOST_WRONG]:
+    for title, sent in _all_sent(figures).items():
+        for why, count in list(sent.wrong.items())[:MOST_WRONG]:
             told.append(f"{name}, {title}: {count} times {why}")
     return told
+
+
+def _all_sent(figures: Figures) -> dict[str, Sent]:
+    """By what they are called where something went wrong."""
+    assert figures.searches is not None, RAN
+    titles = {"lists": "recommendations", "noop": f"{NOOP}, ASGI"}
+    titles |= {"noop fastapi": f"{NOOP}, FastAPI", BARE: f"{NOOP}, FastAPI under uvicorn"}
+    found = {titles.get(key, key): loop.whole for key, loop in figures.loops.items()}
+    for key, sent in figures.at_half.items():
+        found[f"{titles.get(key, key)} at half load"] = sent
+    return found | {"searches": figures.searches}

@@ -21,7 +21,7 @@ from infra.bench.serving.floors import commits_alone, search_alone, snapshot_alo
 from infra.bench.serving.made_catalog import item_id, user_id
 from infra.bench.serving.made_store import MadeStore
 from infra.bench.serving.requests import Asker, K
-from infra.bench.serving.sender import Sent, Visit, closed_loop, open_loop
+from infra.bench.serving.sender import Sent, Visit, closed_loop, open_loop, pooled
 from infra.bench.serving.stack import BenchStack, bare_fastapi
 from sql.engine import read_snapshot
 from sql.events import EventKind, NewEvent, append
@@ -45,8 +45,11 @@ class Lengths:
     """Seconds of each loop, and how often those in turn are repeated."""
 
     loop_s: float
+    """Of the loops at half load: that of all rounds together."""
     rounds: int
     searches: int
+    pause_s: float
+    """After the batches, in which their write-ahead log is copied."""
 
 
 @dataclass
@@ -76,13 +79,9 @@ class Loop:
         return 1000 * sum(sent.cpu_s for sent in self.sent) / max(1, self.count)
 
     @property
-    def wrong(self) -> dict[str, int]:
-        """What else came than an answer, of all rounds."""
-        found: dict[str, int] = {}
-        for sent in self.sent:
-            for why, count in sent.wrong.items():
-                found[why] = found.get(why, 0) + count
-        return found
+    def whole(self) -> Sent:
+        """All rounds as one."""
+        return pooled(self.sent)
 
 
 @dataclass
@@ -90,13 +89,12 @@ class Figures:
     """All that was measured on one stack."""
 
     loops: dict[str, Loop] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the database."""
     floors: dict[str, float] = field(default_factory=dict)
     """CPU ms of one call."""
-    lists_at_half: Sent | None = None
-    visits_at_half: Sent | None = None
-    noop_at_half: Sent | None = None
-    """The app that does nothing."""
-    events_at_half: Sent | None = None
+    at_half: dict[str, Sent] = field(default_factory=dict)
+    """Of the open loops, by the name of the closed one whose rate they have half of."""
     searches: Sent | None = None
     commits_s: list[float] = field(default_factory=list)
     stored: int = 0
@@ -121,6 +119,7 @@ class Phases:
         self._pool = pool
         figures, stack = self.figures, self._stack
         figures.idle = memory(stack.replicas)
+        figures.versions = stack.database_version
         steps: list[tuple[str, Callable[[], None]]] = [
             ("lists beside nothing", self._in_turn),
             ("floors", self._floors),
@@ -200,28 +199,34 @@ class Phases:
             self._number += BATCH
         loop = self._loop("batches", visits, "gateway", "haproxy", "database")
         # The loop took the posts in order.
-        taken = {visit.requests for visit in visits[: loop.count + sum(loop.wrong.values())]}
+        taken = {visit.requests for visit in visits[: loop.whole.sent]}
         self.figures.distinct = len(taken) * BATCH
         self.figures.stored = self._events_in_log() - before
+        time.sleep(self._lengths.pause_s)
 
     def _half_load(self) -> None:
-        """Open loops at half of what the closed ones reached; events and bare commits in turn."""
-        figures, seconds = self.figures, self._lengths.loop_s
-        lists = figures.loops["lists"].per_s / 2
-        figures.lists_at_half = self._open(self._fresh(int(lists * seconds)), lists)
-        noop = figures.loops["noop"].per_s / 2
+        """Open loops at half of what the closed ones reached, and bare commits at the rate of the
+        events: all of them in turn, round by round."""
+        figures, rounds, stack = self.figures, self._lengths.rounds, self._stack
+        count = int(MOST_PER_S * self._lengths.loop_s) // 4
+        self._loop("visits", self._visits(count), "gateway", "haproxy", "database")
+        seconds = self._lengths.loop_s / rounds
         nothing = Visit((self._asker.get(NOOPS["noop"]),))
-        figures.noop_at_half = self._open([nothing] * int(noop * seconds), noop)
-        count = int(MOST_PER_S * seconds) // 4
-        visits = self._loop("visits", self._visits(count), "gateway", "haproxy", "database")
-        rate = visits.per_s / 2
-        figures.visits_at_half = self._open(self._visits(int(rate * seconds)), rate)
-        rate = figures.loops["events"].per_s / 2
-        figures.events_at_half = self._open(self._clicks(int(rate * seconds)), rate)
-        stack = self._stack
-        figures.commits_s = self._pool.submit(
-            commits_alone, stack.database_url, stack.folder, rate, seconds
-        ).result()
+        makers: dict[str, Callable[[int], list[Visit]]] = {
+            "lists": self._fresh,
+            "noop": lambda count: [nothing] * max(1, count),
+            "visits": self._visits,
+            "events": self._clicks,
+        }
+        rates = {name: figures.loops[name].per_s / 2 for name in makers}
+        sent: dict[str, list[Sent]] = {name: [] for name in makers}
+        for number in range(rounds):
+            for name, make in makers.items():
+                sent[name].append(self._open(make(int(rates[name] * seconds)), rates[name]))
+            figures.commits_s += self._pool.submit(
+                commits_alone, stack.database_url, stack.folder, rates["events"], seconds, number
+            ).result()
+        figures.at_half = {name: pooled(parts) for name, parts in sent.items()}
 
     def _searches(self) -> None:
         """A search event, which BERT reads, and the list after it; one client."""

@@ -21,9 +21,6 @@ from numpy.typing import NDArray
 
 from infra.drills.load import SWEEP_S, Connections
 
-MAX_TOLD = 5
-"""Failures that are told in words."""
-
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -36,8 +33,9 @@ class Visit:
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of the visits that ended whole: `ends_s_NP`, from when each was due to the end of
-    each of its requests. `wrong`: what else came, and how often."""
+    """What became of the visits. `ends_s_NP`: of those that ended whole, from when each was due to
+    the end of each of its requests. `wrong`: what else came, and how often; all of it is `failed`.
+    A visit that failed took forever: quantiles are over all that were sent."""
 
     ends_s_NP: NDArray[np.float64]
     wrong: dict[str, int]
@@ -46,18 +44,46 @@ class Sent:
     """Processor time of the sender."""
 
     @property
+    def failed(self) -> int:
+        """Visits that were refused, not answered, or answered wrongly."""
+        return sum(self.wrong.values())
+
+    @property
+    def sent(self) -> int:
+        """Visits."""
+        return len(self.ends_s_NP) + self.failed
+
+    @property
     def per_s(self) -> float:
-        """Visits a second."""
+        """Visits a second, of those that ended whole."""
         return len(self.ends_s_NP) / self.wall_s
 
     def part_ms(self, part: int, quantile: float) -> float:
-        """A quantile (0 to 1) of what one of the requests took, ms."""
+        """A quantile (0 to 1) of what one of the requests took, ms; infinite where the visits that
+        failed are more than the rest of it."""
         starts_N = self.ends_s_NP[:, part - 1] if part else 0.0
-        return float(np.quantile(self.ends_s_NP[:, part] - starts_N, quantile) * 1000)
+        return self._quantile_ms(self.ends_s_NP[:, part] - starts_N, quantile)
 
     def whole_ms(self, quantile: float) -> float:
-        """A quantile of what visits took, ms."""
-        return float(np.quantile(self.ends_s_NP[:, -1], quantile) * 1000)
+        """The same of whole visits."""
+        return self._quantile_ms(self.ends_s_NP[:, -1], quantile)
+
+    def _quantile_ms(self, took_s_N: NDArray[np.float64], quantile: float) -> float:
+        took_s = np.append(took_s_N, np.full(self.failed, np.inf))
+        return float(np.quantile(took_s, quantile, method="higher") * 1000)
+
+
+def pooled(rounds: Sequence[Sent]) -> Sent:
+    """The visits of all rounds as one loop."""
+    wrong: Counter[str] = Counter()
+    for sent in rounds:
+        wrong.update(sent.wrong)
+    return Sent(
+        np.concatenate([sent.ends_s_NP for sent in rounds]),
+        dict(wrong.most_common()),
+        sum(sent.wall_s for sent in rounds),
+        sum(sent.cpu_s for sent in rounds),
+    )
 
 
 @dataclass
@@ -102,7 +128,7 @@ class _Round:
         ended_s = time.perf_counter()
         return Sent(
             np.array(self.ends, np.float64).reshape(len(self.ends), parts),
-            dict(self.wrong.most_common(MAX_TOLD)),
+            dict(self.wrong.most_common()),
             ended_s - started_s,
             time.process_time() - cpu_s,
         )

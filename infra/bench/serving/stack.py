@@ -55,6 +55,14 @@ class BenchStack:
     replicas: list[psutil.Process]
 
     @property
+    def database_version(self) -> dict[str, str]:
+        """By the name of the database."""
+        with self.engine.connect():
+            numbers = self.engine.dialect.server_version_info or ()
+        name = "SQLite" if self.database == "sqlite" else "Postgres"
+        return {name: ".".join(map(str, numbers))}
+
+    @property
     def port(self) -> int:
         """Where HAProxy answers."""
         return self.cluster.http_port

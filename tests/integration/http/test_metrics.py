@@ -4,13 +4,16 @@ import threading
 from collections import Counter
 
 import pytest
+from sqlalchemy import update
 
 from serve import metric_names as names
 from serve.day import Day
 from serve.metrics import Metrics, Reading, Told
 from sql import generations
+from sql.engine import write
 from sql.errors import StoreUnavailable
 from sql.events import EventKind, NewEvent, append
+from sql.tables import erasures
 from tests.integration.http.conftest import ITEMS, Stack
 
 
@@ -101,6 +104,11 @@ def test_who_holds_what_which_nights_failed_and_a_hold_are_told(stack: Stack) ->
     assert values[names.NIGHTS_FAILED, "step"] == 1
     assert values[names.NIGHTS_FAILED, "data"] == 0
     assert values[names.HOLD, "night"] == values[names.HOLD, "person"] == 0
+    assert values[names.ERASURE_OPEN,] == 0
+    erasure = stack.replicas[0].delete("/v1/users/anna").json()["erasure_id"]
+    with write(stack.engine) as conn:
+        row = erasures.c.erasure_id == erasure
+        conn.execute(update(erasures).where(row).values(erased_at_ms=at_ms - 7_000_000))
     stack.publish("g2", seed=2, damaged="weights.safetensors")
     stack.flip("g2", hold=True)
     day_of(stack).watch.look()
@@ -108,6 +116,7 @@ def test_who_holds_what_which_nights_failed_and_a_hold_are_told(stack: Stack) ->
     values = last(told)
     assert (values[names.HOLD, "night"], values[names.HOLD, "person"]) == (0, 1)
     assert values[names.REFUSED, "live"] == 1
+    assert 7_000 <= values[names.ERASURE_OPEN,] < 7_100
     assert values[names.REFUSED, "previous"] == 0
     assert values[names.NIGHTS_FAILED, "gate"] == 1  # g2 is of 1970 here
 
