@@ -144,7 +144,7 @@ def _with_items(
     dumped = orjson.dumps(values_PN, option=orjson.OPT_SERIALIZE_NUMPY)
     scores, *parts = orjson.loads(dumped)
     # Of the others one that is 0 says nothing: most lists have no boosts nor pins.
-    says = values_PN.any(axis=1).tolist()[1:]
+    says = [bool(part_N.any()) for part_N in values_PN[1:]]
     told = {
         name: part
         for name, part, is_told in zip(ranked.parts, parts, says, strict=True)

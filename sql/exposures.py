@@ -132,7 +132,7 @@ def _row(exposure: Exposure) -> tuple[Any, ...]:
 
 @cache
 def _insert_sql(dialect: str) -> Any:
-    values = {name: bindparam(name) for name in _NAMES}
+    values: dict[str, Any] = {name: bindparam(name) for name in _NAMES}
     return insert_into(dialect, exposures).values(values).on_conflict_do_nothing()
 
 
