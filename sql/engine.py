@@ -27,6 +27,8 @@ LONGEST_LOG_PAGES = 50_000
 WAL_RETRY_S = 0.005
 LOCK_RETRY_S = 0.001
 """Half of it to one and a half: two who wait, and one who comes again each few ms, take turns."""
+_TURNS = random.Random()
+"""Of its own: whoever seeds the module's would have two processes ask in step."""
 POOL_SIZE = 16
 POOL_OVERFLOW = 16
 POOL_TIMEOUT_S = 30.0
@@ -126,7 +128,7 @@ def _take_lock(driver: Any) -> None:
 def _got_lock(driver: Any) -> bool:
     deadline_s = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while time.monotonic() < deadline_s:
-        time.sleep(LOCK_RETRY_S * random.uniform(0.5, 1.5))
+        time.sleep(LOCK_RETRY_S * _TURNS.uniform(0.5, 1.5))
         try:
             driver.execute(BEGIN_IMMEDIATE)
         except sqlite3.OperationalError as error:
