@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -153,10 +153,15 @@ class LocalRay:
         Raises:
             StackRunning: a cluster already runs from this state dir.
             PortTaken: something else listens on the HTTP port.
-            StackStartFailed: Ray ended or was not ready within START_TIMEOUT_S; nothing remains.
+            StackStartFailed: `HEAD_STARTS` times Ray ended or was not ready within START_TIMEOUT_S
+                (it gives itself half a minute, too little for a busy machine); nothing remains.
         """
         self._refuse_second()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _try_starts(self._start)
+        return self
+
+    def _start(self) -> None:
         self.log_path.unlink(missing_ok=True)
         ports = RayPorts.choose(self._asked_http_port)
         token = write_token(self._folder)
@@ -172,7 +177,6 @@ class LocalRay:
         except BaseException:
             self.stop()
             raise
-        return self
 
     def add_node(self, num_cpus: int, memory_bytes: int | None = None) -> psutil.Process:
         """Another Ray node on this machine, as if it were one of its own; returns its `ray start`.
@@ -228,12 +232,7 @@ class LocalRay:
             StackStartFailed: HEAD_STARTS times Ray ended or was not ready within START_TIMEOUT_S.
         """
         kept = list(others)
-        for left in reversed(range(HEAD_STARTS)):
-            try:
-                return self._restart_head(kept)
-            except StackStartFailed:
-                if not left:
-                    raise
+        _try_starts(lambda: self._restart_head(kept))
 
     def kill_head(self, others: Iterable[psutil.Process] = ()) -> None:
         """kill -9 of the head with all that it runs, jobs too, as when its container is lost.
@@ -371,6 +370,16 @@ class LocalRay:
             if (session / "logs").is_dir():
                 shutil.move(session / "logs", logs)
                 return
+
+
+def _try_starts(start: Callable[[], None]) -> None:
+    for left in reversed(range(HEAD_STARTS)):
+        try:
+            return start()
+        except StackStartFailed as error:
+            if not left:
+                raise
+            log.warning("the head ended as it started, it is started again: %s", error)
 
 
 def _kill_all(state: RayState, kept: Container[int] = ()) -> None:

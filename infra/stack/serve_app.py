@@ -17,7 +17,7 @@ from infra.stack import local_http
 from infra.stack.errors import StackStartFailed
 from infra.stack.ray_cluster import LocalRay
 
-DEPLOY_TIMEOUT_S = 120.0
+DEPLOY_TIMEOUT_S = 300.0
 UNDEPLOY_TIMEOUT_S = 30.0
 POLL_S = 0.1
 
