@@ -3,15 +3,20 @@
 While one is frozen its lease runs out, the others go on, and a generation is published without it;
 when it goes on, it answers from nothing that it has no right to. A clock that is an hour ahead
 holds no lease beyond its replica's death, and one that is behind loses none.
+
+It is not frozen amid a transaction: SQLite has one lock, and who sleeps with it holds up all others
+that write (`infra/RELIABILITY.md`, "What is not safe").
 """
 
 import os
 import signal
+import sqlite3
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
+from sqlalchemy.engine import make_url
 
 from infra.drills.clock import step_clock
 from infra.drills.figures import Figures, Options
@@ -29,6 +34,10 @@ PAUSE_S = 30.0
 HOUR_MS = 3_600_000
 LEASE_GRACE_S = LEASE_MS / 1000 + 3.0
 """By then a lease that is not renewed has run out."""
+LOCK_WAIT_S = 1.0
+"""Longer than the writes of those who are awake take."""
+NOT_NOW_S = 0.05
+MOST_STOPS = 50
 
 
 def run(options: Options) -> Figures:
@@ -73,14 +82,23 @@ class _Pause:
         whole_again(self.stack)
 
     def _freeze(self, victim: int, generation_id: str) -> None:
+        self._stop_between_writes(victim)
         started_s = time.monotonic()
-        os.kill(victim, signal.SIGSTOP)
         try:
             self._must_lose_its_lease(victim, "frozen")
             self._publish(generation_id)
             time.sleep(max(0.0, self.pause_s - (time.monotonic() - started_s)))
         finally:
             os.kill(victim, signal.SIGCONT)
+
+    def _stop_between_writes(self, victim: int) -> None:
+        for _ in range(MOST_STOPS):
+            os.kill(victim, signal.SIGSTOP)
+            if may_write(self.stack.database_url):
+                return
+            os.kill(victim, signal.SIGCONT)
+            time.sleep(NOT_NOW_S)
+        raise TimeoutError(f"{victim} was always amid a write")
 
     def _step(self, victim: int, generation_id: str, off_ms: int) -> None:
         step_clock(self.stack.folder, victim, off_ms)
@@ -114,3 +132,21 @@ class _Pause:
         )
         longest = max(self.figures.more.get("publish_waited_s_max", 0.0), round(waited_s, 2))
         self.figures.more["publish_waited_s_max"] = longest
+
+
+def may_write(database_url: str) -> bool:
+    """Whether SQLite's lock is to be had in `LOCK_WAIT_S`; Postgres has none of that kind."""
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        return True
+    database = sqlite3.connect(str(url.database), timeout=LOCK_WAIT_S, isolation_level=None)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_BUSY":
+            raise
+        return False
+    finally:
+        database.close()
+    return True
