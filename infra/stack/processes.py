@@ -10,9 +10,11 @@ from one of these. (Measured with an app and a job running, and after a kill -9 
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import psutil
+
+from infra.stack.errors import StackStopFailed
 
 STACK_ID_VARIABLE = "MOONLARK_STACK_ID"
 POLL_S = 0.05
@@ -59,6 +61,34 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+def kill_stack(stack_id: str, head_pid: int, timeout_s: float, kept: Container[int] = ()) -> None:
+    """SIGKILL to all of a stack but the pids `kept`. More than one round: what the first one missed
+    may have been forked meanwhile.
+
+    Raises:
+        StackStopFailed: one survived for `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while left := [process for process in find(stack_id, head_pid) if process.pid not in kept]:
+        kill_all(left)
+        if time.monotonic() >= deadline:
+            pids = sorted(process.pid for process in left)
+            raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
+        time.sleep(POLL_S)
+
+
+def with_descendants(roots: Iterable[psutil.Process]) -> set[int]:
+    """Their pids, and those of all that they have started by now."""
+    pids = set()
+    for root in roots:
+        pids.add(root.pid)
+        try:
+            pids |= {child.pid for child in root.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            continue
+    return pids
 
 
 def wait_gone(pid: int, created_s: float, timeout_s: float) -> bool:

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from typing import Self
 import psutil
 
 from infra.stack import local_http, processes, ray_state
-from infra.stack.errors import StackNotRunning, StackRunning, StackStartFailed, StackStopFailed
+from infra.stack.errors import StackNotRunning, StackRunning, StackStartFailed
 from infra.stack.ports import LOOPBACK, accepts, find_free_run
 from infra.stack.ray_environment import (
     RayPorts,
@@ -243,7 +243,9 @@ class LocalRay:
         Raises:
             StackStopFailed: a process survived SIGKILL for KILL_TIMEOUT_S.
         """
-        _kill_all(self.state, kept=_with_descendants(others))
+        state = self.state
+        kept = processes.with_descendants(others)
+        processes.kill_stack(state.stack_id, state.head_pid, KILL_TIMEOUT_S, kept)
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
 
@@ -272,7 +274,7 @@ class LocalRay:
         state = self._state
         if state is None:
             return
-        _kill_all(state)
+        processes.kill_stack(state.stack_id, state.head_pid, KILL_TIMEOUT_S)
         if self._head is not None:
             self._head.wait(timeout=KILL_TIMEOUT_S)
             self._head = None
@@ -380,27 +382,3 @@ def _try_starts(start: Callable[[], None]) -> None:
             if not left:
                 raise
             log.warning("the head ended as it started, it is started again: %s", error)
-
-
-def _kill_all(state: RayState, kept: Container[int] = ()) -> None:
-    """Those of the stack but the pids `kept`. More than one round: what the first one missed may
-    have been forked meanwhile."""
-    deadline = time.monotonic() + KILL_TIMEOUT_S
-    while left := [p for p in processes.find(state.stack_id, state.head_pid) if p.pid not in kept]:
-        processes.kill_all(left)
-        if time.monotonic() >= deadline:
-            pids = sorted(process.pid for process in left)
-            raise StackStopFailed(f"processes {pids} survive SIGKILL", hint="look at them: ps")
-        time.sleep(processes.POLL_S)
-
-
-def _with_descendants(roots: Iterable[psutil.Process]) -> set[int]:
-    """Their pids, and those of all that they have started by now."""
-    pids = set()
-    for root in roots:
-        pids.add(root.pid)
-        try:
-            pids |= {child.pid for child in root.children(recursive=True)}
-        except psutil.NoSuchProcess:
-            continue
-    return pids

@@ -17,7 +17,7 @@ import ray
 from ray_jobs.encoders.fold import fold_many
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
-from ray_jobs.nightly.kept import Kept
+from ray_jobs.nightly.kept import Kept, KeptFile
 from ray_jobs.nightly.step import Night, Report, main
 from ray_jobs.nightly.workspace import Workspace, write_json
 from ray_jobs.shards.manifest import digest_file
@@ -32,8 +32,6 @@ IN_FLIGHT = 16
 KEPT_RANGES = 64
 """After so many it is kept how far the step is; a try after a kill goes on from there."""
 
-DONE = "done.json"
-
 
 def fold(night: Night) -> Report:
     """Write a session for every user of the export."""
@@ -45,7 +43,7 @@ def fold_with(
 ) -> Report:
     """`fold`, the sessions of the ranges made by `folded`."""
     night.workspace.require_report("train")
-    kept = Kept(night.workspace, "fold")
+    kept = KeptFile(Kept(night.workspace, "fold"), "done.json")
     weights = digest_file(night.workspace.directory / "weights.safetensors").sha256
     done = done_by(kept, weights)
     ranges = _user_ranges(night.workspace, night.settings.fold_users)
@@ -56,16 +54,16 @@ def fold_with(
             night.engine, night.generation_id, folded(night.workspace, some), sleep=night.sleep
         )
         done["through"] = some[-1][1]
-        kept.keep(DONE, lambda path: write_json(path, {**done, "weights": weights}))
+        kept.keep(lambda path: write_json(path, {**done, "weights": weights}))
     return {"sessions": done["sessions"], "ranges": len(ranges)}
 
 
-def done_by(kept: Kept, weights: str) -> dict[str, int]:
+def done_by(kept: KeptFile, weights: str) -> dict[str, int]:
     """How far a try before came with those weights: sessions are stored of all up to a key."""
-    for path in kept.files():
-        told = json.loads(path.read_bytes())
-        if told.pop("weights") == weights:
-            return dict(told)
+    path = kept.latest()
+    told = {} if path is None else json.loads(path.read_bytes())
+    if told.pop("weights", None) == weights:
+        return dict(told)
     return {"sessions": 0, "through": -1}
 
 

@@ -94,3 +94,19 @@ class Kept:
         except (MissingObject, DamagedObject, ValidationError):
             return {}
         return {name: entry for name, entry in entries.items() if is_plain(name)}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """One file, replaced as its step goes on; a `fit_checkpoint.Checkpoint`, too."""
+
+    kept: Kept
+    name: str
+
+    def latest(self) -> Path | None:
+        """The file, if there is one. Raises as `Kept.files`."""
+        return next((path for path in self.kept.files() if path.name == self.name), None)
+
+    def keep(self, write: Callable[[Path], None]) -> None:
+        """Replace it by what `write` writes. Raises as `Kept.keep`."""
+        self.kept.keep(self.name, write)

@@ -12,8 +12,6 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -29,7 +27,7 @@ from ray_jobs.encoders.train_data import TrainData, from_columns
 from ray_jobs.encoders.weights import save_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.holdout import held_out, validation
-from ray_jobs.nightly.kept import Kept
+from ray_jobs.nightly.kept import Kept, KeptFile
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import (
     NIGHT_GPU,
@@ -100,21 +98,6 @@ def training_data(workspace: Workspace, settings: NightSettings) -> TrainData:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class KeptCheckpoint:
-    """`fit_checkpoint.Checkpoint` among the kept files of the night."""
-
-    kept: Kept
-
-    def latest(self) -> Path | None:
-        """The file, if there is one."""
-        return next(iter(self.kept.files()), None)
-
-    def keep(self, write: Callable[[Path], None]) -> None:
-        """Replace it by what `write` writes."""
-        self.kept.keep("checkpoint.safetensors", write)
-
-
 def _train_loop(config: dict[str, Any]) -> Report:
     """What each worker of the group runs; rank 0's report is the step's."""
     workspace: Workspace = config["workspace"]
@@ -127,7 +110,7 @@ def _train_loop(config: dict[str, Any]) -> Report:
         recipe,
         training_data(workspace, settings),
         on_epoch=lambda epoch: log.info("%s", epoch),
-        checkpoint=KeptCheckpoint(Kept(workspace, "train")),
+        checkpoint=KeptFile(Kept(workspace, "train"), "checkpoint.safetensors"),
         wrap=_distributed if world_size > 1 else _alone,
         rank=rank,
         world_size=world_size,

@@ -1,7 +1,6 @@
 """Two ranks that average their gradients learn what one rank learns alone: the same weights."""
 
 import multiprocessing
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,8 @@ from ray_jobs.encoders.fit import (
     from_columns,
     tiny,
 )
+from ray_jobs.nightly.kept import Kept, KeptFile
+from ray_jobs.nightly.workspace import Workspace
 
 # Without dropout nothing is drawn but the batches, which are the same on every rank.
 CONFIG = replace(tiny(), epochs=3, input_dropout=0, state_dropout=0, residual_dropout=0)
@@ -45,19 +46,6 @@ def walks() -> TrainData:
     )
 
 
-class Kept:
-    """A checkpoint that both ranks see."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "checkpoint.safetensors"
-
-    def latest(self) -> Path | None:
-        return self._path if self._path.exists() else None
-
-    def keep(self, write: Callable[[Path], None]) -> None:
-        write(self._path)
-
-
 class Killed(Exception):
     pass
 
@@ -72,7 +60,7 @@ def learn(rank: int, folder: Path, config: TrainConfig, is_killed: bool) -> FitR
     are, and meet again."""
 
     def once(
-        name: str, on_epoch: OnEpoch | None = None, checkpoint: Kept | None = None
+        name: str, on_epoch: OnEpoch | None = None, checkpoint: KeptFile | None = None
     ) -> FitResult:
         meeting = (folder / name).as_uri()
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
@@ -89,10 +77,12 @@ def learn(rank: int, folder: Path, config: TrainConfig, is_killed: bool) -> FitR
         finally:
             torch.distributed.destroy_process_group()
 
-    if is_killed:
-        with suppress(Killed):
-            once("before", killed_after_two, Kept(folder))
-    return once("after", checkpoint=Kept(folder) if is_killed else None)
+    if not is_killed:
+        return once("once")
+    both_see = KeptFile(Kept(Workspace(folder, "g1"), "train"), "checkpoint.safetensors")
+    with suppress(Killed):
+        once("before", killed_after_two, both_see)
+    return once("after", checkpoint=both_see)
 
 
 def together(folder: Path, config: TrainConfig, is_killed: bool = False) -> FitResult:

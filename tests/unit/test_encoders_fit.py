@@ -26,6 +26,8 @@ from ray_jobs.encoders.fit_start import whiten_projection
 from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
 from ray_jobs.encoders.user_lstm import UserLSTM
 from ray_jobs.encoders.weights import encoder_of
+from ray_jobs.nightly.kept import Kept, KeptFile
+from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.metrics import ndcg_at_k, ranks_of_targets
 
 ITEMS, LENGTH = 30, 8
@@ -95,17 +97,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert not torch.equal(state["out.weight"], other.model.state_dict()["out.weight"])
 
 
-class Kept:
-    """A checkpoint in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoint.safetensors"
-
-    def latest(self) -> Path | None:
-        return self.path if self.path.exists() else None
-
-    def keep(self, write: Callable[[Path], None]) -> None:
-        write(self.path)
+def checkpoint_in(folder: Path) -> KeptFile:
+    return KeptFile(Kept(Workspace(folder, "g1"), "train"), "checkpoint.safetensors")
 
 
 class Killed(Exception):
@@ -126,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_and_learns_the_very_same(
 ) -> None:
     config, data = replace(tiny(), epochs=5, patience=5), circle(users=60)
     whole = fit(config, data)
-    kept = Kept(tmp_path)
+    kept = checkpoint_in(tmp_path)
     with pytest.raises(Killed):
         fit(config, data, on_epoch=killed_after(killed), checkpoint=kept)
     seen: list[int] = []
@@ -141,12 +134,14 @@ def test_a_run_that_was_killed_goes_on_and_learns_the_very_same(
 
 
 def test_a_checkpoint_of_other_data_or_a_torn_one_is_none(tmp_path: Path) -> None:
-    config, data, kept = replace(tiny(), epochs=2), circle(users=60), Kept(tmp_path)
+    config, data, kept = replace(tiny(), epochs=2), circle(users=60), checkpoint_in(tmp_path)
     expected = fit(config, data).model.state_dict()
     fit(config, circle(users=59), checkpoint=kept)
     for torn in (False, True):
         if torn:
-            kept.path.write_bytes(kept.path.read_bytes()[:1_000])
+            path = kept.latest()
+            assert path is not None
+            path.write_bytes(path.read_bytes()[:1_000])
         again = fit(config, data, checkpoint=kept)
         assert again.resumed == 0
         assert all(torch.equal(t, expected[n]) for n, t in again.model.state_dict().items())

@@ -16,7 +16,7 @@ from ray_jobs.encoders.train_config import tiny
 from ray_jobs.nightly import fold
 from ray_jobs.nightly.embed import keep_vectors, kept_vectors
 from ray_jobs.nightly.fold import UserRange, fold_range, fold_with
-from ray_jobs.nightly.kept import Kept
+from ray_jobs.nightly.kept import Kept, KeptFile
 from ray_jobs.nightly.step import run_step
 from ray_jobs.nightly.workspace import Workspace, write_json
 from ray_jobs.shards.object_store import ObjectStore
@@ -130,8 +130,8 @@ def test_the_fold_goes_on_after_the_users_that_are_stored(monkeypatch: pytest.Mo
 
 
 def test_sessions_by_other_weights_do_not_count(kept: Kept) -> None:
-    fold_kept = Kept(kept.workspace, "fold")
+    fold_kept = KeptFile(Kept(kept.workspace, "fold"), "done.json")
     told = {"weights": "these", "through": 7, "sessions": 3}
-    fold_kept.keep(fold.DONE, lambda path: write_json(path, told))
+    fold_kept.keep(lambda path: write_json(path, told))
     assert fold.done_by(fold_kept, "these") == {"through": 7, "sessions": 3}
     assert fold.done_by(fold_kept, "others") == {"through": -1, "sessions": 0}
