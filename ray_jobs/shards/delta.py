@@ -4,7 +4,7 @@ A Delta is an immutable snapshot. `apply` returns a new one and leaves the old o
 search never runs beside an insert, and a request keeps the snapshot it began with.
 
     head      the newest changes, exact, at most SEAL_AT rows
-    sealed    older ones: IVF on the base's own centroids, or exact beside a Flat base
+    sealed    older ones: by the lists of the base's own centroids, or exact beside a Flat base
     dead      ordinals in `sealed` that were edited or deleted since it was sealed
     masked    ordinals of the base that were edited or deleted
     added     ordinals in head, or in `sealed` and not dead
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.shards.blocks import Block, ExactBlock, IvfBlock
+from ray_jobs.shards.blocks import Block, ExactBlock, ListedBlock
 from ray_jobs.shards.faiss_index import mask_at, stored_precision
 from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 from ray_jobs.shards.ordinal_rows import OrdinalRows
@@ -72,7 +72,7 @@ class Delta:
             raise ValueError(f"seal_at must be at least 1, got {seal_at}")
         nothing = np.empty(0, np.int64)
         exact = ExactBlock.empty(base.dim)
-        sealed = exact if base.coarse is None else IvfBlock.empty(base.coarse)
+        sealed = exact if base.coarse is None else ListedBlock.empty(base.coarse)
         return cls(
             family=base.family,
             dim=base.dim,

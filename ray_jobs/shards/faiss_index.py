@@ -8,7 +8,7 @@ N = vectors, D = dimension.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -221,6 +221,14 @@ def add_to_ivf(
     )
 
 
+def nearest_lists(coarse: Any, vectors_ND: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The list (N,) that each vector belongs to."""
+    if not len(vectors_ND):
+        return np.empty(0, np.int64)
+    lists_N: NDArray[np.int64] = coarse.search(np.ascontiguousarray(vectors_ND), 1)[1][:, 0]
+    return lists_N
+
+
 def new_flat(dim: int) -> Any:
     """An empty exact index that keeps our own ids."""
     return faiss.IndexIDMap(faiss.IndexFlatIP(dim))
@@ -245,19 +253,27 @@ def score_rows(
 
 
 class StoredVectors:
-    """Where each ordinal's vector lies in one or several indexes, in their own memory; 16 bytes a
-    vector, and four an ordinal.
+    """Where each ordinal's vector lies in one or several indexes or in an array, in their own
+    memory; 16 bytes a vector, and four an ordinal.
 
     A list is asked for some hundred vectors: they are copied by one call of numpy over addresses,
-    for a loop over rows in Python took 0.3 ms of it. Holds the indexes, so that what the addresses
-    name stays valid: an index that is added to afterwards may not be used any more.
+    for a loop over rows in Python took 0.3 ms of it. Holds whose memory it is, so that what the
+    addresses name stays valid: an index that is added to afterwards may not be used any more.
     """
 
-    def __init__(self, indexes: Sequence[Any], family: Family, dim: int) -> None:
-        self._indexes = tuple(indexes)
+    def __init__(
+        self,
+        parts: Iterable[tuple[Ordinals, int]],
+        dtype: type[np.floating[Any]],
+        dim: int,
+        of: Any,
+    ) -> None:
+        """`parts`: the ordinals of each run of vectors, and the address of its first. `of`: whose
+        memory it is."""
+        self._of = of
         self.dim = dim
-        self._dtype = np.dtype(np.float32 if family == "Flat" else np.float16)
-        parts = [part for index in indexes for part in _parts_of(index, family)]
+        self._dtype = np.dtype(dtype)
+        parts = list(parts)
         width = dim * self._dtype.itemsize
         ids = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
         addresses = np.concatenate(
@@ -277,6 +293,19 @@ class StoredVectors:
         self._places = addresses[order] - self._base
         self._width = width
         self._memory = _memory_from(self._base, int(self._places.max(initial=-width)) + width)
+
+    @classmethod
+    def of_indexes(cls, indexes: Sequence[Any], family: Family, dim: int) -> StoredVectors:
+        """Of these indexes of faiss together."""
+        parts = (part for index in indexes for part in _parts_of(index, family))
+        return cls(parts, np.float32 if family == "Flat" else np.float16, dim, tuple(indexes))
+
+    @classmethod
+    def of_rows(cls, ordinals_N: Ordinals, codes_ND: NDArray[np.float16]) -> StoredVectors:
+        """Of the rows of an array."""
+        assert codes_ND.flags.c_contiguous, codes_ND.strides
+        parts = [(ordinals_N, codes_ND.ctypes.data)] if len(codes_ND) else []
+        return cls(parts, np.float16, codes_ND.shape[1], codes_ND)
 
     @cached_property
     def _pairs(self) -> NDArray[np.uint16] | None:

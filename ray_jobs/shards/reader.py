@@ -141,7 +141,7 @@ class Shard:
 
     @cached_property
     def _stored(self) -> StoredVectors:
-        return StoredVectors([self._index], self.family, self.dim)
+        return StoredVectors.of_indexes([self._index], self.family, self.dim)
 
 
 class Shards(Protocol):
@@ -308,7 +308,8 @@ class ShardSet:
     @cached_property
     def _stored(self) -> StoredVectors:
         """Of all shards together: one look-up and one copy for all that is asked."""
-        stored = StoredVectors([shard.index for shard in self.shards], self.family, self.dim)
+        indexes = [shard.index for shard in self.shards]
+        stored = StoredVectors.of_indexes(indexes, self.family, self.dim)
         ordinals = stored.ordinals
         repeats = int(np.count_nonzero(ordinals[1:] == ordinals[:-1]))
         _expect(self.shards[0].path.parent, "ordinals held by two shards", 0, repeats)

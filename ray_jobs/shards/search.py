@@ -16,7 +16,7 @@ nprobe, and always for Flat, the answer is the exact top k. Where shards did not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -176,18 +176,26 @@ class _View:
     ) -> tuple[Ranked, bool]:
         """(top k, closed). Closed: no row that was not fetched can belong to these k.
 
-        A source that gave fewer rows than asked has no more. One that gave all may hold more at or
-        below its last score, also where every row it gave was dropped here.
+        A source that gave fewer rows than asked has no more, and one of the delta is not asked for
+        what scores less than others may hold. One that gave all may hold more at or below its last
+        score, also where every row it gave was dropped here.
         """
+        of_base, of_sealed, of_head = self.allowed if with_selector else (None, None, None)
         kept: list[Ranked] = []
         floor = -np.inf
-        for (scores, ordinals), hidden in self._sources(fetch, assignment, with_selector):
-            if len(scores) >= fetch:
-                floor = max(floor, float(scores.min()))
-            if len(hidden):
-                current = ~in_sorted(ordinals, hidden)
-                scores, ordinals = scores[current], ordinals[current]
-            kept.append((scores, ordinals))
+        for found in self.base.best_of_each(self.query_BD, fetch, assignment, of_base):
+            floor = _floor(floor, found, fetch)
+            kept.append(_without(found, self.delta.masked))
+        delta = self.delta
+        for block, allowed, gone in (
+            (delta.sealed, of_sealed, delta.dead),
+            (delta.head, of_head, _NOTHING),
+        ):
+            if not len(block.ordinals):
+                continue
+            found = block.best(self.query_BD[0], fetch, floor, assignment, allowed)
+            floor = _floor(floor, found, fetch)
+            kept.append(_without(found, gone))
         ranked = merge_top_k(kept, k, self.excluded, self.eligible)
         if floor == -np.inf:
             return ranked, True
@@ -202,21 +210,6 @@ class _View:
             ranked, closed = self.rank(k, fetch, assignment, with_selector=True)
         return ranked
 
-    def _sources(
-        self, fetch: int, assignment: Assignment | None, with_selector: bool
-    ) -> Iterator[tuple[Ranked, Ordinals]]:
-        """Each source's best rows, unpadded, with the ordinals of it that are out of date."""
-        base_allowed, sealed_allowed, head_allowed = (
-            self.allowed if with_selector else (None, None, None)
-        )
-        for best in self.base.best_of_each(self.query_BD, fetch, assignment, base_allowed):
-            yield best, self.delta.masked
-        query_D, delta = self.query_BD[0], self.delta
-        if len(delta.sealed.ordinals):
-            yield delta.sealed.top(query_D, fetch, assignment, sealed_allowed), delta.dead
-        if len(delta.head.ordinals):
-            yield delta.head.top(query_D, fetch, assignment, head_allowed), _NOTHING
-
     def gather(self, k: int, eligible: NDArray[np.bool_]) -> Ranked:
         """Scores every eligible item one by one: exact, for narrow filters."""
         candidates = np.flatnonzero(eligible).astype(np.int64)
@@ -225,3 +218,15 @@ class _View:
         return merge_top_k(
             [(score_rows(vectors_ND[found], self.query_BD[0]), candidates[found])], k
         )
+
+
+def _floor(floor: float, found: Ranked, fetch: int) -> float:
+    """With what a source that gave all the rows that were asked for may hold beside them."""
+    return max(floor, float(found[0].min())) if len(found[0]) >= fetch else floor
+
+
+def _without(found: Ranked, gone: Ordinals) -> Ranked:
+    if not len(gone):
+        return found
+    current = ~in_sorted(found[1], gone)
+    return found[0][current], found[1][current]

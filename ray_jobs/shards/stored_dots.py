@@ -16,7 +16,17 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import BOOL, FLOATS_2D, INTS, INTS32, array_of, helper, kernel
+from ray_jobs.compiled import (
+    BOOL,
+    FLOAT,
+    FLOATS,
+    FLOATS_2D,
+    INTS,
+    INTS32,
+    array_of,
+    helper,
+    kernel,
+)
 
 _SCALE = np.float32(2.0**112)
 """Between the exponents of half and single precision."""
@@ -111,3 +121,33 @@ def stored_dots(
             dots_MQ[place, left] = of_left
             dots_MQ[place, right] = of_right
     return found_M, dots_MQ, touched
+
+
+@kernel(array_of(types.uint16, 2), INTS, INTS, FLOATS, FLOAT, reordered=True)
+def scores_of_lists(
+    codes_ND: NDArray[np.uint16],
+    begins_L: NDArray[np.int64],
+    lists_P: NDArray[np.int64],
+    query_D: NDArray[np.float32],
+    least: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows of these lists whose product with the query is `least` or more, and the products, in
+    no order. List l has the rows from `begins_L[l]` to `begins_L[l + 1]`, in half precision; a
+    number of a list that is negative is of none."""
+    count, dim = 0, codes_ND.shape[1]
+    for number in lists_P:
+        if number >= 0:
+            count += begins_L[number + 1] - begins_L[number]
+    rows, scores = np.empty(count, np.int64), np.empty(count, np.float32)
+    found = 0
+    for number in lists_P:
+        if number < 0:
+            continue
+        for row in range(begins_L[number], begins_L[number + 1]):
+            code_D, score = codes_ND[row], np.float32(0)
+            for d in range(np.uint64(dim)):
+                score += _single(code_D[d]) * query_D[d]
+            if score >= least:
+                rows[found], scores[found] = row, score
+                found += 1
+    return rows[:found], scores[:found]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_jobs.shards.blocks import IvfBlock
+from ray_jobs.shards.blocks import ListedBlock
 from ray_jobs.shards.delta import Delta, DeltaChange
 from ray_jobs.shards.reader import ShardSet
 from ray_jobs.shards.search import live_vectors_of, search
@@ -63,7 +63,7 @@ def test_no_change_is_the_same_snapshot(base: ShardSet):
 def test_a_full_head_moves_beside_the_bases_own_centroids(base: ShardSet):
     delta = Delta.empty(base, seal_at=8).apply(put(COUNT + n, n) for n in range(9))
     assert (len(delta.head.ordinals), len(delta.sealed.ordinals), delta.count) == (0, 9, 9)
-    assert isinstance(delta.sealed, IvfBlock) == (base.family != "Flat")
+    assert isinstance(delta.sealed, ListedBlock) == (base.family != "Flat")
 
 
 def test_an_item_scores_in_the_delta_as_after_the_night(tmp_path: Path):

@@ -20,7 +20,7 @@ def stored(family: Family, ordinals: np.ndarray, vectors: np.ndarray) -> StoredV
             faiss.deserialize_index(np.frombuffer(train_coarse(vectors, 4, 0), np.uint8))
         )
     index.add_with_ids(vectors, ordinals)
-    return StoredVectors([index], family, DIM)
+    return StoredVectors.of_indexes([index], family, DIM)
 
 
 @pytest.mark.parametrize("family", ["Flat", "IVF,SQfp16"])
@@ -67,7 +67,7 @@ def test_any_number_of_queries_is_answered(queries: int) -> None:
 
 
 def test_of_nothing_nothing_is_found() -> None:
-    empty = StoredVectors([], "Flat", DIM)
+    empty = StoredVectors.of_indexes([], "Flat", DIM)
     found, dots = empty.dots(np.array([0, 3]), np.ones((1, DIM), np.float32))
     assert not found.any()
     assert not dots.any()
