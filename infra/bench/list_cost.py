@@ -167,7 +167,7 @@ def measure(size: Size) -> Report:
             Ratio(
                 name=f"{name}, without Python",
                 value=no_python_ms / floor_ms,
-                of="of it faiss, compiled loops and a bare snapshot / (faiss alone + bare snapshot)",
+                of="its faiss and compiled loops + bare snapshot / (faiss alone + bare snapshot)",
             ),
         ]
         rows = [(step, f"{watch.of(step):.3f}") for step in _ROWS]
