@@ -11,12 +11,13 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RULES = FOLDER / "rules.yaml"
+RULES_TESTS = sorted(FOLDER.glob("rules_test*.yaml"))
 CHECKS = (
     ("check", "config", "prometheus.yaml"),
     # Its rules lie where compose mounts them.
     ("check", "config", "--syntax-only", "../docker/prometheus.yaml"),
     ("check", "rules", "rules.yaml"),
-    ("test", "rules", "rules_test.yaml"),
+    ("test", "rules", *(path.name for path in RULES_TESTS)),
 )
 
 

@@ -19,7 +19,7 @@ from infra.cli.main import app
 from infra.doctor import artefacts, day, store
 from infra.drills.faults import FAULTS, runbook_of
 from infra.prometheus import PROXY_METRICS
-from infra.prometheus.check import FOLDER, RULES
+from infra.prometheus.check import RULES, RULES_TESTS
 from ray_jobs.nightly import canary, parity
 from serve.metric_names import METRICS, exported_names
 
@@ -42,14 +42,16 @@ def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
 
 
 def test_every_alert_has_a_test_in_which_it_fires() -> None:
-    tests = yaml.safe_load((FOLDER / "rules_test.yaml").read_text(encoding="utf-8"))["tests"]
+    tests = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES_TESTS}
     fired = {
         rule["alertname"]
-        for test in tests
+        for of_file in tests.values()
+        for test in of_file["tests"]
         for rule in test["alert_rule_test"]
         if rule.get("exp_alerts")
     }
-    asked_when_well = {rule["alertname"] for rule in tests[0]["alert_rule_test"]}
+    (when_well,) = tests["rules_test.yaml"]["tests"]
+    asked_when_well = {rule["alertname"] for rule in when_well["alert_rule_test"]}
     assert fired == asked_when_well == ALERTS.keys()
 
 
