@@ -21,7 +21,9 @@ from infra.drills.faults import FAULTS, runbook_of
 from infra.prometheus import PROXY_METRICS
 from infra.prometheus.check import RULES, RULES_TESTS
 from ray_jobs.nightly import canary, parity
+from serve import readings
 from serve.metric_names import METRICS, exported_names
+from tests.unit.test_grafana import labels_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = runbooks.names()
@@ -59,6 +61,21 @@ def test_every_metric_of_the_rules_is_one_that_replicas_or_haproxy_tell() -> Non
     used = set(re.findall(r"\b(?:ray_\w+|haproxy_\w+|up(?={))", RULES.read_text(encoding="utf-8")))
     assert used >= {"up", "ray_moonlark_database_up"}
     assert used <= exported_names() | PROXY_METRICS.keys()
+
+
+def test_rules_ask_for_labels_and_values_that_are_told() -> None:
+    told = {
+        "why": {*readings.WHY_FAILED.values(), "step", readings.AFTER_PUBLISH},
+        "role": set(readings.ROLES),
+        "holds": set(readings.HOLDS),
+        "set_by": set(readings.HOLDERS),
+    }
+    asked = re.findall(r"\b(\w+){([^}]+)}", RULES.read_text(encoding="utf-8"))
+    assert len(asked) > len(told)
+    for metric, matchers in asked:
+        for label, value in re.findall(r'(\w+)[=!]~?"([^"]*)"', matchers):
+            assert label in labels_of(metric), metric
+            assert set(value.split("|")) <= told.get(label, {*value.split("|")}), metric
 
 
 def test_labels_of_metrics_are_few_and_of_nobody() -> None:
