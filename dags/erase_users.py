@@ -22,6 +22,7 @@ from dags.ray_job.orphans import stop_jobs_of_run
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
+    dagrun_timeout=timedelta(hours=12),
     params={
         "compare": Param(
             "new",

@@ -20,6 +20,7 @@ JOB_TIMEOUT_S = 2 * 3_600.0
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
+    dagrun_timeout=timedelta(hours=12),
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],

@@ -19,6 +19,7 @@ from dags.ray_job.orphans import stop_jobs_of_run
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
+    dagrun_timeout=timedelta(hours=3),
     default_args={"retries": 2, "retry_delay": timedelta(minutes=2)},
     on_failure_callback=stop_jobs_of_run,
     tags=["moonlark"],

@@ -35,6 +35,7 @@ from sql.live import (
     BY_NIGHT,
     LivePointer,
     Replica,
+    check_words,
     clear_hold,
     database_now_ms,
     drop_replica,
@@ -45,6 +46,7 @@ from sql.live import (
     live_history,
     part_of,
     read_live,
+    way_back,
 )
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "Unfinished",
     "Verified",
     "add_metrics",
+    "check_words",
     "clear_hold",
     "database_now_ms",
     "drop_replica",
@@ -87,4 +90,5 @@ __all__ = [
     "seal",
     "stage",
     "unstage",
+    "way_back",
 ]

@@ -82,6 +82,23 @@ def live_history(conn: Connection, limit: int = 100) -> list[LivePointer]:
     return [LivePointer(*row) for row in conn.execute(_HISTORY, {"at_most": limit})]
 
 
+def way_back(newest_first: Sequence[LivePointer]) -> str | None:
+    """What a rollback goes to: what was live before the live generation was published. Never one
+    that was rolled back from, until it is published again."""
+    oldest_first = newest_first[::-1]
+    published = [flip.previous for flip in oldest_first[:1] if flip.previous is not None]
+    for flip in oldest_first:
+        to = flip.generation_id
+        if published and published[-1] == to:
+            continue  # only the hold changed
+        if flip.hold and to in published:
+            while published[-1] != to:
+                published.pop()
+        else:
+            published.append(to)
+    return published[-2] if len(published) > 1 else None
+
+
 def flip(
     engine: Engine,
     to: str,
@@ -99,7 +116,7 @@ def flip(
     is live already, with the same hold, is no flip: the pointer is returned as it stands.
     Raises `FlipLost`, `HoldSet`, `UnknownGeneration`, `GenerationConflict` (not sealed or staged).
     """
-    who, why = _words(who, why)
+    check_words(who, why)
     with _compare_and_set(engine, to, expected_flip) as conn:
         current = _expect(conn, to, expected_flip)
         if current and (current.generation_id, current.hold) == (to, hold):
@@ -118,7 +135,7 @@ def clear_hold(
     engine: Engine, *, expected_flip: int, who: str, why: str, at_ms: int
 ) -> LivePointer:
     """Let automatic publishes through again: a flip to the same generation, without hold."""
-    who, why = _words(who, why)
+    check_words(who, why)
     with _compare_and_set(engine, "clear hold", expected_flip) as conn:
         current = _expect(conn, "clear hold", expected_flip)
         if current is None:
@@ -227,8 +244,8 @@ def _insert(conn: Connection, pointer: LivePointer) -> LivePointer:
     return pointer
 
 
-def _words(who: str, why: str) -> tuple[str, str]:
+def check_words(who: str, why: str) -> None:
+    """Raises BadInput for what the pointer's history does not take."""
     for name, words in (("who", who), ("why", why)):
         if not words or len(words) > MAX_WORDS_CHARACTERS or not is_storable(words):
             raise BadInput(name, words, f"1 to {MAX_WORDS_CHARACTERS} characters")
-    return who, why

@@ -10,27 +10,36 @@ from infra.cli.store import Store
 from infra.doctor.artefacts import damage_in_store, damage_of, is_on
 from sql import generations
 from sql.engine import read_snapshot
+from sql.ids import BadInput
 
 UNCHANGED = "nothing was changed; without --dry-run it is done"
 PUBLISHABLE = ("sealed", "staged", "published")
 
 
 def tell(
-    store: Store, generation_id: str, *, is_rollback: bool, clears_hold: bool, as_json: bool
+    store: Store,
+    generation_id: str,
+    *,
+    why: str,
+    is_rollback: bool,
+    clears_hold: bool,
+    as_json: bool,
 ) -> None:
     """One line a fact, or all of them as JSON; ends with status 1 where it would be refused.
 
-    Whether the generation is there and whole, whether a hold stands in the way, who has it loaded.
+    Whether the generation is there and whole, whether a hold stands in the way, who has it loaded,
+    whether `why` may be kept.
     """
     with read_snapshot(store.engine) as conn:
         live = generations.read_live(conn)
         found = generations.get_generation(conn, generation_id)
         leases = generations.fresh_replicas(conn)
-    refused = list(_refusals(store, found, generation_id))
+    refused = list(_refusals(store, found, generation_id, why))
     now = None if live is None else live.generation_id
     held = live if live is not None and live.hold else None
     if held is not None and now != generation_id and not (is_rollback or clears_hold):
         refused.append(f"{_hold_of(held)}; --clear-hold ends it")
+    sets_hold = is_rollback and not (held is not None and now == generation_id)
     ready = sum(generation_id in lease.ready for lease in leases)
     if as_json:
         document = {
@@ -38,17 +47,19 @@ def tell(
             "live": now,
             "replicas": len(leases),
             "replicas_ready": ready,
-            "sets_hold": is_rollback,
+            "sets_hold": sets_hold,
             "clears_hold": held is not None and clears_hold,
             "refused": refused,
         }
         typer.echo(json.dumps(document, indent=2))
     else:
         typer.echo(f"would make live: {generation_id} (now: {now or 'none'})")
-        if now == generation_id and not (held and clears_hold):
-            typer.echo("it is live already: nothing would change")
+        if now == generation_id:
+            changes_hold = sets_hold or (held is not None and clears_hold)
+            what = "only the hold" if changes_hold else "nothing"
+            typer.echo(f"it is live already: {what} would change")
         typer.echo(f"{ready} of {len(leases)} replicas have it loaded; the others load it first")
-        if is_rollback:
+        if sets_hold:
             typer.echo("a hold would be set: nights publish again after publish --clear-hold")
         if held is not None and clears_hold:
             typer.echo(f"{_hold_of(held)}; it would end")
@@ -99,9 +110,13 @@ def _hold_of(held: generations.LivePointer) -> str:
 
 
 def _refusals(
-    store: Store, found: generations.Generation | None, generation_id: str
+    store: Store, found: generations.Generation | None, generation_id: str, why: str
 ) -> Iterator[str]:
-    """Why the generation itself cannot be made live."""
+    """Why the generation itself cannot be made live, or not in these words."""
+    try:
+        generations.check_words("moonlark", why)
+    except BadInput as error:
+        yield str(error)
     if found is None:
         yield f"{generation_id!r} is not registered: moonlark generations"
     elif found.state not in PUBLISHABLE:

@@ -41,7 +41,9 @@ def command(
 
     The user vector is folded again from the log, the cosines are computed again from the files of
     the generation that answered; the reasons why one differs are named. Exit status: 0 all agree,
-    1 one differs by more than 1e-5 from what was stored, 3 nothing is kept of that request.
+    1 one differs by more than 1e-5 from what was stored, or the database could not be asked (the
+    error says which), 3 nothing is kept of that request. What could not be rebuilt is named, and
+    differs from nothing.
     """
     store = open_store()
     exposure = wait_for_exposure(store.engine, request_id)

@@ -48,7 +48,14 @@ def command(
         if generation is None:
             tell_hold(store, as_json=as_json)
         else:
-            tell(store, generation, is_rollback=False, clears_hold=clear_hold, as_json=as_json)
+            tell(
+                store,
+                generation,
+                why=why,
+                is_rollback=False,
+                clears_hold=clear_hold,
+                as_json=as_json,
+            )
         return
     with read_snapshot(store.engine) as conn:
         before = generations.read_live(conn)
@@ -78,6 +85,10 @@ def command(
             f"live: {live.generation_id} (flip {live.flip}; {ready} replicas ready"
             f" after {waited_s:.1f} s; before: {live.previous or 'nothing'})"
         )
+        if before is not None and live.flip == before.flip:
+            line = f"live already: {live.generation_id} (flip {live.flip})"
+            if live.hold:
+                line += f"; {live.who} set a hold: {live.why}; --clear-hold ends it"
         if held is not None:
             line += f"\n{CLEARED}"
     typer.echo(json.dumps({"live": document(live), **told}, indent=2) if as_json else line)

@@ -92,8 +92,11 @@ def look_at_day(
                 + _each_status(http, status, known, now_ms())
                 + _marks(http, told.get("troubles", {}))
             )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return looked("", _nobody(f"{url} does not answer: {type(error).__name__}", known))
+    except (ValueError, TypeError, KeyError) as error:
+        why = f"what answers is not as this version's: {type(error).__name__} {error}"
+        return Look(not_seen=(NotSeen(url, why),))
 
 
 def _nobody(what: str, known: Known) -> Finding:
@@ -202,6 +205,8 @@ def _marks(http: httpx.Client, troubles: Mapping[str, str]) -> Look:
         what = f"a search is answered {who}{_told(answer)}"
         since_ms = _ms(troubles.get("errors"))
         return looked("", Finding("EncoderGone" if is_encoder else "ErrorsHigh", what, since_ms))
+    if answer.status_code != 200:
+        return Look(not_seen=(NotSeen("a search", f"it is answered {_told(answer)}"),))
     marks = answer.json().get("degraded", [])
     told = {MARKS[mark]: mark for mark in marks if mark in MARKS}
     found = (

@@ -58,6 +58,8 @@ def open_store(database_url: str) -> tuple[Engine | None, Look]:
         return None, looked("", Finding("DatabaseGone", what))
     except SchemaBehind as error:
         return None, looked("", Finding("NothingAnswers", str(error)))
+    except ValueError as error:  # an URL that is none
+        return None, Look(not_seen=(NotSeen("the database", str(error)),))
     except StoreUnavailable as error:
         return None, looked("", Finding("DatabaseGone", f"the database does not answer: {error}"))
     return engine, looked("database answers, each commit is synced")

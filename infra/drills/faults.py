@@ -197,7 +197,7 @@ FAULTS: Mapping[str, Fault] = {
     "ErrorsHigh": Fault(locked("users", "ACCESS EXCLUSIVE"), named="EventsNotStored"),
     "ErrorsHigh-proxy": Fault(proxy_refuses, named="EventsNotStored"),
     "WriteBehindDropping": Fault(locked("exposures", "EXCLUSIVE")),
-    "DatabaseGone": Fault(_server_gone, POSTGRES_UNIT),
+    "DatabaseGone": Fault(_server_gone, POSTGRES_UNIT, answers={"moonlark status": {1}}),
     "DiskAlmostFull": Fault(_disk_full_of_generations),
     "EventsStopped": Fault(_key_revoked, hands_on={"moonlark keys make": _key_taken}),
     "CatalogBehind": Fault(_changes_wait),

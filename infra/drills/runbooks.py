@@ -25,9 +25,9 @@ STILL_S = 20.0
 """A scrape may fail, and what flutters may be quiet for a moment."""
 SEEN = 'min_over_time(up{job="moonlark"}[5s])'
 DOCTOR = "moonlark doctor"
-ANSWERS = {DOCTOR: {1}, "moonlark status": {0, 1}}
-"""Exit codes of the commands of a diagnosis, where they are not 0: something is wrong; the database
-does not answer."""
+ANSWERS = {DOCTOR: {1}}
+"""Exit statuses of the commands of a diagnosis, where they are not 0: something is wrong. Others
+are a fault's own (`Fault.answers`)."""
 
 
 def run(options: Options) -> Figures:

@@ -5,6 +5,7 @@ machine. If BERT gave something else today, a catalog would be half of one space
 another; so some are embedded again, each alone as the day does it, before anything is published.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -52,6 +53,7 @@ def min_cosine(
 
 
 def cosine(one_E: NDArray[np.float32], other_E: NDArray[np.float32]) -> float:
-    """0 where one of them is."""
+    """0 where one of them is, -1 where one is no number."""
     lengths = float(np.linalg.norm(one_E) * np.linalg.norm(other_E))
-    return float(one_E @ other_E) / lengths if lengths else 0.0
+    found = float(one_E @ other_E) / lengths if lengths else 0.0
+    return found if math.isfinite(found) else -1.0

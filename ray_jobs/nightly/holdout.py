@@ -19,6 +19,10 @@ from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS
 MAX_SHARE = 0.1
 """The holdout never takes more than this share of the log's questions from training."""
 
+CROWDED = 2
+"""Where one moment has so many times what is wanted (an import without times), only some users are
+taken: else nobody would have anything left to learn from."""
+
 QUESTIONS_A_USER = 20
 """A user's newest questions that count: on MovieLens the last 500 events are of a dozen users."""
 
@@ -40,7 +44,7 @@ def held_out(histories: Histories, settings: NightSettings) -> NDArray[np.bool_]
     cut = min(cut, int(newest_first[min(settings.holdout_events, most) - 1]))
     if int(np.count_nonzero(newest_first >= cut)) > most:
         cut = int(newest_first[most - 1])  # many at once (a bulk import): the newest tenth
-    return _from(histories, cut)
+    return _from(histories, cut, newest_first, most, _mixed(histories))
 
 
 def validation(
@@ -58,15 +62,32 @@ def validation(
     wanted = min(settings.fusion_questions, most, len(newest_first))
     if wanted < MIN_QUESTIONS:
         return nothing_E
-    return _from(histories, int(newest_first[wanted - 1])) & ~held_E
+    cut = int(newest_first[wanted - 1])
+    # Of the users, others than the holdout has.
+    return _from(histories, cut, newest_first, wanted, ~_mixed(histories)) & ~held_E
 
 
-def _from(histories: Histories, cut: int) -> NDArray[np.bool_]:
-    """(E,) mask: what occurred from `cut` on, and what follows it in a user's history."""
+def _from(
+    histories: Histories,
+    cut: int,
+    questions_ms: NDArray[np.int64],
+    wanted: int,
+    numbers_E: NDArray[np.uint64],
+) -> NDArray[np.bool_]:
+    """(E,) mask: what occurred from `cut` on, and what follows it in a user's history. Where far
+    more than the `wanted` of these questions did, only of users with small numbers."""
     mask_E: NDArray[np.bool_] = histories.occurred_E >= cut
+    crowd = int(np.count_nonzero(questions_ms >= cut))
+    if crowd > CROWDED * wanted:
+        mask_E &= numbers_E < np.uint64(2**64 * wanted / crowd)
     for first, last in zip(histories.offsets_U1[:-1], histories.offsets_U1[1:], strict=True):
         mask_E[first:last] = np.logical_or.accumulate(mask_E[first:last])
     return mask_E
+
+
+def _mixed(histories: Histories) -> NDArray[np.uint64]:
+    """(E,) a number of each event's user that says nothing, the same in each night."""
+    return histories.user_keys_E.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 / phi
 
 
 def can_hold_out(histories: Histories) -> bool:

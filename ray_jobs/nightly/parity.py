@@ -9,6 +9,7 @@ Run: python -m ray_jobs.nightly.parity --generation ID, or `moonlark parity`
 """
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ log = logging.getLogger("moonlark.night")
 
 MAX_DIFF = 1e-5
 FAR = 2.0
-"""Where one side has a vector and the other none: no two unit vectors are further apart."""
+"""Where one side has a vector and the other none, or one that is no number: no two unit vectors are
+further apart."""
 USERS = 200
 MAX_HISTORY = 100_000
 
@@ -243,7 +245,8 @@ class Parity:
 def _apart(one: Vector | None, other: Vector | None) -> float:
     if one is None or other is None:
         return 0.0 if one is other else FAR
-    return float(np.max(np.abs(one - other)))
+    apart = float(np.max(np.abs(one - other)))
+    return apart if math.isfinite(apart) else FAR
 
 
 def figures(metrics: Any) -> Report:

@@ -21,16 +21,17 @@ from sql.engine import read_snapshot
 
 
 def prune(night: Night) -> list[str]:
-    """Delete all but the live generation, the one before it, the newest few nights and the newest
-    few rebuilds; and the work files of nights that broke off long ago.
+    """Delete all but the live generation, the one before it, the one that a rollback goes to, the
+    newest few nights and the newest few rebuilds; and work files of nights that broke off long ago.
 
     Returns:
         the ids of the generations that are gone.
     """
     mark_abandoned(night)
     with read_snapshot(night.engine) as conn:
-        live = generations.read_live(conn)
+        history = generations.live_history(conn)
         known = generations.list_generations(conn)
+    live = history[0] if history else None
     finished = [g for g in known if g.state in ("sealed", "staged", "published")]
     newest = sorted(finished, key=lambda g: g.created_at_ms, reverse=True)
     kept = {night.generation_id}
@@ -38,7 +39,8 @@ def prune(night: Night) -> list[str]:
         of_kind = (g.generation_id for g in newest if g.is_rebuild is is_rebuild)
         kept.update(islice(of_kind, night.settings.keep_generations))
     if live is not None:
-        kept.update(g for g in (live.generation_id, live.previous) if g is not None)
+        before = (live.previous, generations.way_back(history))
+        kept.update(g for g in (live.generation_id, *before) if g is not None)
     gone = [g.generation_id for g in finished if g.generation_id not in kept]
     for generation_id in gone:
         generations.prune(night.engine, generation_id)  # first: nobody may stage it any more

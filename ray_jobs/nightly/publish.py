@@ -157,17 +157,20 @@ def stage_and_flip(
 
     Raises:
         StageFailed: no replica can answer from it, or from a part of it.
+        sql.ids.BadInput: what `who` or `why` may not be.
         sql.errors.HoldSet: a rollback set `hold` and this is a publish.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
+    generations.check_words(who, why)
     with read_snapshot(engine) as conn:
         before = generations.read_live(conn)
     flip = before.flip if before else 0
     if expected_flip is not None and flip != expected_flip:
         raise FlipLost(generation_id, expected_flip, flip)
-    is_live = before is not None and before.generation_id == generation_id
-    if before is not None and is_live and not (ends_hold and before.hold):
-        return before, 0.0, 0  # run again after it had flipped: nothing to do
+    if before is not None and before.generation_id == generation_id:
+        changes_hold = ends_hold if before.hold else hold
+        if not changes_hold:
+            return before, 0.0, 0  # run again after it had flipped: nothing to do
     generations.stage(engine, generation_id)
     waited = wait_for_replicas(
         engine,

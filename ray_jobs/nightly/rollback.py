@@ -1,6 +1,6 @@
 """Back to an earlier generation, losing nothing: today's deltas hang on it too.
 
-The generation before the live one is still loaded on every replica, so this takes seconds; older
+The generation that was live before is still loaded on every replica, so this takes seconds; older
 ones are staged first. `hold` is set: no night publishes until a person clears it
 (`moonlark publish --clear-hold`).
 
@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
@@ -24,6 +24,7 @@ from ray_jobs.nightly.workspace import NothingToDo
 from sql import generations
 from sql.engine import open_engine, read_snapshot
 from sql.generations import LivePointer
+from sql.ids import check_id
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
@@ -45,19 +46,24 @@ def rollback(
     sleep: Callable[[float], None] = time.sleep,
     lease_now_ms: Callable[[], int] | None = None,
 ) -> LivePointer:
-    """Make `to` (by default the generation before the live one) live again, with `hold`.
+    """Make `to` live again, with `hold`; by default what was live before the live generation was
+    published (`sql.live.way_back`).
 
     A second call is no toggle: without `to` it goes no further than the rollback that stands. The
-    same `why` is a retry, and gets the pointer as it is.
+    same `why` is a retry, and gets the pointer as it is. `to` may be what is live: only the hold
+    is set then.
 
     Raises:
+        sql.ids.BadInput: what `to`, `who` or `why` may not be.
         NothingToDo: there is no earlier generation, or it was rolled back already.
         StageFailed: no replica can answer from it.
         sql.errors.FlipLost: somebody else moved the pointer meanwhile.
     """
+    generations.check_words(who, why)
     with read_snapshot(engine) as conn:
-        live = generations.read_live(conn)
-    target = target_of(live, to, why)
+        history = generations.live_history(conn)
+    live = history[0] if history else None
+    target = target_of(history, to, why)
     if to is None and live is not None and target == live.generation_id:
         return live
     pointer, _, _ = stage_and_flip(
@@ -76,20 +82,25 @@ def rollback(
     return pointer
 
 
-def target_of(live: LivePointer | None, to: str | None, why: str) -> str:
-    """Where `rollback` goes; the live generation, where it went before for the same reason.
+def target_of(history: Sequence[LivePointer], to: str | None, why: str) -> str:
+    """Where `rollback` goes after these flips, the newest first; the live generation, where it went
+    before for the same reason.
 
     Raises:
-        NothingToDo: as `rollback` does.
+        sql.ids.BadInput, NothingToDo: as `rollback` does.
     """
-    if to is None and live is not None and live.hold:
+    if to is not None:
+        check_id("to", to)
+        return to
+    live = history[0] if history else None
+    if live is not None and live.hold:
         if live.why == why:
             return live.generation_id
         raise NothingToDo(
             f"{live.who} rolled back to {live.generation_id} already: {live.why}",
             hint="moonlark rollback --to ID goes elsewhere, moonlark generations lists them",
         )
-    target = to or (live.previous if live else None)
+    target = generations.way_back(history)
     if target is None:
         raise NothingToDo("there is no generation to go back to", hint="moonlark generations")
     return target
@@ -97,7 +108,7 @@ def target_of(live: LivePointer | None, to: str | None, why: str) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="make an earlier generation live again")
-    parser.add_argument("--to", default=None, help="generation id; default: the one before")
+    parser.add_argument("--to", default=None, help="generation id; default: what was live before")
     parser.add_argument("--why", required=True, help="kept in the pointer's history")
     parser.add_argument("--who", default="", help="kept there, too; default: this Unix user")
     arguments = parser.parse_args()

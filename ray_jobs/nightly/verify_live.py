@@ -66,13 +66,18 @@ def verify_live(night: Night, bert: TextEncoder) -> Report:
     assert registered is not None, "a live generation is registered"
     hint = f"moonlark status; moonlark rollback --why 'broken: {night.generation_id}'"
     report, broken = _look(night, registered)
-    verified = generations.Verified(report.get("recall"), broken, night.now_ms())
-    generations.keep_verified(night.engine, night.generation_id, verified)
+
+    def keep() -> None:
+        verified = generations.Verified(report.get("recall"), broken, night.now_ms())
+        generations.keep_verified(night.engine, night.generation_id, verified)
+
     if broken is not None:
+        keep()
         raise LiveBroken(f"{night.generation_id} is live: {broken}", hint=hint)
     measured = parity.of_night(night)
     figures = measured.report(bert, USERS, night.now_ms() // HOUR_MS)  # others each hour
     parity.store(night.engine, night.generation_id, figures, night.now_ms())
+    keep()  # not before: that nobody could look at all of it is an alert, too
     parity.check(figures)
     age_hours = (night.now_ms() - registered.created_at_ms) / HOUR_MS
     if age_hours > night.settings.live_max_age_hours:

@@ -30,9 +30,9 @@ from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.reader import Shards
 
-# Exact search of 2,048 x 128 takes some 30 us, and its 1 MB pushes the base out of the cache.
-# Above, rows move to `sealed`, which is copied: some 0.1 s at 100,000 x 128 in 4,000 lists.
-SEAL_AT = 2_048
+# Exact search of 1,024 x 128 takes some 25 us, and its 0.5 MB pushes the base out of the cache.
+# Above, rows move to `sealed`, which is copied: some 0.05 s at 90,000 x 128 in 4,000 lists.
+SEAL_AT = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Delta:
     def apply(self, changes: Iterable[DeltaChange]) -> Delta:
         """A new Delta with the changes applied in order; `self` stays as it is.
 
-        Costs a copy of the head (1 MB at 2,048 x 128) and of `live_S`, once per batch. Raises
+        Costs a copy of the head (0.5 MB at 1,024 x 128) and of `live_S`, once per batch. Raises
         ValueError for a vector that is not float32 (D,) and finite, or a negative ordinal.
         """
         final: dict[int, NDArray[np.float32] | None] = {}

@@ -1,15 +1,18 @@
 """What is live is looked at every hour: rot, drift and nights that do not come are found."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
 from infra.drills.generation import make_generation
 from infra.drills.small_night import Words
+from ray_jobs.nightly.parity import ParityBroken
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night
@@ -76,6 +79,33 @@ def test_recall_that_fell_is_kept_with_its_figure(
     assert found is not None
     assert found.recall == 0.5
     assert found.broken is not None
+
+
+class NoNumbers(Words):
+    """BERT as a broken build of it computes."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.full((len(texts), self.dim), np.nan, np.float32)
+
+
+class Another(Words):
+    encoder_id = "another"
+
+
+def test_a_text_that_is_no_number_any_more_breaks_parity_and_is_kept(live: Night) -> None:
+    with pytest.raises(ParityBroken, match="cosine -1"):
+        verify_live(live, NoNumbers())
+    with read_snapshot(live.engine) as conn:
+        kept = generations.read_parity(conn, "g1")
+    assert kept is not None
+    assert kept.canary_min_cosine == -1.0
+
+
+def test_without_parity_nobody_looked(live: Night) -> None:
+    """LiveBroken fires when that goes on for three hours."""
+    with pytest.raises(ValueError, match="BERT here is another"):
+        verify_live(live, Another())
+    assert verified(live) is None
 
 
 def test_a_broken_one_that_was_mended_is_well_again(live: Night) -> None:

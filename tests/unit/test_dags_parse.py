@@ -121,6 +121,7 @@ def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any])
         assert task["entrypoint"][:2] == ["python", "-m"]
         assert importlib.util.find_spec(task["entrypoint"][2]) is not None
         assert found["max_active_runs"] == 1
+        assert found["timeout_s"], "a task that nobody runs would hold up every later run"
 
 
 def test_the_night_runs_its_steps_in_order(night: dict[str, Any]) -> None:

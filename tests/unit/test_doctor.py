@@ -18,7 +18,7 @@ from infra.cli.main import app
 from infra.doctor.artefacts import full_since_ms, look_at_artefacts
 from infra.doctor.day import HEADER, NOTHING_KNOWN, Known, look_at_day
 from infra.doctor.findings import Finding, Look, agreed
-from infra.doctor.store import known_to, look_at_store
+from infra.doctor.store import known_to, look_at_store, open_store
 from infra.drills.catalog import item_put
 from infra.drills.local import LocalStore, local_store
 from infra.drills.stack import now_ms
@@ -452,6 +452,28 @@ def test_what_the_proxy_refuses_by_itself_is_told_as_its_own() -> None:
     (finding,) = look_at_day(URL, None, httpx.MockTransport(answer)).findings
     assert finding.runbook == "ErrorsHigh"
     assert "without any replica 503: too many requests at once" in finding.what
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429])
+def test_a_search_that_is_refused_is_not_well(status: int) -> None:
+    look = asked(search=(status, {"title": "refused"}))
+    assert look.findings == ()
+    (unseen,) = look.not_seen
+    assert (unseen.what, unseen.why) == ("a search", f"it is answered {status}: refused")
+    assert "a search and its list" not in look.seen
+
+
+def test_what_cannot_be_read_hides_nothing_else() -> None:
+    assert look_at_day("http://[::1", None).findings[0].runbook == "NothingAnswers"
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"<html>", headers={HEADER: "r"})
+
+    look = look_at_day(URL, None, httpx.MockTransport(answer))
+    assert look.not_seen[0].what == URL
+    engine, look = open_store("no-url")
+    assert engine is None
+    assert look.not_seen[0].what == "the database"
 
 
 def test_without_a_key_what_is_not_seen_is_said() -> None:

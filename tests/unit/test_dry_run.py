@@ -118,6 +118,62 @@ def test_a_hold_on_what_is_live_ends_as_well(store: LocalStore) -> None:
     assert (live.generation_id, live.previous, live.hold) == ("g0", "g1", False)
 
 
+def test_what_was_rolled_back_from_is_not_gone_back_to(store: LocalStore) -> None:
+    """At 3 a.m.: it is worse, it is mended, it is worse again."""
+    store.publish("g2", 3)
+    for back_at in ("g1", "g0"):
+        assert moonlark("rollback", "--why", f"worse than {back_at}").exit_code == 0
+        assert pointer(store).generation_id == back_at
+        assert moonlark("publish", "--clear-hold").exit_code == 0
+    before = pointer(store)
+    for more in ((), ("--dry-run",)):
+        nowhere = moonlark("rollback", "--why", "and again", *more)
+        assert nowhere.exit_code == 1
+        assert "no generation to go back to" in nowhere.output
+    assert pointer(store) == before
+    assert moonlark("rollback", "--to", "g2", "--why", "g2 was right").exit_code == 0
+    assert pointer(store).generation_id == "g2"
+
+
+def test_a_hold_may_be_set_on_what_is_live(store: LocalStore) -> None:
+    said = moonlark("rollback", "--to", "g1", "--why", "no nights now", "--dry-run").output
+    assert "only the hold would change" in said
+    assert pointer(store).hold is False
+    assert "hold set" in moonlark("rollback", "--to", "g1", "--why", "no nights now").output
+    live = pointer(store)
+    assert (live.generation_id, live.previous, live.hold) == ("g1", "g0", True)
+    held = moonlark("publish", "g1").output
+    assert "no nights now" in held
+    assert "--clear-hold" in held
+    told = json.loads(
+        moonlark("rollback", "--to", "g1", "--why", "x", "--dry-run", "--json").output
+    )
+    assert told["sets_hold"] is False
+    assert moonlark("rollback", "--to", "g1", "--why", "again").exit_code == 0
+    assert pointer(store) == live
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rollback", "--why", ""),
+        ("rollback", "--why", "x" * 501),
+        ("rollback", "--why", "worse", "--to", ""),
+        ("publish", "g0", "--why", "x" * 501),
+    ],
+)
+def test_what_may_not_be_kept_is_refused_before_anything_is_staged(
+    store: LocalStore, words: tuple[str, ...]
+) -> None:
+    before = pointer(store)
+    for more in ((), ("--dry-run",)):
+        assert moonlark(*words, *more).exit_code == 1
+    assert pointer(store) == before
+    with read_snapshot(store.engine) as conn:
+        known = generations.list_generations(conn)
+    assert {found.state for found in known} == {"published"}
+
+
 def test_what_was_done_is_told_a_script_as_json(store: LocalStore) -> None:
     back = json.loads(moonlark("rollback", "--why", "worse", "--json").stdout)
     assert back["live"]["generation"] == "g0"

@@ -92,11 +92,20 @@ ASKED: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("GET", "/v1/items/anna-2", None, {"catalog_seq": 22}),
     ("DELETE", "/v1/items/anna-1", None, {"catalog_seq": 23}),
 ]
+REFUSED: list[tuple[str, str, Any, int]] = [
+    ("POST", "/v1/events", {**click(ANNA, "e7"), "kind": "anna"}, 422),
+    ("POST", "/v1/events", {**click(ANNA, "e7"), "item_id": "anna-9"}, 422),
+    ("POST", "/v1/search", {"text": "anna", "k": 0}, 422),
+    ("GET", f"/v1/users/{ANNA}-else", None, 404),
+    ("GET", "/v1/items/anna-9", None, 404),
+]
 """A request, and what its line tells at least; a generation where one is named here alone."""
 
 
 def test_each_line_tells_what_its_answer_was_made_of_and_names_nobody(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MOONLARK_LOG", "json")
     with local_store(items=20, seed=1) as store:
@@ -105,9 +114,21 @@ def test_each_line_tells_what_its_answer_was_made_of_and_names_nobody(
             for method, path, body, _ in ASKED:
                 answer = client.request(method, path, json=body)
                 assert answer.status_code == 200, (path, answer.text)
-    said = capsys.readouterr().out
-    told = lines(said)
-    assert len(told) == len(ASKED)
+            for method, path, body, status in REFUSED:
+                assert client.request(method, path, json=body).status_code == status, path
+
+            def broken(*_: object, **__: object) -> None:
+                raise RuntimeError("a bug")
+
+            monkeypatch.setattr("serve.feedback.append", broken)
+            assert client.post("/v1/events", json=click(ANNA, "e8")).status_code == 503
+    captured = capsys.readouterr()
+    said = captured.out
+    told = lines(said)[: len(ASKED)]
+    others = [each["status"] for each in lines(said)[len(ASKED) :]]
+    assert others == [*(status for *_, status in REFUSED), 503]
+    assert "a post of 1 events was not stored" in caplog.text
+    assert "anna" not in captured.err + caplog.text
     for (method, path, _, expected), line_told in zip(ASKED, told, strict=True):
         assert expected.items() <= line_told.items(), (method, path, line_told)
         assert ("generation" in line_told) == ("generation" in expected), (method, path)
@@ -116,7 +137,9 @@ def test_each_line_tells_what_its_answer_was_made_of_and_names_nobody(
 
 
 def test_a_step_is_told_done_or_failed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MOONLARK_LOG", "json")
     with local_store(items=20, seed=1) as store:
@@ -128,7 +151,8 @@ def test_a_step_is_told_done_or_failed(
 
         with pytest.raises(ValueError, match="anna"):
             run_step(night, "embed", broken)
-    said = capsys.readouterr().out
+    captured = capsys.readouterr()
+    said = captured.out
     done, failed = lines(said)
     assert (done["step"], done["outcome"], done["rows"]) == ("export", "done", 7)
     assert (failed["step"], failed["outcome"], failed["error"]) == (
@@ -137,7 +161,7 @@ def test_a_step_is_told_done_or_failed(
         "ValueError",
     )
     assert done["generation"] == failed["generation"] == "n1"
-    assert "anna" not in said
+    assert "anna" not in said + captured.err + caplog.text
 
 
 def begun(store: LocalStore) -> Night:

@@ -8,7 +8,7 @@ import pytest
 from ray_jobs.nightly.event_vectors import EventVectors
 from ray_jobs.nightly.gate import check_accuracy
 from ray_jobs.nightly.histories import NONE, Histories
-from ray_jobs.nightly.holdout import QUESTIONS_A_USER, can_hold_out, held_out
+from ray_jobs.nightly.holdout import QUESTIONS_A_USER, can_hold_out, held_out, validation
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.workspace import GateRefused
 from ray_jobs.shards.texts import TextVectors, write_text_vectors
@@ -72,6 +72,19 @@ def test_what_is_held_out_is_the_end_of_each_history(tmp_path: Path) -> None:
     assert 60 <= np.count_nonzero(held) <= 0.1 * len(held)
     for first, last in zip(log.offsets_U1[:-1], log.offsets_U1[1:], strict=True):
         assert (np.diff(held[first:last].astype(int)) >= 0).all()
+
+
+def test_of_an_import_without_times_most_users_stay_to_learn_from(tmp_path: Path) -> None:
+    """All that is known happened at two moments, as of a file with a date a row."""
+    users = 2_000
+    log = histories(tmp_path, [(user, 10 * user + n, n) for user in range(users) for n in (0, 1)])
+    settings = NightSettings(fusion_questions=150)
+    held = held_out(log, settings)
+    chosen = validation(log, held, settings)
+    assert 100 <= np.count_nonzero(held) <= 400, "a tenth of the questions is 200"
+    assert 75 <= np.count_nonzero(chosen) <= 300
+    taken = np.unique(log.user_keys_E[held | chosen])
+    assert len(taken) <= 0.35 * users, "of the others both events are learned from"
 
 
 def test_nothing_of_a_tiny_log_is_held_out(tmp_path: Path) -> None:
