@@ -26,6 +26,7 @@ from infra.drills.disk import small_disk
 from infra.drills.night_worker import make
 from infra.drills.sick_app import APP
 from infra.drills.stack import PROJECT, DrillStack, drill_stack, now_ms
+from infra.drills.victims import wait_for
 from infra.prometheus.check import RULES
 from infra.stack.postgres import PostgresServer, connect, create_database
 from infra.stack.prometheus import LocalPrometheus
@@ -40,6 +41,8 @@ USERS = 100
 PAUSE_S = 0.25
 SEARCHES = 4
 """One event of so many."""
+TRAFFIC, TRAFFIC_S = 40, 120.0
+"""Events of today that a night finds: it is no fault that nobody did anything."""
 COMMAND_TIMEOUT_S = 300.0
 DATABASE = "moonlark"
 ROLES = PROJECT / "infra" / "postgres" / "roles.sql"
@@ -76,6 +79,8 @@ class Murmur(threading.Thread):
         self.key = key
         """With which events are sent. A sender's may be revoked; lists have one of their own."""
         self.asks_for_lists = True
+        self.stored = 0
+        """Events that were acknowledged."""
 
     def run(self) -> None:
         """Until `end`."""
@@ -86,7 +91,8 @@ class Murmur(threading.Thread):
                     return
                 user = f"idle{n % 10}"
                 with contextlib.suppress(httpx.HTTPError):
-                    http.post("/v1/events", json=_event(n, user), headers=bearer(self.key))
+                    answer = http.post("/v1/events", json=_event(n, user), headers=bearer(self.key))
+                    self.stored += answer.is_success
                     if self.asks_for_lists:
                         http.get(f"/v1/users/{user}/recommendations", headers=asks)
 
@@ -274,4 +280,5 @@ def ward(seed: int) -> Iterator[Ward]:
         )
         murmur.start()
         ends.callback(murmur.end)
+        wait_for("some traffic", lambda: murmur.stored >= TRAFFIC, TRAFFIC_S)
         yield Ward(stack, server, prometheus, murmur, _key(stack.engine, "on-call", SCOPES))
