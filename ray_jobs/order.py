@@ -23,11 +23,17 @@ Mask = NDArray[np.bool_]
 
 
 def ranked_rows(
-    scores_N: Floats, ordinals_N: Ints, hidden: Ints, eligible: Mask | None = None
+    scores_N: Floats,
+    ordinals_N: Ints,
+    hidden: Ints,
+    eligible: Mask | None = None,
+    *,
+    are_distinct: bool = False,
 ) -> NDArray[np.intp]:
     """The rows in their order, of an ordinal that repeats its best; without negative ordinals
     (padding), those `hidden`, which ascend, and those not `eligible` (a mask over ordinals, all
-    when None; ordinals beyond its end are not)."""
+    when None; ordinals beyond its end are not). `are_distinct`: none repeats, so none is looked
+    for, which takes as long as the rest."""
     keys_N, count, may_repeat = _keys(
         *map(np.ascontiguousarray, (scores_N, ordinals_N, hidden)),
         *(_NO_MASK if eligible is None else eligible, eligible is not None),
@@ -38,7 +44,7 @@ def ranked_rows(
         rows = rows[kept[rows]]
     else:
         rows = keys_N.argsort()[:count]
-    if may_repeat:
+    if may_repeat and not are_distinct:
         found = ordinals_N[rows]
         ascending = np.sort(found)
         if (ascending[1:] == ascending[:-1]).any():

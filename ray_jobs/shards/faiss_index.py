@@ -154,7 +154,7 @@ def search_ivf(
             False,
             params,
         )
-    if ordinals_BK[:, -1].min() < 0:  # faiss pads at the end of a row
+    if rows > 1 or ordinals_BK[0, -1] < 0:  # faiss pads at the end of a row
         scores_BK[ordinals_BK < 0] = PAD_SCORE
     return scores_BK, ordinals_BK
 

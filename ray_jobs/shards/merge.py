@@ -28,11 +28,13 @@ def merge_top_k(
     k: int,
     excluded: Ordinals = _NOTHING,
     eligible: NDArray[np.bool_] | None = None,
+    *,
+    are_distinct: bool = False,
 ) -> Ranked:
     """The k best of all parts, each ordinal once (with its best score): (<=k,), (<=k,).
 
     Parts are 1-D and of any length; negative ordinals (padding), those `excluded` (ascending) and
-    those not `eligible` (see `order.ranked_rows`) are dropped. Unpadded.
+    those not `eligible` (see `order.ranked_rows`, `are_distinct` too) are dropped. Unpadded.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -42,7 +44,7 @@ def merge_top_k(
     if len(parts) > 1:
         scores = np.concatenate([part[0] for part in parts])
         ordinals = np.concatenate([part[1] for part in parts])
-    rows = ranked_rows(scores, ordinals, excluded, eligible)[:k]
+    rows = ranked_rows(scores, ordinals, excluded, eligible, are_distinct=are_distinct)[:k]
     return scores[rows], ordinals[rows]
 
 

@@ -196,7 +196,8 @@ class _View:
             found = block.best(self.query_BD[0], fetch, floor, assignment, allowed)
             floor = _floor(floor, found, fetch)
             kept.append(_without(found, gone))
-        ranked = merge_top_k(kept, k, self.excluded, self.eligible)
+        # A live ordinal is in one of them (`delta`), and of two shards in one (`reader`).
+        ranked = merge_top_k(kept, k, self.excluded, self.eligible, are_distinct=True)
         if floor == -np.inf:
             return ranked, True
         return ranked, len(ranked[0]) == k and float(ranked[0][-1]) > floor
