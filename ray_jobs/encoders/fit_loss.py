@@ -7,8 +7,10 @@ Full softmax up to `softmax_items`; above it a sample: the batch's own targets a
 draws, each corrected by its chance to be drawn (Bengio and Senecal 2008; Yi et al. 2019), so that
 the sum estimates the full one.
 
-Shapes: B windows, L positions, P positions with a target, I items, C candidates, D dim.
+Shapes: B windows, L positions, P positions with a target, I items, C candidates, N texts, D dim.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch.nn import functional
 from ray_jobs.encoders.fit_batches import NO_TARGET, Barred
 from ray_jobs.encoders.train_config import TrainConfig
 from ray_jobs.encoders.train_data import Ints, TrainData
-from ray_jobs.encoders.user_lstm import EventBatch, UserLSTM
+from ray_jobs.encoders.user_lstm import UNKNOWN_TEXT, EventBatch, UserLSTM
 
 
 class CatalogSoftmax(nn.Module):
@@ -46,24 +48,25 @@ class CatalogSoftmax(nn.Module):
         `asked_at_BL`: the step whose state answers each position (`Columns.asked_at`).
         """
         model, config = self.model, self._config
-        projected_ND = model.text(self._bert_NT)
+        asked_BL = targets_BL != NO_TARGET
+        targets_P = targets_BL[asked_BL]
+        items_C, correction_C = self._candidates(targets_P)
+        bert_NT, texts_BL, texts_C = self._texts_of(batch.texts_BL, self._item_texts_I[items_C])
+        projected_ND = model.text(bert_NT)
         residual_RD = self._thinned(model.residuals())
-        inputs_BLD = model.inputs(projected_ND, residual_RD, batch)
+        inputs_BLD = model.inputs(projected_ND, residual_RD, replace(batch, texts_BL=texts_BL))
         inputs_BLD = self._events_dropped(inputs_BLD)
         inputs_BLD = functional.dropout(inputs_BLD, config.input_dropout, self.training)
         pooled_BLH = model.pool(model.states(inputs_BLD))
         pooled_BLH = functional.dropout(pooled_BLH, config.state_dropout, self.training)
-        asked_BL = targets_BL != NO_TARGET
         window_P, _ = asked_BL.nonzero(as_tuple=True)
         users_PD = model.users(pooled_BLH[window_P, asked_at_BL[asked_BL]])
-        targets_P = targets_BL[asked_BL]
         if not len(targets_P):
             # Every parameter takes part, or the other ranks would wait for its gradient.
             nothing: Tensor = users_PD.sum() + 0.0 * (projected_ND.sum() + model.logit_scale)
             return nothing
-        items_C, correction_C = self._candidates(targets_P)
         items_CD = model.items_from(
-            projected_ND[self._item_texts_I[items_C]], self._residual_rows_I[items_C], residual_RD
+            projected_ND[texts_C], self._residual_rows_I[items_C], residual_RD
         )
         logits_PC = model.logit_scale.exp() * (users_PD @ items_CD.T)
         columns_P1 = torch.searchsorted(items_C, targets_P).unsqueeze(-1)
@@ -91,6 +94,16 @@ class CatalogSoftmax(nn.Module):
         drawn_BL = torch.rand(inputs_BLD.shape[:2], device=inputs_BLD.device)
         dropped_BL = drawn_BL < self._config.event_dropout
         return torch.where(dropped_BL.unsqueeze(-1), self.model.unknown, inputs_BLD)
+
+    def _texts_of(self, texts_BL: Tensor, texts_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The text vectors (N, T) that a batch needs, and its rows among them. All of a catalog
+        that is no larger than the softmax; of a million the fiftieth part."""
+        if len(self._item_texts_I) <= self._config.softmax_items:
+            return self._bert_NT, texts_BL, texts_C
+        is_known_BL = texts_BL != UNKNOWN_TEXT
+        rows_N = torch.unique(torch.cat([texts_BL[is_known_BL], texts_C]))
+        numbered_BL = torch.searchsorted(rows_N, texts_BL).where(is_known_BL, texts_BL)
+        return self._bert_NT[rows_N], numbered_BL, torch.searchsorted(rows_N, texts_C)
 
     def _candidates(self, targets_P: Tensor) -> tuple[Tensor, Tensor | None]:
         """Ascending catalog positions of the softmax, and log of their chance to be among them."""

@@ -19,6 +19,8 @@ MAX_QUESTIONS = 4_000
 MAX_HISTORY = 2_000
 """Events before a question that are read; the fold in service reads all."""
 BATCH_USERS = 64
+SCORED_AT_ONCE = 16
+"""Questions: one reading of a large catalog for all of them."""
 
 
 class Validation:
@@ -53,10 +55,12 @@ class Validation:
     def ndcg(self, model: UserLSTM) -> float:
         """Mean NDCG@10 over the questions, items seen before each excluded; NaN without any."""
         model.eval()
-        device = model.unknown.device
-        bert_NT = self._bert_NT.to(device)
-        items_ID = model.items(
-            bert_NT[self._item_texts_I.to(device)], self._residual_rows_I.to(device)
+        device, residual_RD = model.unknown.device, model.residuals()
+        projected_ND = model.text(self._bert_NT.to(device))
+        items_ID = model.items_from(
+            projected_ND[self._item_texts_I.to(device)],
+            self._residual_rows_I.to(device),
+            residual_RD,
         )
         spans_of = {user: self._span(user) for user in self._questions}
         by_length = sorted(spans_of, key=lambda user: spans_of[user][1] - spans_of[user][0])
@@ -64,12 +68,26 @@ class Validation:
         for start in range(0, len(by_length), BATCH_USERS):
             users = by_length[start : start + BATCH_USERS]
             spans = [spans_of[user] for user in users]
-            users_BLD = model(bert_NT, self._columns.batch(spans).to(device))
-            for row, user in enumerate(users):
-                for event in self._questions[user]:
-                    before = int(self._data.moments_E[event]) - 1
-                    user_D = users_BLD[row, before - spans[row][0]]
-                    gains.append(self._gain((items_ID @ user_D).cpu().numpy(), user, event))
+            inputs_BLD = model.inputs(
+                projected_ND, residual_RD, self._columns.batch(spans).to(device)
+            )
+            users_BLD = model.users(model.pool(model.states(inputs_BLD)))
+            asked = [
+                (row, user, event)
+                for row, user in enumerate(users)
+                for event in self._questions[user]
+            ]
+            for first in range(0, len(asked), SCORED_AT_ONCE):
+                questions = asked[first : first + SCORED_AT_ONCE]
+                users_QD = torch.stack(
+                    [
+                        users_BLD[row, int(self._data.moments_E[event]) - 1 - spans[row][0]]
+                        for row, _, event in questions
+                    ]
+                )
+                scores_QI = (users_QD @ items_ID.T).cpu().numpy()
+                for scores_I, (_, user, event) in zip(scores_QI, questions, strict=True):
+                    gains.append(self._gain(scores_I, user, event))
         return float(np.mean(gains)) if gains else float("nan")
 
     def _span(self, user: int) -> tuple[int, int]:

@@ -324,6 +324,43 @@ def test_a_sampled_softmax_estimates_the_full_one() -> None:
     assert values[ITEMS // 3] == pytest.approx(values[ITEMS], rel=0.05)
 
 
+def test_of_a_large_catalog_the_texts_of_the_batch_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same loss and gradients as with every text projected."""
+    data = circle(users=6, held_out=0)
+    data.texts_E[::7] = -1  # an event whose text has no vector
+    config = replace(tiny(), softmax_items=4)
+    loss, model = loss_of(data, config)
+    columns = columns_of(data, model.config, model_config_of(config, data)[1])
+    windows = windows_of(data, 20, np.random.default_rng(0))[:2]
+    batch = (
+        columns.batch(windows),
+        columns.next_targets(windows),
+        columns.asked_at(windows),
+        columns.barred(windows),
+    )
+
+    def measured() -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(5)
+        model.zero_grad()
+        value = loss(*batch)
+        value.backward()
+        return value.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    rows_N, *_ = loss._texts_of(batch[0].texts_BL, torch.tensor([0, 3]))
+    assert len(rows_N) < len(data.bert_NT), "some are left out"
+    value, gradients = measured()
+    everything = torch.from_numpy(data.bert_NT)
+    monkeypatch.setattr(
+        loss, "_texts_of", lambda texts_BL, texts_C: (everything, texts_BL, texts_C)
+    )
+    of_all, gradients_of_all = measured()
+    assert value == pytest.approx(of_all, abs=1e-6)
+    for one, other in zip(gradients, gradients_of_all, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
 def test_a_batch_without_targets_costs_nothing_and_reaches_every_parameter() -> None:
     data = circle(users=3, held_out=0)
     loss, model = loss_of(data, tiny())
