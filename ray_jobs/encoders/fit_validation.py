@@ -55,12 +55,12 @@ class Validation:
     def ndcg(self, model: UserLSTM) -> float:
         """Mean NDCG@10 over the questions, items seen before each excluded; NaN without any."""
         model.eval()
-        device, residual_RD = model.unknown.device, model.residuals()
+        device = model.unknown.device
         projected_ND = model.text(self._bert_NT.to(device))
         items_ID = model.items_from(
             projected_ND[self._item_texts_I.to(device)],
             self._residual_rows_I.to(device),
-            residual_RD,
+            model.residuals(),
         )
         spans_of = {user: self._span(user) for user in self._questions}
         by_length = sorted(spans_of, key=lambda user: spans_of[user][1] - spans_of[user][0])
@@ -68,26 +68,19 @@ class Validation:
         for start in range(0, len(by_length), BATCH_USERS):
             users = by_length[start : start + BATCH_USERS]
             spans = [spans_of[user] for user in users]
-            inputs_BLD = model.inputs(
-                projected_ND, residual_RD, self._columns.batch(spans).to(device)
-            )
-            users_BLD = model.users(model.pool(model.states(inputs_BLD)))
+            users_BLD = model.after(projected_ND, self._columns.batch(spans).to(device))
             asked = [
-                (row, user, event)
-                for row, user in enumerate(users)
-                for event in self._questions[user]
+                (row, event) for row, user in enumerate(users) for event in self._questions[user]
             ]
-            for first in range(0, len(asked), SCORED_AT_ONCE):
-                questions = asked[first : first + SCORED_AT_ONCE]
-                users_QD = torch.stack(
-                    [
-                        users_BLD[row, int(self._data.moments_E[event]) - 1 - spans[row][0]]
-                        for row, _, event in questions
-                    ]
-                )
-                scores_QI = (users_QD @ items_ID.T).cpu().numpy()
-                for scores_I, (_, user, event) in zip(scores_QI, questions, strict=True):
-                    gains.append(self._gain(scores_I, user, event))
+            steps = [int(self._data.moments_E[event]) - 1 - spans[row][0] for row, event in asked]
+            users_QD = users_BLD[[row for row, _ in asked], steps]
+            scores = (
+                scores_I
+                for some_QD in torch.split(users_QD, SCORED_AT_ONCE)
+                for scores_I in (some_QD @ items_ID.T).cpu().numpy()
+            )
+            for scores_I, (row, event) in zip(scores, asked, strict=True):
+                gains.append(self._gain(scores_I, users[row], event))
         return float(np.mean(gains)) if gains else float("nan")
 
     def _span(self, user: int) -> tuple[int, int]:

@@ -75,7 +75,10 @@ class UserLSTM(nn.Module):
 
     def forward(self, text_vectors_NT: Tensor, batch: EventBatch) -> Tensor:
         """User vectors (B, L, D) after each event; rows behind a user's last event mean nothing."""
-        projected_ND: Tensor = self.text(text_vectors_NT)
+        return self.after(self.text(text_vectors_NT), batch)
+
+    def after(self, projected_ND: Tensor, batch: EventBatch) -> Tensor:
+        """The same from texts that are projected already: of a large catalog once for all."""
         inputs_BLD = self.inputs(projected_ND, self.residuals(), batch)
         return self.users(self.pool(self.states(inputs_BLD)))
 
