@@ -6,7 +6,6 @@ shard. K = results, D = dimension, N = vectors, L = lists, Q = queries.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -125,6 +124,8 @@ class ListedBlock:
         self._begins_L = begins_L
         self._ordinals_N = ordinals_N
         self._codes_ND = codes_ND
+        # At once, by whoever applies changes: 15 ms at 90,000 rows that no request is to wait for.
+        self._stored = StoredVectors.of_rows(ordinals_N, codes_ND)
 
     @classmethod
     def empty(cls, coarse: Any) -> ListedBlock:
@@ -174,10 +175,6 @@ class ListedBlock:
             np.concatenate([self._ordinals_N[kept], ordinals])[order],
             codes_ND[order],
         )
-
-    @cached_property
-    def _stored(self) -> StoredVectors:
-        return StoredVectors.of_rows(self._ordinals_N, self._codes_ND)
 
 
 def _best(found: Ranked, k: int, allowed: AllowedOrdinals | None) -> Ranked:
