@@ -81,14 +81,15 @@ def command(
             ends_hold=clear_hold,
         )
         told |= {"replicas_ready": ready, "waited_s": round(waited_s, 3)}
-        line = (
-            f"live: {live.generation_id} (flip {live.flip}; {ready} replicas ready"
-            f" after {waited_s:.1f} s; before: {live.previous or 'nothing'})"
-        )
-        if before is not None and live.flip == before.flip:
+        if live == before:
             line = f"live already: {live.generation_id} (flip {live.flip})"
             if live.hold:
                 line += f"; {live.who} set a hold: {live.why}; --clear-hold ends it"
+        else:
+            line = (
+                f"live: {live.generation_id} (flip {live.flip}; {ready} replicas ready"
+                f" after {waited_s:.1f} s; before: {live.previous or 'nothing'})"
+            )
         if held is not None:
             line += f"\n{CLEARED}"
     typer.echo(json.dumps({"live": document(live), **told}, indent=2) if as_json else line)

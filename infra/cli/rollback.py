@@ -50,8 +50,5 @@ def command(
     if as_json:
         typer.echo(json.dumps({"live": document(pointer)}, indent=2))
         return
-    typer.echo(
-        f"live: {pointer.generation_id} (flip {pointer.flip}), "
-        f"hold {'set' if pointer.hold else 'not set'}"
-    )
+    typer.echo(f"live: {pointer.generation_id} (flip {pointer.flip}), hold set")
     typer.echo("next: moonlark publish --clear-hold, when the reason is gone")

@@ -63,12 +63,12 @@ def _try(here: Ward, tried: str, fault: Fault, figures: Figures) -> None:
         figures.more[f"{tried}_fires_s"] = round(fires_s, 1)
         runbook = runbooks.read(name)
         for command in runbook.commands("Diagnosis"):
-            said = _do(here, command, fault, figures, _accepted(command, fault))
+            said = _do(here, tried, command, fault, figures, _accepted(command, fault))
             if command == DOCTOR and not re.search(rf"^{fault.named or name}\b", said, re.M):
                 figures.tell(f"{tried}: the doctor does not name {fault.named or name}: {said}")
         wait_for(f"{name} still fires", lambda: _fires(here, name), STILL_S)
         for command in runbook.commands("Mitigation"):
-            _do(here, command, fault, figures)
+            _do(here, tried, command, fault, figures)
         ends_s = wait_for(f"{name} ends", lambda: _is_over(here, name), ENDS_S)
         figures.more[f"{tried}_ends_s"] = round(ends_s, 1)
     finally:
@@ -95,7 +95,12 @@ def _fires(here: Ward, name: str) -> bool:
 
 
 def _do(
-    here: Ward, command: str, fault: Fault, figures: Figures, accepted: Set[int] = frozenset({0})
+    here: Ward,
+    tried: str,
+    command: str,
+    fault: Fault,
+    figures: Figures,
+    accepted: Set[int] = frozenset({0}),
 ) -> str:
     """What it printed."""
     for beginning, do in fault.stand_ins.items():
@@ -105,7 +110,7 @@ def _do(
     done = here.run(command)
     if done.returncode not in accepted:
         said = (done.stdout + done.stderr)[-500:]
-        figures.tell(f"{command!r} ended with {done.returncode}: {said}")
+        figures.tell(f"{tried}: {command!r} ended with {done.returncode}: {said}")
     for beginning, hand_on in fault.hands_on.items():
         if command.startswith(beginning):
             hand_on(here, done.stdout)

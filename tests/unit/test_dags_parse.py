@@ -115,6 +115,14 @@ def test_erasures_are_finished_by_schedule_or_by_hand(others: dict[str, dict[str
     assert not any(validator.is_valid(value) for value in ("", "none", None, True))
 
 
+def test_a_prune_by_hand_keeps_as_many_as_it_is_told(others: dict[str, dict[str, Any]]) -> None:
+    from jsonschema import Draft7Validator
+
+    validator = Draft7Validator(others["prune_artifacts"]["params"]["keep"])
+    assert all(validator.is_valid(value) for value in (None, 2, 10))
+    assert not any(validator.is_valid(value) for value in (1, 0, -1, "2", 2.5))
+
+
 def test_each_dag_by_hand_or_hour_is_one_job_that_exists(others: dict[str, Any]) -> None:
     for found in others.values():
         (task,) = found["tasks"].values()
