@@ -17,7 +17,8 @@ from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.ranking.fusion_fit import MIN_QUESTIONS
 
 MAX_SHARE = 0.1
-"""The holdout never takes more than this share of the log's questions from training."""
+"""Of the log's questions the holdout takes at most about this share from training: more by those of
+one moment, up to `CROWDED` times as many."""
 
 CROWDED = 2
 """Where one moment has so many times what is wanted (an import without times), only some users are
