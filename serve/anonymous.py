@@ -47,13 +47,11 @@ def inline_log(
     book = Book(
         received_at_ms=received_at_ms,
         keys={NOBODY: _NOBODYS_KEY},
-        before={},
         users={_NOBODYS_KEY: UserState(last_user_seq=0, day=0, day_count=0)},
         items=items,
         events={},
         undone={},
         ratings={},
-        history=False,
     )
     draft = Draft(book, keep_unknown_items=keep_unknown_items)
     taken = [draft.take(index, event) for index, event in enumerate(events)]

@@ -4,14 +4,9 @@ READ COMMITTED; insert the missing users and lock all users of the group, both i
 their ids (so that two groups cannot wait for each other); read what the log knows *after* the
 locks; give gapless numbers; append; count the activity; commit. A user's numbers are given under
 that user's row lock, so commit order is number order and no reader ever steps over a number.
-
-SQLite has one lock for all that write, so a large group reads and decides before it has it, and
-under it only writes: if the log of each of its users still ends where it ended, which the counters
-tell. If not, nothing is written, and the group goes by the recipe.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -35,28 +30,20 @@ from sql.event import Appended, EventKind, NewEvent, Problem, Rejected, shape_pr
 from sql.event_rules import Book, Draft, Known, UserState
 from sql.prepared import fetch, run_each
 from sql.tables import events, item_activity, text_vectors, users
-from sql.transactions import read_snapshot, shown, write
+from sql.transactions import shown, write
 from sql.unlisted import Unlisted, look_up, reserve
 from sql.user_rows import delete_users, insert_users, lock_users, mark_returned
 from sql.vectors import to_bytes
 
 MAX_GROUP_EVENTS = 50_000
 MAX_ATTEMPTS = 5
-AHEAD_EVENTS = 16
-"""From so many on a group is decided ahead: of fewer the second transaction costs more than it
-keeps from waiting."""
 ACTIVITY_SLOTS = 8
 
 Answer = list[Appended] | Rejected
 
 
-Group = Sequence[tuple[Sequence[NewEvent], bool]]
-"""Requests, and whether unknown items of each are kept."""
-
-
-class _Overtaken(Exception):
-    """A user of the group was erased between the insert and the lock, or another wrote to one
-    between the decision and the lock: roll back, begin again."""
+class _UserErased(Exception):
+    """A user of the group was erased between the insert and the lock: roll back, begin again."""
 
 
 def append(
@@ -95,53 +82,21 @@ def append(
     if not well_formed:
         return answers
     group = [(requests[i], keep_unknown_items[i]) for i in well_formed]
-    stored = _append_ahead(engine, group, received_at_ms, history)
     for _ in range(MAX_ATTEMPTS):
-        if stored is not None:
-            break
-        with suppress(_Overtaken), write(engine) as conn:
-            stored = _append_group(conn, group, received_at_ms, history, erasures)
-    if stored is None:
-        meanwhile = f"users of the group were erased {MAX_ATTEMPTS} times meanwhile"
-        raise StoreBusy(shown(engine), meanwhile)
-    for i, answer in zip(well_formed, stored, strict=True):
-        answers[i] = answer
-    return answers
-
-
-def _append_ahead(
-    engine: Engine, group: Group, received_at_ms: int, history: bool
-) -> list[Answer] | None:
-    """Decide on a snapshot, and store under SQLite's lock.
-
-    None, and nothing is stored, where users or items are to be made, where another wrote to a user
-    of the group in between, and where it does not pay.
-    """
-    flat = [event for request, _ in group for event in request]
-    if engine.dialect.name != "sqlite" or len(flat) < AHEAD_EVENTS:
-        return None
-    user_ids = {event.user_id for event in flat}
-    with read_snapshot(engine) as conn:
-        there = lock_users(conn, list(user_ids))  # SQLite reads them: it has no row locks
-        if len(there) < len(user_ids):
-            return None
-        book = _open_book(conn, flat, there, received_at_ms, history)
-    if _kept_items(group) - book.items.keys():
-        return None
-    answers = [_decide(book, request, keep) for request, keep in group]
-    if not book.rows:
+        try:
+            with write(engine) as conn:
+                stored = _append_group(conn, group, received_at_ms, history, erasures)
+        except _UserErased:
+            continue
+        for i, answer in zip(well_formed, stored, strict=True):
+            answers[i] = answer
         return answers
-    try:
-        with write(engine) as conn:
-            _store(conn, book)
-    except _Overtaken:
-        return None
-    return answers
+    raise StoreBusy(shown(engine), f"users of the group were erased {MAX_ATTEMPTS} times meanwhile")
 
 
 def _append_group(
     conn: Connection,
-    group: Group,
+    group: Sequence[tuple[Sequence[NewEvent], bool]],
     received_at_ms: int,
     history: bool,
     erasures: ErasureKey | None,
@@ -150,9 +105,11 @@ def _append_group(
     flat = [event for request, _ in group for event in request]
     user_ids = sorted({event.user_id for event in flat}, key=str.encode)
     created, locked = _users_of(conn, user_ids, received_at_ms, erasures)
-    book = _open_book(conn, flat, locked, received_at_ms, history)
+    book = _open_book(conn, flat, locked, received_at_ms)
+    book.history = history
+    kept = {e.item_id for request, keep in group if keep for e in request if e.item_id is not None}
     unlisted: Unlisted | None = None
-    if unknown := _kept_items(group) - book.items.keys():
+    if unknown := kept - book.items.keys():
         unlisted = look_up(conn, unknown)
         book.items = {**book.items, **unlisted.listed}
         book.unlisted = unlisted.ordinals
@@ -183,13 +140,8 @@ def _users_of(
         mark_returned(conn, created, erasures)
     locked |= lock_users(conn, missing)
     if len(locked) != len(user_ids):
-        raise _Overtaken
+        raise _UserErased
     return created, locked
-
-
-def _kept_items(group: Group) -> set[str]:
-    """Items that are kept also if they are unknown."""
-    return {e.item_id for request, keep in group if keep for e in request if e.item_id is not None}
 
 
 def _decide(book: Book, request: Sequence[NewEvent], keep: bool) -> Answer:
@@ -206,10 +158,8 @@ def _open_book(
     flat: Sequence[NewEvent],
     locked: dict[str, tuple[int, UserState]],
     received_at_ms: int,
-    history: bool,
 ) -> Book:
-    """Read what the log and the catalog know of the group. Only called after the locks, or where
-    the counters in `locked` are looked at again under them."""
+    """Read what the log and the catalog know of the group. Only called after the locks."""
     keys = {user_id: user_key for user_id, (user_key, _) in locked.items()}
     dialect = conn.dialect.name
     names = {(keys[e.user_id], e.event_id) for e in flat}
@@ -233,13 +183,11 @@ def _open_book(
     return Book(
         received_at_ms=received_at_ms,
         keys=keys,
-        before=dict(locked.values()),
         users=dict(locked.values()),
         items=resolve_items(conn, item_ids),
         events=known,
         undone=undone,
         ratings=ratings,
-        history=history,
     )
 
 
@@ -290,14 +238,10 @@ _ROW = ("user_key", "event_id", "occurred_at_ms", *Known._fields)
 _INSERT_EVENTS = insert(events).values({name: bindparam(name) for name in _ROW})
 _VECTOR = ("user_key", "user_seq", "encoder_id", "vector")
 _INSERT_VECTORS = insert(text_vectors).values({name: bindparam(name) for name in _VECTOR})
-_COUNTERS = ("seq", "of_day", "of_day_count", "key", "before_seq", "before_trimmed_seq")
+_COUNTERS = ("seq", "of_day", "of_day_count", "key")
 _UPDATE_USERS = (
     update(users)
-    .where(
-        users.c.user_key == bindparam("key"),
-        users.c.last_user_seq == bindparam("before_seq"),
-        users.c.trimmed_seq == bindparam("before_trimmed_seq"),
-    )
+    .where(users.c.user_key == bindparam("key"))
     .values(
         last_user_seq=bindparam("seq"), day=bindparam("of_day"), day_count=bindparam("of_day_count")
     )
@@ -306,19 +250,8 @@ _COUNT = ("hour", "ordinal", "kind", "slot", "n")
 
 
 def _store(conn: Connection, book: Book) -> None:
-    """Raises `_Overtaken` where the log of a user is not what it was when the book was opened: an
-    append, an erasure and what retention takes all tell by the counters or the key."""
     if not book.rows:
         return
-    touched = {row.user_key for row in book.rows}
-    counters = [
-        (state.last_user_seq, state.day, state.day_count, key, was.last_user_seq, was.trimmed_seq)
-        for key, state in book.users.items()
-        if key in touched
-        for was in (book.before[key],)
-    ]
-    if run_each(conn, _UPDATE_USERS, _COUNTERS, counters) != len(counters):
-        raise _Overtaken
     rows = [(row.user_key, row.event_id, row.occurred_at_ms, *row.known) for row in book.rows]
     run_each(conn, _INSERT_EVENTS, _ROW, rows)
     vectors = (
@@ -327,6 +260,13 @@ def _store(conn: Connection, book: Book) -> None:
         for encoder_id, vector in event.vectors.items()
     )
     run_each(conn, _INSERT_VECTORS, _VECTOR, vectors)
+    touched = {row.user_key for row in book.rows}
+    counters = (
+        (state.last_user_seq, state.day, state.day_count, key)
+        for key, state in book.users.items()
+        if key in touched
+    )
+    run_each(conn, _UPDATE_USERS, _COUNTERS, counters)
     # One slot a transaction: two groups meet on a hot item's row once in ACTIVITY_SLOTS times.
     # Sorted, so that where they meet, they do not wait for each other in a circle.
     slot = min(touched) % ACTIVITY_SLOTS

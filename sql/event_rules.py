@@ -61,21 +61,19 @@ ActivityKey = tuple[int, int, str]
 
 @dataclass(slots=True)
 class Book:
-    """State of what was read. `before` and `users`: the counters as they were, and as they will be;
-    `events` by (user_key, event_id); `undone`: (user_key, seq) -> the seq that undid it; `ratings`:
-    (user_key, item_id) -> the effective rating. `history`: the group is a bulk of past events: no
-    daily limit, and activity is counted where it happened. `unlisted`: ordinals of ids that are no
-    items now (`sql.unlisted`); without one, an event has none."""
+    """State after the locks. `events` by (user_key, event_id); `undone`: (user_key, seq) -> the seq
+    that undid it; `ratings`: (user_key, item_id) -> the effective rating. `history`: the group is a
+    bulk of past events: no daily limit, and activity is counted where it happened. `unlisted`:
+    ordinals of ids that are no items now (`sql.unlisted`); without one, an event has none."""
 
     received_at_ms: int
     keys: Mapping[str, int]
-    before: Mapping[int, UserState]
     users: dict[int, UserState]
     items: Mapping[str, ItemRef]
     events: dict[tuple[int, str], Known]
     undone: dict[tuple[int, int], int]
     ratings: dict[tuple[int, str], Known | None]
-    history: bool
+    history: bool = False
     unlisted: Mapping[str, int] = field(default_factory=dict)
     rows: list[EventRow] = field(default_factory=list)
     vectors: list[tuple[int, int, NewEvent]] = field(default_factory=list)

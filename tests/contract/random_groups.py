@@ -1,7 +1,6 @@
 """Random groups of events of a few users, many of them sent by several writers under one id.
 
-`python -m tests.contract.random_groups URL SEED WRITER AHEAD` sends a writer's share and prints
-answers; groups of AHEAD events and more are decided ahead (`sql.event_log`).
+`python -m tests.contract.random_groups URL SEED WRITER` sends a writer's share and prints answers.
 """
 
 import json
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Engine
 
-from sql import event_log
 from sql.engine import open_engine, read_snapshot
 from sql.events import Appended, EventKind, NewEvent, append, effective
 from tests.contract.activity_counts import read_activity
@@ -60,21 +58,17 @@ def _event(rng: np.random.Generator, writer: int) -> NewEvent:
 
 def send(engine: Engine, seed: int, writer: int) -> list[Told]:
     """All groups of a writer; what was stored or had been stored before."""
-    return [told for requests in groups(seed, writer) for told in tell(engine, requests)]
-
-
-def tell(engine: Engine, requests: list[list[NewEvent]]) -> list[Told]:
-    """Of one group what was stored or had been stored before."""
     told = []
-    for request, answer in zip(
-        requests, append(engine, requests, received_at_ms=NOW_MS), strict=True
-    ):
-        # A request may be refused: it undoes what nobody has sent yet.
-        given: list[Appended] = answer if isinstance(answer, list) else []
-        told += [
-            Told(event.user_id, event.event_id, appended.user_seq, appended.duplicate)
-            for event, appended in zip(request, given, strict=False)
-        ]
+    for requests in groups(seed, writer):
+        for request, answer in zip(
+            requests, append(engine, requests, received_at_ms=NOW_MS), strict=True
+        ):
+            # A request may be refused: it undoes what nobody has sent yet.
+            given: list[Appended] = answer if isinstance(answer, list) else []
+            told += [
+                Told(event.user_id, event.event_id, appended.user_seq, appended.duplicate)
+                for event, appended in zip(request, given, strict=False)
+            ]
     return told
 
 
@@ -104,7 +98,7 @@ def check(engine: Engine, told: list[Told]) -> None:
 
 
 if __name__ == "__main__":
-    url, seed, writer, event_log.AHEAD_EVENTS = *sys.argv[1:4], int(sys.argv[4])
+    url, seed, writer = sys.argv[1:]
     print("ready", flush=True)
     sys.stdin.readline()
     print(json.dumps(send(open_engine(url), int(seed), int(writer))))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from sql import event_log, event_rules
+from sql import event_rules
 from sql.activity import hour_of
 from sql.catalog import delete_item, put_items
 from sql.engine import open_engine, read_snapshot
@@ -54,15 +54,6 @@ ROUNDS = 40
 def _catalog(request: pytest.FixtureRequest) -> None:
     if "engine" in request.fixturenames:
         put(request.getfixturevalue("engine"), "i1", "i2")
-
-
-@pytest.fixture(params=["sqlite", "sqlite, ahead", "postgres"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An append has two ways on SQLite, which give the same log."""
-    name, _, ahead = request.param.partition(", ")
-    if ahead:
-        monkeypatch.setattr(event_log, "AHEAD_EVENTS", 1)
-    return str(name)
 
 
 def activity(engine: Engine) -> dict[tuple[int, str], int]:
