@@ -22,6 +22,9 @@ from sql.transactions import BEGIN_IMMEDIATE, BEGIN_OPTION, read_snapshot, shown
 __all__ = ["check_schema", "migrate", "open_engine", "read_snapshot", "shown", "write"]
 
 LOCK_TIMEOUT_MS = 30_000
+CACHE_KIB = 32_000
+"""Of pages, a connection of SQLite at most: a group of 800 events writes some 2,500 of 4 KiB, and
+what does not fit goes to the log before its commit, and is read again."""
 LONGEST_LOG_PAGES = 50_000
 """200 MB: where nobody else copied it, the commit does that makes SQLite's log so long."""
 WAL_RETRY_S = 0.005
@@ -94,6 +97,7 @@ def _open_sqlite(url: URL, checkpoints_beside: bool) -> Engine:
         _set_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         cursor.execute("PRAGMA secure_delete = ON")  # an erased row leaves zeros (erasure_bytes)
         if checkpoints_beside:
             cursor.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
