@@ -106,16 +106,18 @@ def run_bench(
     parser.add_argument("--small", action="store_true", help="a minute; its figures say nothing")
     arguments = parser.parse_args(command_line)
     of = versions(packages)  # before it: hours later the tree may have moved
-    found = measure("small" if arguments.small else "full")
+    size: Size = "small" if arguments.small else "full"
+    found = measure(size)
     report = found.model_copy(
         update={
+            "size": size,
             "at": datetime.now(UTC),
             "machine": machine(),
             "versions": of | found.versions,
         }
     )
     show(report, Console(file=sys.stdout))
-    if arguments.small and arguments.json.parent == RESULTS:
+    if arguments.small and arguments.json.resolve().parent == RESULTS.resolve():
         return  # figures that say nothing do not replace others
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(arguments.json) as temporary:

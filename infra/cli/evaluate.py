@@ -135,6 +135,9 @@ def command(
                 console.print(str(path))
     for name, gain in result.get("live_feedback", {}).items():
         console.print(f"live feedback adds to {name}: {_interval(gain, k)}")
+        by_hour = enumerate(gain["by_hour"])
+        told = [f"{hour}: {more:+.4f}" for hour, more in by_hour if more is not None]
+        console.print(f"  by hour of the day (UTC): {', '.join(told)}", soft_wrap=True)
     if http:
         found = _over_http(interactions, request, http)
         if json_file is not None:

@@ -72,8 +72,9 @@ def evaluate(night: Night) -> Report:
         "fused": model.fusion is not None,
         **_summary(candidate_Q),
         "vector": _summary(vector_Q),
-        "popularity": _summary(_popularity_ranks(histories, held_E, questions, model)),
     }
+    popular_Q = _popularity_ranks(histories, held_E, questions, model)
+    report["popularity"] = _compared(candidate_Q, popular_Q, questions)
     live = _live_model(night)
     if live is not None:
         _tell_worth_of_day(night, histories, *live)
@@ -106,16 +107,18 @@ def _users(questions: list[Question]) -> NDArray[np.int64]:
 
 
 def _compared(
-    candidate_Q: NDArray[np.int64], live_Q: NDArray[np.int64], questions: list[Question]
+    candidate_Q: NDArray[np.int64], other_Q: NDArray[np.int64], questions: list[Question]
 ) -> dict[str, float]:
-    """Figures of the live one, and the interval of the candidate's NDCG@10 less its."""
+    """Figures of the other one, and the interval of the candidate's NDCG@10 less its."""
+    if not questions:
+        return _summary(other_Q)
     low, high = paired_bootstrap(
-        *(_gains(candidate_Q), _gains(live_Q), _users(questions)),
+        *(_gains(candidate_Q), _gains(other_Q), _users(questions)),
         seed=SEED,
         confidence=GATE_CONFIDENCE,
         resamples=GATE_RESAMPLES,
     )
-    return {**_summary(live_Q), "difference_low": low, "difference_high": high}
+    return {**_summary(other_Q), "difference_low": low, "difference_high": high}
 
 
 def _tell_worth_of_day(

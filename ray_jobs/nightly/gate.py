@@ -68,7 +68,9 @@ def check_gate(night: Night) -> float:
 def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_live: bool) -> None:
     """Refuses what is worse than what is live, and what could not be compared with it.
 
-    The second night of a new shop, whose log is too small to hold any of it out, is not held up.
+    Where what is live reads another text encoder, the lists of the most popular stand in for its
+    own. The second night of a new shop, whose log is too small to hold any of it out, is not held
+    up.
     """
     questions = evaluated["questions"]
     if questions < settings.gate_min_questions and something_is_live and evaluated["can_compare"]:
@@ -77,18 +79,23 @@ def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_l
             hint=HINT + "; MOONLARK_GATE_MIN_QUESTIONS=0 publishes it all the same",
         )
     live = evaluated.get("live")
-    if live is None:
+    if live is not None:
+        named = f"the live {live['generation']}"
+        compared = [("lists", evaluated, live)]
+        if "vector" in live:  # not in a report that an older version left
+            compared.append(("the user vector alone", evaluated["vector"], live["vector"]))
+    elif something_is_live and questions:
+        named = "the most popular, as what is live has another text encoder"
+        compared = [("lists", evaluated, evaluated["popularity"])]
+    else:
         return
-    compared = [("lists", evaluated, live)]
-    if "vector" in live:  # not in a report that an older version left
-        compared.append(("the user vector alone", evaluated["vector"], live["vector"]))
     for what, candidate, old in compared:
         lost = old["ndcg@10"] - candidate["ndcg@10"]
         # Refuse only what is worse beyond the margin and not by chance (99.8 % of resamples).
         if old["difference_high"] < 0 and lost > settings.gate_margin:
             raise GateRefused(
-                f"NDCG@10 of {what} {candidate['ndcg@10']:.4f} against {old['ndcg@10']:.4f} of the "
-                f"live {live['generation']} on {questions} held-out events",
+                f"NDCG@10 of {what} {candidate['ndcg@10']:.4f} against {old['ndcg@10']:.4f} of "
+                f"{named} on {questions} held-out events",
                 hint=HINT,
             )
 

@@ -105,12 +105,20 @@ def by_vector(candidate: float, high: float) -> dict[str, object]:
     return evaluated(live=live, vector={"ndcg@10": candidate})
 
 
+def another_encoder(popular: float, high: float) -> dict[str, object]:
+    """What is live cannot be asked; lists of the candidate are 0.1."""
+    return evaluated(live=None, popularity={"ndcg@10": popular, "difference_high": high})
+
+
 @pytest.mark.parametrize(
     ("report", "refused"),
     [
         (evaluated(), None),
         (evaluated(questions=0, live=None), "0 held-out questions"),
         (evaluated(questions=0, live=None, can_compare=False), None),
+        (another_encoder(0.2, -0.01), "lists 0.1000 against 0.2000 of the most popular"),
+        (another_encoder(0.2, 0.01), None),
+        (another_encoder(0.105, -0.001), None),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.2, "difference_high": -0.01}), "of the"),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.105, "difference_high": -0.001}), None),
         (by_vector(0.02, -0.01), "of the user vector alone 0.0200 against 0.1000 of the live g1"),
@@ -130,3 +138,4 @@ def test_the_first_night_is_compared_with_nothing() -> None:
     report = evaluated(questions=0, live=None)
     check_accuracy(report, NightSettings(), something_is_live=False)
     check_accuracy(report, NightSettings(gate_min_questions=0), something_is_live=True)
+    check_accuracy(another_encoder(0.2, -0.01), NightSettings(), something_is_live=False)

@@ -26,6 +26,8 @@ from ray_jobs.encoders.session import Session
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.ranking.candidates import candidates_wanted
 from ray_jobs.shards.manifest import COARSE_NAME, open_manifest, shard_name
+from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.recall import exact_nearest, recalls_of
 from ray_jobs.shards.search import TIE_SLACK
 from sql.engine import read_snapshot
 
@@ -73,6 +75,16 @@ def search_alone(engine: Engine, directory: Path, users: Sequence[str], k: int) 
                 shard.search_preassigned(query_BD, fetch, lists, scores)
 
     return run
+
+
+def recall_alone(engine: Engine, directory: Path, users: Sequence[str], k: int) -> float:
+    """Of the `k` items nearest to each of `users`, the share that the generation's shards find."""
+    manifest = open_manifest(directory)
+    shards = ShardSet.open(directory, manifest)
+    queries_UD, _ = _queries(engine, directory, users, k)
+    _, vectors_ND = shards.vectors_of(shards.ordinals)
+    _, nearest_UK = exact_nearest(queries_UD, vectors_ND, shards.ordinals, k)
+    return float(recalls_of(shards.search_all(queries_UD, k)[1], nearest_UK).mean())
 
 
 def _queries(

@@ -119,6 +119,7 @@ def _rates(name: str, figures: Figures) -> Table:
 
 def _floors(name: str, figures: Figures) -> Table:
     rows = [(floor, f"{cpu_ms:.3f}") for floor, cpu_ms in figures.floors.items()]
+    rows.append((f"recall@{K} of the search, a share", f"{figures.recall:.4f}"))
     for when, found in (("before", figures.idle), ("after", figures.worked)):
         assert found is not None, RAN
         rows.append((f"memory of the gateways {when}, RSS MB", f"{found.rss_mb:,.0f}"))

@@ -17,7 +17,12 @@ from tqdm import tqdm
 
 from infra.bench.rounds import Times, in_turn
 from infra.bench.serving.costs import Memory, cpu_s, memory
-from infra.bench.serving.floors import commits_alone, search_alone, snapshot_alone
+from infra.bench.serving.floors import (
+    commits_alone,
+    recall_alone,
+    search_alone,
+    snapshot_alone,
+)
 from infra.bench.serving.made_catalog import item_id, user_id
 from infra.bench.serving.made_store import MadeStore
 from infra.bench.serving.requests import Asker, K
@@ -93,6 +98,8 @@ class Figures:
     """Of the database."""
     floors: dict[str, float] = field(default_factory=dict)
     """CPU ms of one call."""
+    recall: float = 0.0
+    """Of the search, at K: the share of the true nearest that it finds."""
     at_half: dict[str, Sent] = field(default_factory=dict)
     """Of the open loops, by the name of the closed one whose rate they have half of."""
     searches: Sent | None = None
@@ -180,6 +187,7 @@ class Phases:
         times: dict[str, Times] = in_turn(calls, rounds=5 * self._lengths.rounds, label="floors")
         for name, found in times.items():
             self.figures.floors[name] = 1000 * found.cpu_s / FLOOR_USERS
+        self.figures.recall = recall_alone(stack.engine, self._store.directory, users, K)
 
     def _events(self) -> None:
         """One event a post."""
