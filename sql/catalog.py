@@ -9,6 +9,7 @@ from sql.catalog_reads import (
     read_item,
     read_item_vectors,
     read_items,
+    read_refs,
     resolve_items,
     texts_by_digest,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "read_item",
     "read_item_vectors",
     "read_items",
+    "read_refs",
     "resolve_items",
     "texts_by_digest",
     "write_item_vectors",

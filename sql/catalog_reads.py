@@ -36,6 +36,16 @@ _PAGE = (
     .order_by(items.c.ordinal)
     .limit(bindparam("at_most"))
 )
+_REFS = (
+    select(items.c.item_id, items.c.ordinal, items.c.text_digest)
+    .where(
+        items.c.ordinal > bindparam("after"),
+        ~items.c.deleted,
+        items.c.change_seq <= bindparam("until_seq"),
+    )
+    .order_by(items.c.ordinal)
+    .limit(bindparam("at_most"))
+)
 _CHANGES = (
     select(
         catalog_log.c.change_seq,
@@ -81,6 +91,15 @@ def read_item(conn: Connection, item_id: str) -> Item | None:
 def read_items(conn: Connection, after_ordinal: int, limit: int) -> list[Item]:
     """A page of the items that are not deleted, by ordinal. The first page is after -1."""
     return [item_of(row) for row in conn.execute(_PAGE, _page(after_ordinal, limit))]
+
+
+def read_refs(
+    conn: Connection, after_ordinal: int, limit: int, *, until_change_seq: int
+) -> list[ItemRef]:
+    """A page of the items that are not deleted and did not change after that number, by ordinal,
+    without their bodies."""
+    page = {**_page(after_ordinal, limit), "until_seq": until_change_seq}
+    return [ItemRef(*row) for row in conn.execute(_REFS, page)]
 
 
 def items_by_ordinal(conn: Connection, ordinals: Iterable[int]) -> dict[int, Item]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from infra.bench.report import Ratio, Table
 from infra.bench.serving.phases import BARE, BATCH, Figures
+from infra.bench.serving.requests import K
 from infra.bench.serving.sender import Sent
 
 AT_MOST_OF_FLOORS = 1.3
