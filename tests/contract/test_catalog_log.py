@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sql.batch import batch_rows
 from sql.catalog import (
     ItemBody,
+    ItemRef,
     PutResult,
     catalog_seq,
     delete_item,
@@ -21,6 +22,7 @@ from sql.catalog import (
     read_item,
     read_item_vectors,
     read_items,
+    read_refs,
     resolve_items,
     texts_by_digest,
     write_item_vectors,
@@ -211,6 +213,14 @@ def test_changes_and_items_are_read_in_pages(engine: Engine) -> None:
         page = read_items(conn, -1, 2)
         rest = read_items(conn, page[-1].ordinal, 10)
         assert [i.item_id for i in (*page, *rest)] == ["a", "b", "d", "e"]
+        refs = read_refs(conn, -1, 2, until_change_seq=4)
+        later = read_refs(conn, refs[-1].ordinal, 10, until_change_seq=4)
+        assert [*refs, *later] == [
+            ItemRef(i.item_id, i.ordinal, i.text_digest)
+            for i in (*page, *rest)
+            if i.change_seq <= 4
+        ]
+        assert [ref.item_id for ref in later] == ["d"]
         assert list(items_by_ordinal(conn, [page[0].ordinal, 10**6])) == [page[0].ordinal]
         with pytest.raises(BadInput):
             read_items(conn, -1, 0)
