@@ -84,7 +84,7 @@ def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_l
         compared = [("lists", evaluated, live)]
         if "vector" in live:  # not in a report that an older version left
             compared.append(("the user vector alone", evaluated["vector"], live["vector"]))
-    elif something_is_live and questions:
+    elif something_is_live and "difference_high" in evaluated.get("popularity", {}):
         named = "the most popular, as what is live has another text encoder"
         compared = [("lists", evaluated, evaluated["popularity"])]
     else:
