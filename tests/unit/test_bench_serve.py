@@ -10,7 +10,12 @@ import pytest
 from infra.bench.report import Ratio
 from infra.bench.rounds import in_turn
 from infra.bench.serving.costs import Memory
-from infra.bench.serving.floors import commits_alone, search_alone, snapshot_alone
+from infra.bench.serving.floors import (
+    commits_alone,
+    recall_alone,
+    search_alone,
+    snapshot_alone,
+)
 from infra.bench.serving.made_catalog import user_id
 from infra.bench.serving.made_store import GENERATION, MadeStore, build
 from infra.bench.serving.page import ratios, tables, wrong
@@ -65,6 +70,9 @@ def test_the_floors_read_what_the_day_reads(store: MadeStore, tmp_path: Path) ->
     }
     times = in_turn(calls, rounds=2, label="floors")
     assert all(found.wall_s > 0 for found in times.values())
+    assert recall_alone(engine, store.directory, users, 20) == 1, (
+        "a small catalog's shards are exact"
+    )
     assert len(commits_alone(url, tmp_path, rate=200.0, seconds=0.1, seed=1)) == 20
     engine.dispose()
 
