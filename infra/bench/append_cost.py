@@ -90,7 +90,6 @@ def measure(size: Size) -> Report:
         "them, the request: of the process.",
         ratios=tuple(ratios),
         tables=tuple(tables),
-        size=size,
     )
 
 

@@ -117,7 +117,6 @@ def report(model: Path | str, catalogs: Mapping[str, list[str]], size: Size) -> 
             "of the same precision in the same run.",
             *notes,
         ),
-        size=size,
     )
 
 

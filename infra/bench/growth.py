@@ -133,7 +133,6 @@ def measure(size: Size) -> Report:
             *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
         plots=drawn,
-        size=size,
     )
 
 

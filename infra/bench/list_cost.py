@@ -179,7 +179,6 @@ def measure(size: Size) -> Report:
         "medians of the CPU of the thread that makes it; the request: of the process.",
         ratios=tuple(ratios),
         tables=tuple(tables),
-        size=size,
     )
 
 

@@ -90,7 +90,7 @@ def measure(size: Size) -> Report:
             if plan.shared_texts != plan.texts:
                 two = _with_workers(WORKERS, root, cluster, plan, data, bar)
             made = _made(root, cluster, plan, data, bar)
-    return report(size, plan, (first, second, made), (one, two))
+    return report(plan, (first, second, made), (one, two))
 
 
 def _two_nights(

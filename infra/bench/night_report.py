@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infra.bench.report import Ratio, Report, Size, Table
+from infra.bench.report import Ratio, Report, Table
 
 WORKERS = 2
 NEXT_TO_NOTHING = 0.01
@@ -47,9 +47,7 @@ class NightTimes:
         return self.seconds[step] / self.floors[step]
 
 
-def report(
-    size: Size, plan: Plan, nights: Sequence[NightTimes], shared: Sequence[NightTimes]
-) -> Report:
+def report(plan: Plan, nights: Sequence[NightTimes], shared: Sequence[NightTimes]) -> Report:
     first, second, made = nights
     return Report(
         bench="night",
@@ -75,7 +73,6 @@ def report(
             "The gate refuses nothing here, whatever it measures; no replica is waited for.",
             f"Workers share embed and train; measured with {plan.shared_texts:,} texts.",
         ),
-        size=size,
     )
 
 

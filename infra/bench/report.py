@@ -83,6 +83,7 @@ class Report(_Frozen):
     plots: tuple[str, ...] = ()
     """Names of PNG files in PLOTS."""
     size: Size = "full"
+    """As it was run: `run_bench` says it."""
     arguments: tuple[str, ...] = ()
     """Of the command, where it had some; a folder by its name alone."""
     at: datetime | None = None

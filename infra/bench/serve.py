@@ -85,7 +85,6 @@ def report_of(bench: str, plans: Sequence[Plan], size: Size) -> Report:
         ratios=tuple(found_ratios),
         tables=tuple(found_tables),
         notes=tuple(notes),
-        size=size,
         versions=versions,
     )
 

@@ -90,6 +90,6 @@ def test_speed_ups_are_one_worker_by_two() -> None:
 
 def test_the_report_names_what_was_left_out() -> None:
     nights = [night("first", 9.0, 100, 0), night("second", 1.0, 1, 99), night("made", 0.0, 0, 0)]
-    found = report("small", PLANS["small"], nights, nights[:2])
+    found = report(PLANS["small"], nights, nights[:2])
     assert len(found.tables) == 4
     assert any("skips embed" in note for note in found.notes)
