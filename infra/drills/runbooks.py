@@ -19,11 +19,11 @@ from infra.drills.figures import Figures, Options
 from infra.drills.victims import wait_for
 from infra.drills.ward import Ward, ward
 
-FIRES_S = 120.0
-ENDS_S = 180.0
-STILL_S = 20.0
+FIRES_S = 180.0
+ENDS_S = 240.0
+STILL_S = 60.0
 """A scrape may fail, and what flutters may be quiet for a moment."""
-SEEN = 'min_over_time(up{job="moonlark"}[5s])'
+SEEN = 'min_over_time(up{job="moonlark"}[6s])'
 DOCTOR = "moonlark doctor"
 ANSWERS = {DOCTOR: {1}}
 """Exit statuses of the commands of a diagnosis, where they are not 0: something is wrong. Others

@@ -65,7 +65,7 @@ def hurried(rules: str) -> str:
     """The rules, for who has no time: an hour without events is ten seconds."""
     rules = re.sub(r"^( +for:) .*$", r"\1 1s", rules, flags=re.M)
     rules = rules.replace("moonlark_last_event_timestamp_seconds) > 3600", HURRIED_STOP)
-    return re.sub(r"\[\d+m\]", "[15s]", rules)
+    return re.sub(r"\[\d+m\]", "[30s]", rules)
 
 
 class Murmur(threading.Thread):

@@ -18,8 +18,8 @@ STOP_TIMEOUT_S = 20.0
 POLL_S = 0.2
 CONFIG = """\
 global:
-  scrape_interval: 3s
-  scrape_timeout: 3s
+  scrape_interval: 5s
+  scrape_timeout: 5s
   evaluation_interval: 1s
 rule_files: [{rules}]
 scrape_configs:
@@ -37,8 +37,8 @@ def binary() -> str | None:
 
 
 class LocalPrometheus:
-    """Scrapes a port of this machine for each job every three seconds (on a busy one Ray needs more
-    than one for its answer), and evaluates `rules` each second."""
+    """Scrapes a port of this machine for each job every five seconds (on a busy one Ray needs three
+    for its answer), and evaluates `rules` each second."""
 
     def __init__(self, folder: Path, jobs: Mapping[str, int], rules: str) -> None:
         self._folder = folder

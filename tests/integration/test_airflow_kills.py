@@ -16,11 +16,13 @@ import pytest
 
 from infra.stack.airflow_components import SCHEDULER, TRIGGERER, LocalAirflow
 from infra.stack.airflow_env import AirflowEnvironment
+from infra.stack.postgres import PostgresServer, create_database
 from tests.jobs_api import JobsApi
 
 PROJECT_ROOT = Path(__file__).parents[2]
 WAIT_S = 180.0
 DAG_IDS = ("deferred", "blocking")
+DATABASE = "airflow"
 
 DAGS = '''
 import pendulum
@@ -68,8 +70,12 @@ class Run:
         return self
 
     @property
+    def run_path(self) -> str:
+        return f"/dags/{self.dag_id}/dagRuns/{self.run_id}"
+
+    @property
     def path(self) -> str:
-        return f"/dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/job"
+        return f"{self.run_path}/taskInstances/job"
 
     def state(self) -> str | None:
         try:
@@ -113,12 +119,26 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobsApi]:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, jobs: JobsApi) -> Iterator[LocalAirflow]:
+def database_url() -> Iterator[str]:
+    """Of Airflow's own database, Postgres as in production."""
+    server = PostgresServer()
+    try:
+        server.start()
+        create_database(server.url(), DATABASE)
+        yield server.url(DATABASE)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, jobs: JobsApi, database_url: str
+) -> Iterator[LocalAirflow]:
     folder = tmp_path_factory.mktemp("airflow")
     (folder / "dags").mkdir()
     (folder / "dags" / "waits.py").write_text(DAGS)
     with LocalAirflow(
-        AirflowEnvironment(folder, dags_folder=folder / "dags"),
+        AirflowEnvironment(folder, dags_folder=folder / "dags", database_url=database_url),
         env={"MOONLARK_RAY_JOBS_URL": jobs.url, "PYTHONPATH": str(PROJECT_ROOT)},
         settings={"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20"},
     ) as running:
@@ -163,6 +183,8 @@ def test_mark_failed_stops_the_job_and_clear_runs_it_again(
     airflow.api("PATCH", run.path, {"new_state": "failed"})
     last = jobs.jobs[before[-1]]
     wait_for(lambda: last.process.poll() is not None and last.stopped, "its job is stopped")
+    # Cleared while the scheduler is about to end the run, the task would wait in a run that ended.
+    wait_for(lambda: airflow.api("GET", run.run_path)["state"] == "failed", "the run has failed")
     clear = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "task_ids": ["job"]}
     airflow.api("POST", "/dags/deferred/clearTaskInstances", clear)
     wait_for(lambda: run.drivers() == 2, "it runs again")
