@@ -79,9 +79,10 @@ run, all trainings together.
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it
 counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does. `sasrec-
 rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an environment of their own (it
-needs attrs < 24 and numpy < 2), each trained until validation stops it, by leave-one-out alone (on
-IFDB SASRec with one seed of ten CPU minutes, and BERT4Rec not yet); `sasrec` is our own on torch's
-layers (full softmax), which can be trained on from night to night.
+needs attrs < 24 and numpy < 2), each trained until held-out events stop it, with one seed where no
+others are shown (a run takes ten CPU minutes and more); in a replay it learns when our own weights
+do, and its histories are live. `sasrec` is our own on torch's layers (full softmax), which can be
+trained on from night to night.
 """
 
 

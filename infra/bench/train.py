@@ -29,6 +29,7 @@ from infra.cli.settings import CliSettings
 from infra.evaluation.interactions import Interactions, from_columns
 from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.load import load_interactions
+from infra.evaluation.rectools.course import Course
 from infra.evaluation.rectools.curve import (
     Clock,
     Curve,
@@ -38,7 +39,7 @@ from infra.evaluation.rectools.curve import (
     is_over,
     times_faster,
 )
-from infra.evaluation.rectools.peer import Peer, PeerMissing, environment
+from infra.evaluation.rectools.peer import PeerMissing, environment
 from infra.evaluation.text_vectors import TextVectors
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.encoders.fit import TrainConfig, nightly, tiny
@@ -114,7 +115,9 @@ def _curves(plan: Plan) -> Curves:
     bar = tqdm(desc="epochs", unit="epoch")
     with TemporaryDirectory() as folder, ExitStack() as stack:
         peers = {
-            name: stack.enter_context(Peer(python, task, setting, SEED, Path(folder) / str(number)))
+            name: stack.enter_context(
+                Course(python, task, setting, SEED, Path(folder) / str(number))
+            )
             for number, (name, setting) in enumerate(SETTINGS.items())
         }
 
@@ -130,7 +133,7 @@ def _curves(plan: Plan) -> Curves:
     return Curves(ours, curves, texts_cpu_s, versions)
 
 
-def _more(peers: Mapping[str, Peer], plan: Plan, bar: tqdm) -> int:
+def _more(peers: Mapping[str, Course], plan: Plan, bar: tqdm) -> int:
     """A block of each peer; gives how many epochs were trained."""
     trained = 0
     for name, peer in peers.items():

@@ -123,7 +123,7 @@ def evaluate(interactions: Interactions, request: Request) -> list[Table]:
         UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned.
     """
     for name in request.models:
-        entry_of(name).check(name, interactions, request.protocol)
+        entry_of(name).check(name, interactions)
     return [_table(variant, task, request) for variant, task in _tasks(interactions, request)]
 
 

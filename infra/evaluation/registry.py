@@ -62,19 +62,15 @@ Make = Callable[[Setting], Ranker]
 @dataclass(frozen=True, slots=True)
 class Entry:
     """`seeded`: whether another seed gives another model. `shelves`: of our own models, the code
-    that they ship with; baselines have none. `protocol`: the only one, if so. `needs` says what is
-    missing, if any."""
+    that they ship with; baselines have none. `needs` says what is missing, if any."""
 
     make: Make
     seeded: bool = False
     shelves: tuple[ModuleType, ...] = ()
-    protocol: str | None = None
     needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
 
-    def check(self, name: str, interactions: Interactions, protocol: str) -> None:
-        """Raises NotHere where this data, protocol or installation cannot have it."""
-        if self.protocol not in (None, protocol):
-            raise NotHere(name, f"it is measured by {self.protocol} alone", "name another model")
+    def check(self, name: str, interactions: Interactions) -> None:
+        """Raises NotHere where this data or installation cannot have it."""
         missing = self.needs(interactions)
         if missing is not None:
             raise NotHere(name, *missing)
@@ -129,7 +125,9 @@ def _fused_hourly(setting: Setting) -> Ranker:
 
 def _transformer(model: Model) -> Make:
     """In the environment that the bench `train` makes as well."""
-    return lambda setting: Transformer(model, setting.seed, setting.cache.parent / "rectools")
+    return lambda setting: Transformer(
+        model, setting.seed, setting.cache.parent / "rectools", setting.train_days
+    )
 
 
 def _or_popular(make: Make) -> Make:
@@ -157,9 +155,9 @@ MODELS: Mapping[str, Entry] = {
     "sasrec": Entry(
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
     ),
-    "sasrec-rectools": Entry(_transformer(SASREC), seeded=True, protocol="leave-one-out"),
-    # One seed: a run takes ten CPU minutes.
-    "bert4rec-rectools": Entry(_transformer(BERT4REC), protocol="leave-one-out"),
+    "sasrec-rectools": Entry(_or_popular(_transformer(SASREC)), seeded=True),
+    # One seed: a run takes ten CPU minutes and more.
+    "bert4rec-rectools": Entry(_or_popular(_transformer(BERT4REC))),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),
 }

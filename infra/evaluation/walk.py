@@ -51,9 +51,12 @@ def walk(
     tune = getattr(ranker, "tune", None)
     if tune is not None and task.validation is not None:
         tune(task.validation)
+    ahead = getattr(ranker, "ahead", None)
     row = 0
     for lesson, questions in task.steps:
         ranker.fit(task.log, lesson)
+        if ahead is not None:
+            ahead(task.log, questions)
         fit_s += time.process_time() - started
         started = time.process_time()
         for question in questions:

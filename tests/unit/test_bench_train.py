@@ -18,6 +18,7 @@ from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.rankers import transformers
 from infra.evaluation.rankers.moonlark import Moonlark
 from infra.evaluation.rectools import peer as peers
+from infra.evaluation.rectools.course import Asked, Course
 from infra.evaluation.rectools.curve import (
     Point,
     Stopwatch,
@@ -26,8 +27,8 @@ from infra.evaluation.rectools.curve import (
     is_over,
     times_faster,
 )
-from infra.evaluation.rectools.peer import Asked, Epoch, Peer, PeerMissing, environment
-from infra.evaluation.rectools.split import ndcg_of_lists, write_split
+from infra.evaluation.rectools.peer import Peer, PeerMissing, environment
+from infra.evaluation.rectools.split import ndcg_of_lists, write_events, write_histories
 from infra.evaluation.task import Task
 from infra.evaluation.walk import walk
 from ray_jobs.encoders.fit import tiny
@@ -38,21 +39,23 @@ TEXTS = np.random.default_rng(1).normal(size=(ITEMS, 24)).astype(np.float32)
 STUB = """
 import json, sys
 events, model, setting, seed = sys.argv[1:]
-rows = [line.split(",") for line in open(events).read().split()[1:]]
-after = {"1": {}, "2": {}}
-for user, item, row, role in rows:
-    if role in after:
-        after[role][int(user)] = int(item)
+answers, number = json.loads(setting), 0
 print(json.dumps({"stub": seed}), flush=True)
-for number, line in enumerate(sys.stdin, start=1):
-    if json.loads(setting).get("ends_after") == number:
+for line in sys.stdin:
+    command, _, path = line.strip().partition(" ")
+    number += command == "epoch"
+    if command == "epoch" and answers.get("ends_after") == number:
         sys.exit("out of memory")
-    lists = [[[part[user]] for user in sorted(part)] for part in (after["1"], after["2"])]
-    lists[1][0] = []
-    answer = {"epoch": number, "wall_s": 2.0, "cpu_s": 1.0}
-    print(json.dumps(answer | {"validation": lists[0], "test": lists[1]}), flush=True)
+    answer = {"epoch": number, "wall_s": 2.0, "cpu_s": 1.0} if command == "epoch" else command
+    if command == "lists":
+        known = {}
+        for user, item, row in (each.split(",") for each in open(path).read().split()[1:]):
+            known.setdefault(int(user), []).append(item)
+        answer = [[answers[",".join(known[user])]] for user in sorted(known)]
+        answer[0] = []
+    print(json.dumps(answer), flush=True)
 """
-"""Answers as the worker does, and knows the right answers but one."""
+"""Answers as the worker does, and knows what comes after each history but the first one asked."""
 
 
 def rated() -> Interactions:
@@ -80,73 +83,108 @@ def curve(*figures: tuple[float, float], second_s: float = 1.0) -> list[Point]:
     ]
 
 
-def test_the_split_goes_over_in_order_with_each_users_last_two_apart(
-    task: Task, tmp_path: Path
-) -> None:
-    write_split(task, tmp_path / "events.csv")
-    rows = list(csv.DictReader((tmp_path / "events.csv").open(encoding="utf-8")))
-    assert set(rows[0]) == {"user", "item", "row", "role"}
-    assert [int(row["row"]) for row in rows] == list(range(len(task.log.interactions.users_E)))
-    for user in {row["user"] for row in rows}:
-        roles = [row["role"] for row in rows if row["user"] == user]
-        assert roles[-2:] == ["1", "2"]
-        assert set(roles[:-2]) == {"0"}
-    asked = {int(q.user): int(q.relevant[0]) for _, qs in task.steps for q in qs}
-    assert asked == {int(row["user"]): int(row["item"]) for row in rows if row["role"] == "2"}
-
-
-def test_a_list_is_scored_by_the_place_of_the_answer(task: Task) -> None:
-    questions = [question for _, asked in task.steps for question in asked]
-    answers = {question.user: int(question.relevant[0]) for question in questions}
-    events = task.log.interactions
-    wrong = {
-        q.user: int(np.setdiff1d(np.arange(events.item_count), [*q.seen, answers[q.user]])[0])
-        for q in questions
-    }
-    users = range(events.user_count)
-    asked = Asked.of(task).test
-    assert ndcg_of_lists(asked, [[answers[user]] for user in users]) == 1.0
-    second = ndcg_of_lists(asked, [[wrong[user], answers[user]] for user in users])
-    assert second == pytest.approx(1 / np.log2(3))
-    assert ndcg_of_lists(asked, [[] for _ in users]) == 0.0
-
-
-def test_an_answer_that_does_not_fit_the_questions_is_refused(task: Task) -> None:
-    users = task.log.interactions.user_count
-    asked = Asked.of(task)
-    with pytest.raises(ValueError, match="lists for"):
-        ndcg_of_lists(asked.test, [[]] * (users - 1))
-    with pytest.raises(ValueError, match="items must lie"):
-        ndcg_of_lists(asked.test, [[-1]] * users)
-    skipped = Epoch(epoch=3, wall_s=1, cpu_s=1, validation=[[]] * users, test=[[]] * users)
-    with pytest.raises(ValueError, match="expected 1"):
-        asked.point(skipped, None)
-
-
-def test_a_peer_trains_epoch_by_epoch_and_its_seconds_add_up(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def setting(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Of the stub, which is there instead of RecTools: the items of a history -> the next one."""
     stub = tmp_path / "stub.py"
     stub.write_text(STUB)
     monkeypatch.setattr(peers, "WORKER", stub)
-    with Peer(Path(sys.executable), task, {}, 7, tmp_path / "peer") as peer:
+    monkeypatch.setattr(transformers, "environment", lambda folder: Path(sys.executable))
+    items_E = task.log.interactions.items_E
+    asked = Asked.of(task)
+    return {
+        ",".join(str(item) for item in items_E[question.history].tolist()): int(
+            question.relevant[0]
+        )
+        for part in (asked.validation, asked.test)
+        for _, questions in part.steps
+        for question in questions
+    }
+
+
+def test_only_what_is_learned_goes_over_in_order_and_histories_by_number(
+    task: Task, tmp_path: Path
+) -> None:
+    ((lesson, questions),) = list(task.steps)
+    events = task.log.interactions
+    write_events(tmp_path / "events.csv", task.log, lesson.rows)
+    rows = list(csv.DictReader((tmp_path / "events.csv").open(encoding="utf-8")))
+    assert set(rows[0]) == {"user", "item", "row"}
+    assert [int(row["row"]) for row in rows] == lesson.rows.tolist()
+    assert [int(row["user"]) for row in rows] == events.users_E[lesson.rows].tolist()
+    write_histories(tmp_path / "asked.csv", task.log, [asked.history for asked in questions])
+    rows = list(csv.DictReader((tmp_path / "asked.csv").open(encoding="utf-8")))
+    for number, question in enumerate(questions):
+        known = [int(row["item"]) for row in rows if int(row["user"]) == number]
+        assert known == events.items_E[question.history].tolist()
+        assert int(question.relevant[0]) not in known
+    with pytest.raises(ValueError, match="history 1 is empty"):
+        write_histories(tmp_path / "asked.csv", task.log, [lesson.rows, lesson.rows[:0]])
+
+
+def test_a_list_is_scored_by_the_place_of_the_answer() -> None:
+    answers = np.array([4, 5])
+    assert ndcg_of_lists(answers, [[4], [5]]) == 1.0
+    assert ndcg_of_lists(answers, [[9, 4], [8, 5]]) == pytest.approx(1 / np.log2(3))
+    assert ndcg_of_lists(answers, [[4], []]) == 0.5
+    assert ndcg_of_lists(answers, [[4], [*range(10, 20), 5]]) == 0.5  # in place 11
+    assert ndcg_of_lists(answers[:0], []) == 0.0
+    with pytest.raises(ValueError, match="zip"):
+        ndcg_of_lists(answers, [[4]])
+
+
+def test_a_peer_trains_epoch_by_epoch_and_its_seconds_add_up(
+    task: Task, setting: dict[str, int], tmp_path: Path
+) -> None:
+    with Course(Path(sys.executable), task, setting, 7, tmp_path / "peer") as peer:
         assert peer.versions == {"stub": "7"}
         peer.epoch()
         second = peer.epoch()
     assert (second.epoch, second.wall_s, second.cpu_s) == (2, 4.0, 2.0)
     users = task.log.interactions.user_count
-    assert second.validation == 1.0
-    assert second.test == pytest.approx(1 - 1 / users)
+    assert second.validation == second.test == pytest.approx(1 - 1 / users)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ('{"epoch": 3, "wall_s": 1, "cpu_s": 1}', "epoch 3, expected 1"),
+        ('{"epoch": 1}', "wall_s"),
+        ("no JSON", "Expecting value"),
+    ],
+)
+def test_another_answer_than_an_epoch_is_refused(
+    task: Task, setting: dict[str, int], tmp_path: Path, answer: str, said: str
+) -> None:
+    (tmp_path / "stub.py").write_text(f"print('{{}}', flush=True); input(); print({answer!r})")
+    rows = np.arange(5)
+    with (
+        Peer(Path(sys.executable), task.log, rows, {}, 0, tmp_path / "peer") as peer,
+        pytest.raises(PeerMissing, match=said),
+    ):
+        peer.train()
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"), [("[[1]]", "1 lists for 2"), ("[[1], [-1]]", "items must lie")]
+)
+def test_lists_that_do_not_fit_what_was_asked_are_refused(
+    task: Task, setting: dict[str, int], tmp_path: Path, lists: str, said: str
+) -> None:
+    (tmp_path / "stub.py").write_text(f"print('{{}}', flush=True); input(); print({lists!r})")
+    rows = np.arange(5)
+    with (
+        Peer(Path(sys.executable), task.log, rows, {}, 0, tmp_path / "peer") as peer,
+        pytest.raises(PeerMissing, match=said),
+    ):
+        peer.lists([rows, rows])
 
 
 def test_a_transformer_of_the_table_lists_what_its_best_epoch_did(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, setting: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub = tmp_path / "stub.py"
-    stub.write_text(STUB)
-    monkeypatch.setattr(peers, "WORKER", stub)
-    monkeypatch.setattr(transformers, "environment", lambda folder: Path(sys.executable))
-    ranker = transformers.Transformer("SASRecModel", 7, tmp_path)
+    monkeypatch.setattr(transformers, "SETTINGS", {"SASRecModel": setting})
+    ranker = transformers.Transformer("SASRecModel", 7, tmp_path, days=84)
     answers = walk(task, ranker)
     missed = np.count_nonzero(answers.ndcg_Q != 1)
     assert missed == 1
@@ -163,16 +201,14 @@ def test_a_transformer_that_cannot_be_had_says_so(
 
     monkeypatch.setattr(transformers, "environment", missing)
     with pytest.raises(NotHere, match="pip fails"):
-        walk(task, transformers.Transformer("BERT4RecModel", 0, tmp_path))
+        walk(task, transformers.Transformer("BERT4RecModel", 0, tmp_path, days=84))
 
 
 def test_a_peer_that_ends_is_told_with_what_it_said(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, setting: dict[str, int], tmp_path: Path
 ) -> None:
-    stub = tmp_path / "stub.py"
-    stub.write_text(STUB)
-    monkeypatch.setattr(peers, "WORKER", stub)
-    with Peer(Path(sys.executable), task, {"ends_after": 2}, 0, tmp_path / "peer") as peer:
+    ends = {**setting, "ends_after": 2}
+    with Course(Path(sys.executable), task, ends, 0, tmp_path / "peer") as peer:
         peer.epoch()
         with pytest.raises(PeerMissing, match="out of memory"):
             peer.epoch()

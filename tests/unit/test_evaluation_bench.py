@@ -12,7 +12,6 @@ from infra.bench.accuracy import PLANS, measured, not_measured
 from infra.bench.accuracy_page import Section, page
 from infra.evaluation import registry
 from infra.evaluation.answers_file import read_answers
-from infra.evaluation.errors import NotHere
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.rankers.popularity import Popularity
@@ -118,11 +117,6 @@ def test_answers_of_another_recipe_are_not_taken(tmp_path: Path) -> None:
     second = kept(2, 84)
     assert len(second - first) == 1  # EASE has no epochs
     assert len(kept(2, 7) - second) == 1
-
-
-def test_a_model_of_one_protocol_is_refused_in_another() -> None:
-    with pytest.raises(NotHere, match="leave-one-out alone"):
-        evaluate(made(), Request(models=("sasrec-rectools",), protocol="replay"))
 
 
 def test_a_model_that_lacks_in_one_variant_is_told(tmp_path: Path) -> None:

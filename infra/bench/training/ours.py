@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.moonlark import Moonlark, train_data
+from infra.evaluation.rectools.course import Asked
 from infra.evaluation.rectools.curve import Point, Stopwatch
-from infra.evaluation.rectools.peer import Asked
 from infra.evaluation.task import Floats, Lesson, Question, Task
 from infra.evaluation.walk import walk
 from ray_jobs.encoders.config import UserLSTMConfig

@@ -43,6 +43,12 @@ class OrPopular:
         """The ranker's."""
         return float(getattr(self._ranker, "saved_fit_s", 0.0))
 
+    def ahead(self, log: Log, questions: Sequence[Question]) -> None:
+        """The ranker's."""
+        ahead = getattr(self._ranker, "ahead", None)
+        if ahead is not None:
+            ahead(log, questions)
+
     def fit(self, log: Log, lesson: Lesson) -> None:
         self._ranker.fit(log, lesson)
         self._popular.fit(log, lesson)

@@ -1,18 +1,17 @@
-"""RecTools in an environment of its own, and a transformer of it as a process that trains when it
-is told.
+"""RecTools in an environment of its own, and a transformer of it as a process that trains and lists
+when it is told.
 
 RecTools needs numpy < 2 and attrs < 24 and cannot be installed beside moonlark: `environment` makes
 `rectools/` under the state directory once, with the torch that moonlark has, and the process in it
-(`worker`) gets the split as a file.
+(`worker`) gets events and histories as files.
 """
 
 import json
 import os
 import subprocess
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +19,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.evaluation.rectools.curve import Point, chosen
-from infra.evaluation.rectools.split import ndcg_of_lists, write_split
-from infra.evaluation.task import Task
+from infra.evaluation.interactions import Ints
+from infra.evaluation.log import Log
+from infra.evaluation.rectools.split import write_events, write_histories
 from ray_jobs.shards.atomic import whole_file
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -45,15 +44,13 @@ class PeerMissing(Exception):
 
 
 class Epoch(BaseModel):
-    """A line of the worker: seconds of this epoch alone, and a list a user, best first."""
+    """What the worker says of an epoch: the seconds of it alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     wall_s: float
     cpu_s: float
-    validation: list[list[int]]
-    test: list[list[int]]
 
 
 def requirements() -> tuple[str, ...]:
@@ -91,99 +88,95 @@ def environment(folder: Path) -> Path:
     return python
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The questions of both parts, to score a peer's lists with."""
-
-    validation: Task
-    test: Task
-
-    @classmethod
-    def of(cls, task: Task) -> Self:
-        """Of a leave-one-out task."""
-        assert task.validation is not None, "leave-one-out has one"
-        return cls(task.validation, replace(task, validation=None))
-
-    def point(self, told: Epoch, before: Point | None) -> Point:
-        """The next point of the peer's curve: seconds add up.
-
-        Raises:
-            ValueError: an epoch out of order, or lists that do not fit the questions.
-        """
-        expected = 1 if before is None else before.epoch + 1
-        if told.epoch != expected:
-            raise ValueError(f"epoch {told.epoch}, expected {expected}")
-        wall_s, cpu_s = (0.0, 0.0) if before is None else (before.wall_s, before.cpu_s)
-        return Point(
-            epoch=told.epoch,
-            wall_s=wall_s + told.wall_s,
-            cpu_s=cpu_s + told.cpu_s,
-            validation=ndcg_of_lists(self.validation, told.validation),
-            test=ndcg_of_lists(self.test, told.test),
-        )
-
-
 class Peer:
     """One training. A context manager: the process ends with it."""
 
     def __init__(
         self,
         python: Path,
-        task: Task,
+        log: Log,
+        rows: Ints,
         setting: Mapping[str, Any],
         seed: int,
         folder: Path,
         model: Model = SASREC,
     ) -> None:
-        """`folder` takes the split and the process's log."""
-        self.asked = Asked.of(task)
-        self.curve: list[Point] = []
-        self.best_lists: list[list[int]] = []
-        """Before the test events, of the epoch that validation chooses."""
+        """Learns from these rows. `folder` takes what goes over, and the process's own log."""
+        self._events, self._folder = log, folder
         folder.mkdir(parents=True, exist_ok=True)
-        write_split(task, folder / "events.csv")
+        write_events(folder / "events.csv", log, rows)
         self._log = folder / "worker.log"
         command = [str(python), str(WORKER), str(folder / "events.csv"), model]
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as said:
             self._process = subprocess.Popen(
                 [*command, json.dumps(dict(setting)), str(seed)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=said,
                 text=True,
                 env=_alone(),
             )
-        self.versions: dict[str, str] = json.loads(self._line())
+        self.versions: dict[str, str] = self._line()
+        self._epochs = 0
 
-    def epoch(self) -> Point:
-        """Train one more epoch; this process waits meanwhile.
+    def train(self) -> Epoch:
+        """One more epoch; this process waits meanwhile.
 
         Raises:
-            PeerMissing: the process ended, or answers something else.
+            PeerMissing: the process ended, or answers something else. So do the others.
         """
+        try:
+            told = Epoch.model_validate(self._ask("epoch"))
+        except ValidationError as error:
+            raise self._wrong(str(error)) from error
+        self._epochs += 1
+        if told.epoch != self._epochs:
+            raise self._wrong(f"epoch {told.epoch}, expected {self._epochs}")
+        return told
+
+    def lists(self, histories: Sequence[Ints]) -> list[list[int]]:
+        """The 100 best items after each history (rows of the log, none empty), but those of it."""
+        if not histories:
+            return []
+        write_histories(self._folder / "asked.csv", self._events, histories)
+        lists: list[list[int]] = self._ask(f"lists {self._folder / 'asked.csv'}")
+        if len(lists) != len(histories):
+            raise self._wrong(f"{len(lists)} lists for {len(histories)} histories")
+        listed = [item for items in lists for item in items]
+        count = self._events.interactions.item_count
+        if listed and not 0 <= min(listed) <= max(listed) < count:
+            raise self._wrong(f"items must lie in 0..{count - 1}")
+        return lists
+
+    def keep(self) -> None:
+        """The weights of now, for `restore`."""
+        self._ask("keep")
+
+    def restore(self) -> None:
+        """What was kept last."""
+        self._ask("restore")
+
+    def _ask(self, command: str) -> Any:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("\n")
+            self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._ended() from error
-        line = self._line()
-        try:
-            told = Epoch.model_validate_json(line)
-        except ValidationError as error:
-            raise PeerMissing(f"an answer of RecTools: {error}", hint=f"see {WORKER}") from error
-        point = self.asked.point(told, self.curve[-1] if self.curve else None)
-        self.curve.append(point)
-        if chosen(self.curve) is point:
-            self.best_lists = told.test
-        return point
+        return self._line()
 
-    def _line(self) -> str:
+    def _line(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()
-        return line
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise self._wrong(str(error)) from error
+
+    def _wrong(self, what: str) -> PeerMissing:
+        return PeerMissing(f"an answer of RecTools: {what}", hint=f"see {WORKER}")
 
     def _ended(self) -> PeerMissing:
         tail = self._log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].strip()
@@ -198,6 +191,10 @@ class Peer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Of the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # it ended before

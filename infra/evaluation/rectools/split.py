@@ -1,6 +1,4 @@
-"""The split as a file for a peer, and a peer's lists as a ranker: its answers are scored by the
-same `walk` as ours.
-"""
+"""Events and histories as files for a peer, and the figure of the lists that it answers."""
 
 import csv
 from collections.abc import Sequence
@@ -8,51 +6,47 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.evaluation.leave_one_out import roles
+from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
-from infra.evaluation.task import Floats, Lesson, Question, Task
-from infra.evaluation.walk import walk
+from infra.evaluation.walk import CUTOFF
 
-COLUMNS = ("user", "item", "row", "role")
+COLUMNS = ("user", "item", "row")
 
 
-def write_split(task: Task, path: Path) -> None:
+def write_events(path: Path, log: Log, rows: Ints) -> None:
     """CSV, an event a line in order of time; no text, rating or time goes over."""
-    events = task.log.interactions
-    columns = (events.users_E, events.items_E, np.arange(len(events.users_E)), roles(events))
+    events = log.interactions
+    _write(path, events.users_E[rows], events.items_E[rows], rows)
+
+
+def write_histories(path: Path, log: Log, histories: Sequence[Ints]) -> None:
+    """The same, where each history (rows) is a user by its number.
+
+    Raises:
+        ValueError: one of them is empty, and would have no list.
+    """
+    sizes = [len(history) for history in histories]
+    if not all(sizes):
+        raise ValueError(f"history {sizes.index(0)} is empty: a peer lists nothing for it")
+    rows = np.concatenate(histories)
+    _write(path, np.repeat(np.arange(len(histories)), sizes), log.interactions.items_E[rows], rows)
+
+
+def _write(path: Path, *columns: Ints) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
 
-class Listed:
-    """A ranker whose lists are known: by user, best first."""
-
-    def __init__(self, lists_U: Sequence[Sequence[int]]) -> None:
-        self._lists_U = lists_U
-
-    def fit(self, log: Log, lesson: Lesson) -> None:
-        """Learned elsewhere."""
-
-    def scores(self, log: Log, question: Question) -> Floats:
-        """NaN where the list does not go."""
-        scores_I = np.full(log.interactions.item_count, np.nan)
-        items = self._lists_U[question.user]
-        scores_I[list(items)] = np.arange(len(items), 0, -1)
-        return scores_I
-
-
-def ndcg_of_lists(task: Task, lists_U: Sequence[Sequence[int]]) -> float:
-    """NDCG@10 of a list a user.
+def ndcg_of_lists(answers: Ints, lists: Sequence[Sequence[int]]) -> float:
+    """Mean NDCG@10 of lists, best first, with one right answer each; 0.0 of none.
 
     Raises:
-        ValueError: not a list for each user, or an item that the catalog does not have.
+        ValueError: not a list for each answer.
     """
-    events = task.log.interactions
-    if len(lists_U) != events.user_count:
-        raise ValueError(f"{len(lists_U)} lists for {events.user_count} users")
-    listed = [item for items in lists_U for item in items]
-    if listed and not 0 <= min(listed) <= max(listed) < events.item_count:
-        raise ValueError(f"items must lie in 0..{events.item_count - 1}")
-    return float(walk(task, Listed(lists_U)).ndcg_Q.mean())
+    gains = [
+        1 / np.log2(items.index(answer) + 2) if answer in (items := list(listed)[:CUTOFF]) else 0.0
+        for answer, listed in zip(answers.tolist(), lists, strict=True)
+    ]
+    return float(np.mean(gains)) if gains else 0.0

@@ -4,12 +4,16 @@
 
 MODEL: SASRecModel or BERT4RecModel.
 
-Nothing of moonlark is imported: the two cannot be installed together. `events.csv` has the columns
-user, item, row, role (0 training, 1 validation, 2 test) in order of time. Each line on standard
-input asks for one more epoch; it is answered by one line of JSON (`Epoch` of `peer` reads it) with
-the seconds of the epoch alone and, for each user, the 100 best items before the validation event
-and before the test event, events before it known and not listed. The first line, before any epoch,
-has the versions. What libraries print goes to standard error.
+Nothing of moonlark is imported: the two cannot be installed together. Files have the columns user,
+item, row in order of time; of `events.csv` it learns. The first line of standard output has the
+versions. Then each line on standard input is a command, answered by one line of JSON:
+
+    epoch         one more; its number and its seconds alone (the first to be given)
+    lists FILE    for each user of FILE, in order, the 100 best items but those of the file
+    keep          the weights as they are now
+    restore       those that were kept
+
+What libraries print goes to standard error.
 """
 
 import json
@@ -17,6 +21,7 @@ import os
 import sys
 import time
 import warnings
+from copy import deepcopy
 from typing import Any, TextIO
 
 import pandas as pd
@@ -37,13 +42,8 @@ NO_END = 1_000_000
 class Worker:
     """The model, and the stopwatch that runs only while it trains."""
 
-    def __init__(
-        self, events: pd.DataFrame, model: str, setting: dict[str, Any], told: TextIO
-    ) -> None:
+    def __init__(self, model: str, setting: dict[str, Any], told: TextIO) -> None:
         self._told = told
-        self._users = sorted(events["user"].unique().tolist())
-        self._learned = _dataset(events[events["role"] == 0])
-        self._before_test = _dataset(events[events["role"] <= 1])
         self._model = MODELS[model](**setting)
         self._model._trainer = Trainer(
             max_epochs=NO_END,
@@ -58,12 +58,13 @@ class Worker:
         )
         self._epoch = 0
         self._wall_s = self._cpu_s = 0.0
+        self._kept: dict[str, Any] = {}
 
-    def run(self) -> None:
+    def run(self, events: Dataset) -> None:
         """Until standard input ends. The first epoch's time has the set-up of the data in it."""
-        if sys.stdin.readline():
+        if sys.stdin.readline().strip() == "epoch":
             self._start()
-            self._model.fit(self._learned)
+            self._model.fit(events)
 
     def _start(self) -> None:
         self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
@@ -73,27 +74,37 @@ class Worker:
         wall_s = time.perf_counter() - self._wall_s
         self._epoch += 1
         self._model.is_fitted = True  # asked on the way
-        answer = {
-            "epoch": self._epoch,
-            "wall_s": wall_s,
-            "cpu_s": cpu_s,
-            "validation": self._lists(self._learned),
-            "test": self._lists(self._before_test),
-        }
+        say(self._told, {"epoch": self._epoch, "wall_s": wall_s, "cpu_s": cpu_s})
+        while (command := sys.stdin.readline().strip()) != "epoch":
+            if not command:
+                sys.exit(0)
+            say(self._told, self._do(command))
         self._model.lightning_model.train()
-        say(self._told, answer)
-        if not sys.stdin.readline():
-            sys.exit(0)
         self._start()
 
-    def _lists(self, known: Dataset) -> list[list[int]]:
-        """By user in order, best first."""
-        found = self._model.recommend(self._users, known, k=LISTED, filter_viewed=True)
+    def _do(self, command: str) -> Any:
+        network = self._model.lightning_model
+        if command == "keep":
+            self._kept = deepcopy(network.state_dict())
+            return "kept"
+        if command == "restore":
+            network.load_state_dict(self._kept)
+            return "restored"
+        return self._lists(pd.read_csv(command.removeprefix("lists ")))
+
+    def _lists(self, known: pd.DataFrame) -> list[list[int]]:
+        """By user in order, best first; none for who knows nothing that was learned."""
+        is_learned = known["item"].isin(self._model.data_preparator.get_known_item_ids())
+        users = known["user"][is_learned].unique().tolist()
+        if not users:
+            return [[] for _ in known["user"].unique()]
+        found = self._model.recommend(users, dataset(known), k=LISTED, filter_viewed=True)
         by_user = found.sort_values(Columns.Rank).groupby(Columns.User)[Columns.Item].apply(list)
-        return [[int(item) for item in by_user.get(user, [])] for user in self._users]
+        everybody = sorted(known["user"].unique().tolist())
+        return [[int(item) for item in by_user.get(user, [])] for user in everybody]
 
 
-def _dataset(events: pd.DataFrame) -> Dataset:
+def dataset(events: pd.DataFrame) -> Dataset:
     """Ids and order alone: a second an event stands for its place in time."""
     return Dataset.construct(
         pd.DataFrame(
@@ -107,7 +118,7 @@ def _dataset(events: pd.DataFrame) -> Dataset:
     )
 
 
-def say(told: TextIO, what: dict[str, Any]) -> None:
+def say(told: TextIO, what: Any) -> None:
     """One line."""
     told.write(json.dumps(what) + "\n")
     told.flush()
@@ -121,9 +132,9 @@ def main() -> None:
     torch.set_num_threads(1)
     events, model, setting, seed = sys.argv[1:]
     seed_everything(int(seed))
-    worker = Worker(pd.read_csv(events), model, json.loads(setting), told)
+    worker = Worker(model, json.loads(setting), told)
     say(told, {"rectools": rectools_version, "torch": str(torch.__version__)})
-    worker.run()
+    worker.run(dataset(pd.read_csv(events)))
 
 
 if __name__ == "__main__":
