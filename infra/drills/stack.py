@@ -30,7 +30,7 @@ from sql.events import EventKind, NewEvent, append
 PROJECT = Path(__file__).parents[2]
 APP = "infra.drills.app:build"
 APPEND_AT_ONCE = 2_000
-DEPLOY_TIMEOUT_S = 300.0
+DEPLOY_TIMEOUT_S = 900.0
 """A drill may be one of many things that a machine does."""
 EVENTS_A_USER = 2
 IDLE_MS = 7 * 86_400_000

@@ -13,7 +13,7 @@ from infra.stack import processes
 from sql import generations
 from sql.engine import read_snapshot
 
-RECOVERY_TIMEOUT_S = 180.0
+RECOVERY_TIMEOUT_S = 300.0
 POLL_S = 0.1
 
 

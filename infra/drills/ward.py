@@ -41,9 +41,9 @@ USERS = 100
 PAUSE_S = 0.25
 SEARCHES = 4
 """One event of so many."""
-TRAFFIC, TRAFFIC_S = 40, 120.0
+TRAFFIC, TRAFFIC_S = 40, 300.0
 """Events of today that a night finds: it is no fault that nobody did anything."""
-COMMAND_TIMEOUT_S = 300.0
+COMMAND_TIMEOUT_S = 600.0
 DATABASE = "moonlark"
 ROLES = PROJECT / "infra" / "postgres" / "roles.sql"
 SENDER = "shop"

@@ -20,7 +20,7 @@ from typing import Any
 import dags
 from infra.stack.errors import StackStartFailed
 
-MIGRATE_TIMEOUT_S = 180.0
+MIGRATE_TIMEOUT_S = 600.0
 DAG_TIMEOUT_S = 4 * 3600.0
 TERMINATE_GRACE_S = 30.0
 LOG_TAIL_BYTES = 4_000

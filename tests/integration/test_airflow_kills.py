@@ -20,7 +20,7 @@ from infra.stack.postgres import PostgresServer, create_database
 from tests.jobs_api import JobsApi
 
 PROJECT_ROOT = Path(__file__).parents[2]
-WAIT_S = 180.0
+WAIT_S = 300.0
 DAG_IDS = ("deferred", "blocking")
 DATABASE = "airflow"
 
@@ -146,7 +146,7 @@ def airflow(
         yield running
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_one_job_a_task_though_scheduler_triggerer_and_task_are_killed(
     airflow: LocalAirflow, jobs: JobsApi, tmp_path: Path
 ) -> None:
@@ -171,7 +171,7 @@ def test_one_job_a_task_though_scheduler_triggerer_and_task_are_killed(
     assert len(jobs.jobs) == 2
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_mark_failed_stops_the_job_and_clear_runs_it_again(
     airflow: LocalAirflow, jobs: JobsApi, tmp_path: Path
 ) -> None:

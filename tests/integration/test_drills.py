@@ -30,11 +30,12 @@ def stack() -> Iterator[DrillStack]:
         yield made
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_publish_a_switch_back_and_a_rollback_with_hold_break_no_promise(
     stack: DrillStack,
 ) -> None:
     figures = run_on(stack, Options(rounds=3, seed=3, progress=False), items=ITEMS)
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.acked > 50
     assert figures.more["answers"] > 50
@@ -45,6 +46,7 @@ def test_a_publish_a_switch_back_and_a_rollback_with_hold_break_no_promise(
 
 def kept_every_promise(figures: Figures) -> None:
     assert figures.broken == []
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.acked > 100
     assert figures.more["answers"] > 10
@@ -52,7 +54,7 @@ def kept_every_promise(figures: Figures) -> None:
     assert figures.parity_max_abs_diff < 1e-5
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_replica_killed_among_writes_and_reads_breaks_no_promise_and_fails_no_request(
     stack: DrillStack,
 ) -> None:
@@ -61,7 +63,7 @@ def test_a_replica_killed_among_writes_and_reads_breaks_no_promise_and_fails_no_
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_without_serves_controller_nothing_is_lost_and_another_one_goes_on(
     stack: DrillStack,
 ) -> None:
@@ -69,14 +71,14 @@ def test_without_serves_controller_nothing_is_lost_and_another_one_goes_on(
     kept_every_promise(kill_serve.controller_on(stack, options, items=ITEMS))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_without_the_proxy_nothing_is_lost_and_another_one_goes_on(stack: DrillStack) -> None:
     options = Options(1, seed=6, progress=False)
     figures = kill_serve.proxy_on(stack, options, items=ITEMS)
     kept_every_promise(figures)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_frozen_replica_and_a_clock_an_hour_off_hold_no_lease_that_is_lost(
     stack: DrillStack,
 ) -> None:
@@ -106,7 +108,7 @@ def leases(stack: DrillStack) -> set[str]:
     return {replica.replica_id for replica in found} - {"elsewhere"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_replicas_that_stay_behind_another_are_replaced_and_answer_marked_until_then(
     stack: DrillStack,
 ) -> None:

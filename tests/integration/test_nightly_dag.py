@@ -34,7 +34,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsApi]:
         yield api
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_night_is_one_job_a_step_and_one_a_shard_with_the_settings_of_its_run(
     jobs: JobsApi, tmp_path: Path
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_night_is_one_job_a_step_and_one_a_shard_with_the_settings_of_its_run(
         "nightly_generation",
         told,
         env={"MOONLARK_RAY_JOBS_URL": jobs.url, "PYTHONPATH": str(PROJECT_ROOT)},
-        timeout_s=500,
+        timeout_s=1_100,
     )
     assert night.success, night.log_tail()
     done = [line.split(" | ") for line in (tmp_path / "done").read_text().splitlines()]

@@ -17,6 +17,7 @@ def test_a_bad_night_is_refused_with_its_reason_and_the_last_good_one_serves() -
         "neighbours of other items",
     )
     figures = run_with(OPTIONS, {name: BAD[name] for name in names}, USERS)
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.more["bad_refused"] == len(names)
     assert figures.more["good_passed"] == 1

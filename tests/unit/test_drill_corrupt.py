@@ -9,6 +9,7 @@ from serve import loaded_generation
 
 def test_damage_anywhere_is_refused_by_name_and_the_last_good_generation_serves() -> None:
     figures = run(Options(rounds=4, seed=3, progress=False))
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.more["files"] == 22
     assert figures.more["detected_share"] == 1.0

@@ -14,6 +14,7 @@ OPS = 2_000
 
 def test_random_changes_searches_switches_and_restarts_agree_with_brute_force() -> None:
     figures = run(Options(ops=OPS, seed=5, progress=False))
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.acked > OPS / 4
     assert figures.recall_gap is not None

@@ -12,6 +12,7 @@ OPTIONS = Options(rounds=1, seed=8, progress=False)
 
 def test_nothing_brings_back_who_was_erased_amid_traffic() -> None:
     figures = run_with(OPTIONS, USERS)
+    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.more["late_retries"] > 100
     assert (figures.more["canary_found"], figures.more["restored"]) == (0, 1)
