@@ -120,7 +120,8 @@ def evaluate(interactions: Interactions, request: Request) -> list[Table]:
     """A table for each variant (leave-one-out: one).
 
     Raises:
-        UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned.
+        UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned; but that
+            RecTools cannot be had is found out when its turn comes.
     """
     for name in request.models:
         entry_of(name).check(name, interactions)
@@ -152,7 +153,7 @@ def _row(
     name: str, variant: str, task: Task, bert_IT: NDArray[np.float32] | None, request: Request
 ) -> Row:
     entry = entry_of(name)
-    is_repeated = entry.seeded and (bool(entry.shelves) or request.repeat_baselines)
+    is_repeated = entry.seeded and (entry.is_ours or request.repeat_baselines)
     seeds = request.seeds if is_repeated else request.seeds[:1]
     runs, choice = [], ""
     for seed in seeds:

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.evaluation import rectools
 from infra.evaluation.errors import NotHere, UnknownModel
 from infra.evaluation.interactions import Interactions
 from infra.evaluation.rankers.als import Als
@@ -61,11 +62,13 @@ Make = Callable[[Setting], Ranker]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`seeded`: whether another seed gives another model. `shelves`: of our own models, the code
-    that they ship with; baselines have none. `needs` says what is missing, if any."""
+    """`seeded`: whether another seed gives another model. `shelves`: the code, beside the rankers',
+    that answers depend on: of our own models what they ship with, of RecTools' the process.
+    `needs` says what is missing, if any."""
 
     make: Make
     seeded: bool = False
+    is_ours: bool = False
     shelves: tuple[ModuleType, ...] = ()
     needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
 
@@ -135,13 +138,13 @@ def _or_popular(make: Make) -> Make:
 
 
 def _blended(make: Make) -> Make:
-    return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS)
+    return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS, setting.fuse_days)
 
 
 MODELS: Mapping[str, Entry] = {
-    "moonlark": Entry(_fused, seeded=True, shelves=(encoders, ranking)),
-    "moonlark-hourly": Entry(_fused_hourly, seeded=True, shelves=(encoders, ranking)),
-    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, shelves=(encoders,)),
+    "moonlark": Entry(_fused, seeded=True, is_ours=True, shelves=(encoders, ranking)),
+    "moonlark-hourly": Entry(_fused_hourly, seeded=True, is_ours=True, shelves=(encoders, ranking)),
+    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, is_ours=True, shelves=(encoders,)),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),
     "popularity-7d": Entry(lambda setting: Popularity(7)),
@@ -155,9 +158,10 @@ MODELS: Mapping[str, Entry] = {
     "sasrec": Entry(
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
     ),
-    "sasrec-rectools": Entry(_or_popular(_transformer(SASREC)), seeded=True),
-    # One seed: a run takes ten CPU minutes and more.
-    "bert4rec-rectools": Entry(_or_popular(_transformer(BERT4REC))),
+    "sasrec-rectools": Entry(_or_popular(_transformer(SASREC)), seeded=True, shelves=(rectools,)),
+    "bert4rec-rectools": Entry(
+        _or_popular(_transformer(BERT4REC)), seeded=True, shelves=(rectools,)
+    ),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),
 }

@@ -39,11 +39,15 @@ TEXTS = np.random.default_rng(1).normal(size=(ITEMS, 24)).astype(np.float32)
 STUB = """
 import json, sys
 events, model, setting, seed = sys.argv[1:]
-answers, number = json.loads(setting), 0
+answers, number, kept = json.loads(setting), 0, 0
 print(json.dumps({"stub": seed}), flush=True)
 for line in sys.stdin:
     command, _, path = line.strip().partition(" ")
     number += command == "epoch"
+    if command == "keep":
+        kept = number
+    if command == "restore":
+        number = kept
     if command == "epoch" and answers.get("ends_after") == number:
         sys.exit("out of memory")
     answer = {"epoch": number, "wall_s": 2.0, "cpu_s": 1.0} if command == "epoch" else command
@@ -51,11 +55,12 @@ for line in sys.stdin:
         known = {}
         for user, item, row in (each.split(",") for each in open(path).read().split()[1:]):
             known.setdefault(int(user), []).append(item)
-        answer = [[answers[",".join(known[user])]] for user in sorted(known)]
+        answer = [[answers[",".join(known[user])], number % 2] for user in sorted(known)]
         answer[0] = []
     print(json.dumps(answer), flush=True)
 """
-"""Answers as the worker does, and knows what comes after each history but the first one asked."""
+"""Answers as the worker does, and knows what comes after each history but the first one asked; then
+comes item 1 where its weights are of an odd epoch, else 0."""
 
 
 def rated() -> Interactions:
@@ -183,7 +188,7 @@ def test_lists_that_do_not_fit_what_was_asked_are_refused(
 def test_a_transformer_of_the_table_lists_what_its_best_epoch_did(
     task: Task, setting: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transformers, "SETTINGS", {"SASRecModel": setting})
+    monkeypatch.setattr(transformers, "SETTINGS", {"SASRecModel": [setting]})
     ranker = transformers.Transformer("SASRecModel", 7, tmp_path, days=84)
     answers = walk(task, ranker)
     missed = np.count_nonzero(answers.ndcg_Q != 1)
@@ -191,6 +196,8 @@ def test_a_transformer_of_the_table_lists_what_its_best_epoch_did(
     assert answers.ndcg_Q.max() == 1
     assert answers.fit_s >= 1 + transformers.PATIENCE  # a second an epoch, and none was better
     assert ranker.choice.startswith("epoch 1; ")
+    # Of the weights that were kept: item 1, where it may be listed at all.
+    assert set(answers.lists_QK[:, 1].tolist()) == {1, -1}
 
 
 def test_a_transformer_that_cannot_be_had_says_so(

@@ -94,7 +94,7 @@ def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
     assert shelf_digest(shelf) == before
     (tmp_path / "a.py").write_text("one = 2")
     assert shelf_digest(shelf) != before
-    ours = [name for name, entry in MODELS.items() if entry.shelves]
+    ours = [name for name, entry in MODELS.items() if entry.is_ours]
     assert ours == ["moonlark", "moonlark-hourly", "moonlark-cosine"]
 
 
@@ -138,7 +138,7 @@ def test_in_a_replay_only_our_own_models_are_run_with_each_seed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     theirs = Entry(lambda setting: Popularity(7), seeded=True)
-    ours = Entry(lambda setting: Popularity(), seeded=True, shelves=(ranking,))
+    ours = Entry(lambda setting: Popularity(), seeded=True, is_ours=True, shelves=(ranking,))
     monkeypatch.setattr(registry, "MODELS", {"theirs": theirs, "ours": ours})
     for repeated, runs in ((True, [2, 2]), (False, [1, 2])):
         request = Request(models=("theirs", "ours"), seeds=(0, 1), repeat_baselines=repeated)

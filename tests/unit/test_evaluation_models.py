@@ -12,6 +12,7 @@ from infra.evaluation.log import Log
 from infra.evaluation.rankers import als
 from infra.evaluation.rankers.choosing import Blend, Chosen, OrPopular
 from infra.evaluation.rankers.ease import Ease
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.neighbours import Cooccurrence, ItemKNN, SequentialKNN
 from infra.evaluation.rankers.popularity import Popularity
 from infra.evaluation.rankers.sasrec import SasRec
@@ -128,6 +129,46 @@ def test_a_blend_takes_popularity_only_where_it_helps() -> None:
     empty = Blend(lambda: TextMean(np.ones((GROUPS * EACH, 2), np.float32)), (4.0,), (0.0, 5.0))
     walk(task, empty)
     assert empty.choice == "0 x popularity of 4 days" or empty.choice.startswith("5 x")
+
+
+class Season:
+    """Right before `until_ms`, wrong later; says at which lessons it learned."""
+
+    def __init__(self, until_ms: int, learned: list[tuple[int, int]]) -> None:
+        self.until_ms, self.every, self.learned = until_ms, Every(7), learned
+
+    def __deepcopy__(self, memo: object) -> "Season":
+        return Season(self.until_ms, self.learned)
+
+    def fit(self, log: Log, lesson: Lesson) -> None:
+        if self.every.is_due(log, lesson):
+            self.learned.append((lesson.at_ms, len(lesson.rows)))
+
+    def scores(self, log: Log, question: Question) -> np.ndarray:
+        scores = np.zeros(GROUPS * EACH)
+        scores[question.relevant] = 1.0 if question.at_ms < self.until_ms else -0.1
+        return scores
+
+
+def test_a_blend_learns_at_the_cut_and_weighs_anew_what_it_has_not_learned() -> None:
+    task = replay(groups(), "nightly+live", nights=1)
+    cut_ms = 45 * DAY_MS
+    learned: list[tuple[int, int]] = []
+    blend = Blend(lambda: Season(cut_ms, learned), (30.0,), (0.0, 5.0), days=3)
+    assert task.validation is not None
+    blend.tune(task.validation)
+    assert blend.choice == "0 x popularity of 30 days"
+    learned.clear()
+    choices = []
+    for lesson, _ in task.steps:
+        blend.fit(task.log, lesson)
+        choices.append(blend.choice)
+        if len(choices) == 1:
+            assert learned == [(cut_ms, len(lesson.rows))]
+        if len(choices) == 4:  # a fresh one, without the held-out events
+            assert learned[-1] == (lesson.at_ms, len(lesson.rows) - len(lesson.held_out))
+    assert choices[:3] == ["0 x popularity of 30 days"] * 3, "as the validation chose"
+    assert "5 x popularity of 30 days" in choices, "as the days that came since"
 
 
 def test_ties_go_to_the_catalogs_order_and_barred_items_are_not_listed() -> None:

@@ -36,7 +36,8 @@ for line in sys.stdin:
         last = {}
         for user, item, row in (each.split(",") for each in open(path).read().split()[1:]):
             last[int(user)] = int(item)
-        answer = [[(last[user] + 1) % 30, number] for user in sorted(last)]
+        lag = json.loads(setting).get("lag", 0)
+        answer = [[(last[user] + 1 + lag) % 30, number] for user in sorted(last)]
     print(json.dumps(answer), flush=True)
 """
 """Lists the item after the last one, then the one of the epoch's number; tells what it learned."""
@@ -61,7 +62,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stub.write_text(STUB)
     monkeypatch.setattr(peers, "WORKER", stub)
     monkeypatch.setattr(transformers, "environment", lambda folder: Path(sys.executable))
-    monkeypatch.setattr(transformers, "SETTINGS", {"SASRecModel": {"told": str(told)}})
+    monkeypatch.setattr(transformers, "SETTINGS", {"SASRecModel": [{"told": str(told)}]})
     return told
 
 
@@ -81,14 +82,19 @@ def test_histories_are_live_and_learning_is_as_often_as_said(told: Path, tmp_pat
     assert (answers.ndcg_Q[known] == 1).all()
     assert (answers.lists_QK[~known] == -1).all()
     began = processes(told)
-    assert len(began) == 2, "14 days are two weeks"
-    for (_, last_row), lesson in zip(began, (lessons[0], lessons[7]), strict=True):
-        assert last_row == np.setdiff1d(lesson.rows, lesson.held_out)[-1]
-    pids = [pid for pid, _ in began]
-    assert not psutil.pid_exists(pids[0]), "ended when the next one began"
+    assert len(began) == 4, "14 days are two weeks; to choose the epoch, then with all events"
+    learned = [last_row for _, last_row in began]
+    assert learned == [
+        int(rows[-1])
+        for lesson in (lessons[0], lessons[7])
+        for rows in (np.setdiff1d(lesson.rows, lesson.held_out), lesson.rows)
+    ]
+    *ended, last = [pid for pid, _ in began]
+    assert not any(psutil.pid_exists(pid) for pid in ended), "ended when the next one began"
+    assert psutil.pid_exists(last)
     del ranker
     gc.collect()
-    assert not psutil.pid_exists(pids[1]), "ended with its ranker"
+    assert not psutil.pid_exists(last), "ended with its ranker"
 
 
 def test_the_best_epoch_answers_and_who_is_new_gets_what_is_popular(
@@ -102,9 +108,25 @@ def test_the_best_epoch_answers_and_who_is_new_gets_what_is_popular(
     questions = [question for _, asked in task.steps for question in asked]
     is_new = np.array([not len(question.history) for question in questions])
     assert (answers.lists_QK[is_new] >= 0).all()
+    # Trained again for one epoch: item 1, where it may be listed at all.
+    assert set(answers.lists_QK[~is_new, 1].tolist()) == {1, -1}
 
 
-def test_a_question_without_a_list_lists_nothing(told: Path, tmp_path: Path) -> None:
+def test_of_two_settings_the_held_out_events_choose(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers, "PATIENCE", 2)
+    settings = [{"told": str(told), "lag": 1}, {"told": str(told), "lag": 0}]
+    monkeypatch.setattr(transformers, "SETTINGS", {"BERT4RecModel": settings})
+    task = replay(made(), "nightly+live", nights=30)
+    ranker = Transformer("BERT4RecModel", 0, tmp_path, days=30)
+    walk(task, ranker)
+    assert ranker.choice.endswith("lag 0")
+    pids = [pid for pid, _ in processes(told)]
+    assert [psutil.pid_exists(pid) for pid in pids] == [False, False, True]
+
+
+def test_a_question_that_was_not_told_ahead_is_an_error(told: Path, tmp_path: Path) -> None:
     task = replay(made(), "nightly+live", nights=30)
     ((lesson, questions),) = list(task.steps)
     ranker = Transformer("SASRecModel", 0, tmp_path, days=30)
@@ -112,4 +134,5 @@ def test_a_question_without_a_list_lists_nothing(told: Path, tmp_path: Path) -> 
     some: list[Question] = questions[:3]
     ranker.ahead(task.log, some)
     assert np.isfinite(ranker.scores(task.log, some[0])).sum() == 2
-    assert np.isnan(ranker.scores(task.log, questions[-1])).all()
+    with pytest.raises(KeyError):
+        ranker.scores(task.log, questions[-1])

@@ -1,13 +1,16 @@
-"""SASRec and BERT4Rec of RecTools: trained in their own environment until held-out events stop
-them, and asked for the lists of the epoch that these choose.
+"""SASRec and BERT4Rec of RecTools, in their own environment: trained until held-out events
+stop them, and asked for the lists of the epoch that these choose.
 
-A list ends after 100 items: what comes later has reciprocal rank 0. Learned anew, from nothing,
-every `days`; between two lessons histories go on, as for everybody.
+Where the held-out events belong to the lesson (a replay: its newest ones), the model is trained
+again on all of the lesson, for as many epochs. Learned anew, from nothing, every `days`; between
+two lessons histories go on, as for everybody. A list ends after 100 items: what comes later has
+reciprocal rank 0.
 """
 
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,16 +26,25 @@ from infra.evaluation.rectools.peer import Model, Peer, PeerMissing, environment
 from infra.evaluation.rectools.split import ndcg_of_lists
 from infra.evaluation.task import Floats, Lesson, Question
 
-SETTINGS: Mapping[Model, Mapping[str, Any]] = {
-    "SASRecModel": {"n_factors": 128, "batch_size": 32},
-    "BERT4RecModel": {"n_factors": 128, "batch_size": 32},
+SETTINGS: Mapping[Model, Sequence[Mapping[str, Any]]] = {
+    "SASRecModel": [{"n_factors": 128, "batch_size": 32}],
+    "BERT4RecModel": [{"n_factors": 128, "batch_size": 32}, {"n_factors": 256, "batch_size": 128}],
 }
-"""Else RecTools' defaults. With its 256 factors and batches of 128 SASRec is slower and worse here
-(`infra.bench.train`)."""
+"""Else RecTools' defaults; of several the held-out events choose. SASRec with the default of 256
+factors and batches of 128 is slower and worse here (`infra.bench.train`)."""
 
 MOST_EPOCHS, PATIENCE = 120, 15
 VALIDATED = 1_500
 """Held-out events that are asked, at most."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A process at the end of its training; its best weights are kept there."""
+
+    peer: Peer
+    setting: Mapping[str, Any]
+    best: Point
 
 
 class Transformer:
@@ -53,35 +65,55 @@ class Transformer:
         if not self._every.is_due(log, lesson):
             return
         self._here.close()
-        folder = Path(self._here.enter_context(TemporaryDirectory()))
         rows = np.setdiff1d(lesson.rows, lesson.held_out)
         try:
-            python, setting = environment(self._folder), SETTINGS[self._model]
-            self._peer = Peer(python, log, rows, setting, self._seed, folder, self._model)
-            self._here.enter_context(self._peer)
-            self._train(log, lesson.held_out)
+            trained = [
+                self._until_it_stops(log, rows, lesson.held_out, setting)
+                for setting in SETTINGS[self._model]
+            ]
+            chosen_one = max(trained, key=lambda each: each.best.validation)
+            for other in trained:
+                if other is not chosen_one:
+                    other.peer.end()
+            self._peer = chosen_one.peer
+            if len(rows) < len(lesson.rows):
+                self._peer.end()
+                self._peer = self._begin(log, lesson.rows, chosen_one.setting)
+                for _ in range(chosen_one.best.epoch):
+                    self.saved_fit_s += self._peer.train().cpu_s
+            else:
+                self._peer.restore()
         except PeerMissing as error:
             raise NotHere(self._model, str(error), error.hint) from error
+        told = ", ".join(f"{name} {value}" for name, value in chosen_one.setting.items())
+        self.choice = f"epoch {chosen_one.best.epoch}; {told}"
 
-    def _train(self, log: Log, held_out: Ints) -> None:
+    def _begin(self, log: Log, rows: Ints, setting: Mapping[str, Any]) -> Peer:
+        folder = Path(self._here.enter_context(TemporaryDirectory()))
+        python = environment(self._folder)
+        peer = Peer(python, log, rows, setting, self._seed, folder, self._model)
+        return self._here.enter_context(peer)
+
+    def _until_it_stops(
+        self, log: Log, rows: Ints, held_out: Ints, setting: Mapping[str, Any]
+    ) -> _Trained:
+        peer = self._begin(log, rows, setting)
         events = log.interactions
-        curve: list[Point] = []
         histories, answers = [], []
         for row in held_out[:: -(-len(held_out) // VALIDATED) or 1].tolist():
             history = log.history(int(events.users_E[row]), row)
             if len(history):
                 histories.append(history)
                 answers.append(int(events.items_E[row]))
+        curve: list[Point] = []
         while not is_over(curve, MOST_EPOCHS, PATIENCE):
-            told = self._peer.train()
+            told = peer.train()
             self.saved_fit_s += told.cpu_s
-            figure = ndcg_of_lists(np.array(answers), self._peer.lists(histories))
+            figure = ndcg_of_lists(np.array(answers), peer.lists(histories))
             curve.append(Point(told.epoch, told.wall_s, told.cpu_s, figure, figure))
             if chosen(curve) is curve[-1]:
-                self._peer.keep()
-        self._peer.restore()
-        setting = ", ".join(f"{name} {value}" for name, value in SETTINGS[self._model].items())
-        self.choice = f"epoch {chosen(curve).epoch}; {setting}"
+                peer.keep()
+        return _Trained(peer, setting, chosen(curve))
 
     def ahead(self, log: Log, questions: Sequence[Question]) -> None:
         """Lists for all of them at once."""
@@ -91,9 +123,12 @@ class Transformer:
         self._lists = dict(zip(keys, lists, strict=True))
 
     def scores(self, log: Log, question: Question) -> Floats:
-        """NaN for what is not among the 100 best; all of it where there is no history."""
+        """NaN for what is not among the 100 best; all of it where there is no history.
+
+        Raises KeyError: `ahead` was not told of the question.
+        """
         scores_I = np.full(log.interactions.item_count, np.nan)
-        items = self._lists.get(_key(question), [])
+        items = self._lists[_key(question)] if len(question.history) else []
         scores_I[items] = np.arange(len(items), 0, -1)
         return scores_I
 

@@ -116,8 +116,12 @@ class Peer:
                 text=True,
                 env=_alone(),
             )
-        self.versions: dict[str, str] = self._line()
         self._epochs = 0
+        try:
+            self.versions: dict[str, str] = self._line()
+        except PeerMissing:
+            self.end()
+            raise
 
     def train(self) -> Epoch:
         """One more epoch; this process waits meanwhile.
@@ -194,7 +198,7 @@ class Peer:
         self.end()
 
     def end(self) -> None:
-        """Of the process."""
+        """Of the process; again is no error."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # it ended before
