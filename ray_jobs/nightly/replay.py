@@ -185,7 +185,9 @@ class Replay:
         *,
         frozen_at_ms: int | None = None,
     ) -> None:
-        """`frozen_at_ms`: what came later is not known, as where lists are made by night only."""
+        """`frozen_at_ms`: what came later is not known, as where lists are made by night only; but
+        what the user has seen since is not listed there either, or a repeat would pass for the
+        worth of an event."""
         self._model = model
         self._questions = questions
         self._frozen_at_ms = frozen_at_ms
@@ -195,6 +197,8 @@ class Replay:
         start = self._known(questions[0].at_ms) if questions else 0
         self._timeline = Timeline(self._at_E, ordinals_E, weights_E, published_S, start)
         self._sessions: dict[int, tuple[int, Session | None]] = {}
+        self._seen: dict[int, tuple[int, Session | None]] = {}
+        """As `_sessions`, up to the question itself: of what is not to be listed."""
 
     def evidence(self) -> Iterator[tuple[Question, Ints, Evidence, float]]:
         """Each question with its candidates (M,) ascending, what is known of them, and the
@@ -211,7 +215,8 @@ class Replay:
     def _rank(self, question: Question) -> int:
         model, session = self._model, self._session(question)
         if model.fusion is None:
-            found = model.ordinals_N[rows_in(_hidden(session), model.ordinals_N) < 0]
+            hidden = self._hidden(question, session)
+            found = model.ordinals_N[rows_in(hidden, model.ordinals_N) < 0]
             scores = self._cosines(session)[model.rows_of(found)]
         else:
             found, evidence = self._evidence(question, session)
@@ -233,13 +238,24 @@ class Replay:
         return int(np.searchsorted(self._at_E, at_ms))
 
     def _session(self, question: Question) -> Session:
-        done, base = self._sessions.get(question.user, (0, None))
         position = question.position
         if self._frozen_at_ms is not None:
             before = [event.at_ms < self._frozen_at_ms for event in question.events[:position]]
             position = before.index(False) if False in before else position
+        return self._folded(self._sessions, question, position)
+
+    def _hidden(self, question: Question, session: Session) -> Ints:
+        """What the user has seen, disliked or hidden by now, ascending."""
+        if self._frozen_at_ms is not None:
+            session = self._folded(self._seen, question, question.position)
+        return np.union1d(session.seen, session.excluded)
+
+    def _folded(
+        self, sessions: dict[int, tuple[int, Session | None]], question: Question, position: int
+    ) -> Session:
+        done, base = sessions.get(question.user, (0, None))
         session = fold(self._model.encoder, base, question.events[done : max(done, position)])
-        self._sessions[question.user] = (max(done, position), session)
+        sessions[question.user] = (max(done, position), session)
         return session
 
     def _cosines(self, session: Session) -> Floats:
@@ -254,13 +270,8 @@ class Replay:
         pools = self._timeline.forward(self._known(at_ms), at_ms)
         return evidence_of(
             *(self._model, self._timeline, pools, session, at_ms),
-            _hidden(session),
+            self._hidden(question, session),
         )
-
-
-def _hidden(session: Session) -> Ints:
-    """What the user has seen, disliked or hidden, ascending."""
-    return np.union1d(session.seen, session.excluded)
 
 
 def _activity_of(histories: Histories, span: int) -> tuple[Ints, Ints, Floats]:

@@ -61,7 +61,7 @@ FUSIONS: tuple[FusionVariant, ...] = (
     _without("features", "the whole history", _WHOLE),
     _without("features", "all three", PARTS["neighbours"]),
     _without("features", "the last items' texts", PARTS["recent"]),
-    FusionVariant("cosine and co-occurrence alone", "features", _NO_AGE, IS_NEVER_WORSE_F),
+    FusionVariant("without activity and the items' age", "features", _NO_AGE, IS_NEVER_WORSE_F),
     FusionVariant(
         "activity never worse", "signs", EVERY_F, IS_NEVER_WORSE_F | _of(PARTS["activity"])
     ),

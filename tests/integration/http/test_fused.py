@@ -176,6 +176,11 @@ def test_the_night_replays_what_the_day_answers(stack: Stack) -> None:
         np.testing.assert_allclose(ours, theirs, atol=close, rtol=close, err_msg=part)
         first += len(names)
     assert Replay(model, histories, [question]).ranks().tolist() == [0]
+    # By night alone nothing is known of the user; what was seen since is not listed all the same.
+    ((_, found, _, _),) = Replay(model, histories, [question], frozen_at_ms=0).evidence()
+    by_night = {item.item_id for item in items.get_many(found) if item}
+    assert by_night
+    assert not by_night & {"i0", "i4", "i9", "i2"}
 
 
 def night_of(stack: Stack) -> Night:
