@@ -24,7 +24,7 @@ from infra.bench.night_floors import floors
 from infra.cli.night_steps import STEPS
 from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.nightly.event_vectors import write_event_vectors
-from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step
+from ray_jobs.nightly.step import NICENESS, Night, Report, open_night, run_step, settle
 from ray_jobs.shards.texts import write_text_vectors
 from sql import generations
 
@@ -89,6 +89,7 @@ def main() -> None:
     night = open_night(arguments.generation)
     if not arguments.made:
         open_bert(night.settings)  # its libraries are no step's
+    settle()
     print(json.dumps(run(night, arguments.until, is_made=arguments.made)))
     ray.shutdown()
 

@@ -29,6 +29,7 @@ from ray_jobs.nightly.step import (
     open_night,
     require_cpus,
     run_step,
+    settle,
 )
 from ray_jobs.nightly.train import train
 from ray_jobs.nightly.verify import verify
@@ -86,6 +87,7 @@ def run_night(generation: str) -> None:
     ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     require_cpus(night.settings.train_workers, cluster_cpus)
+    settle()
     typer.echo(f"generation {generation}")
     done = False
     try:

@@ -6,6 +6,7 @@ as the last line, where the Airflow operator picks it up.
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -231,6 +232,13 @@ def _record_failure(night: Night, name: str, failed: Exception, *, is_retried: b
         log.error("%s; the registry did not take it: %s", reason, error)
 
 
+def settle() -> None:
+    """What a process has loaded stays: the garbage collector need not walk over it whenever a step
+    makes objects by the million, which is a third of what `export` costs."""
+    gc.collect()
+    gc.freeze()
+
+
 def require_cpus(
     needed: int,
     resources: Callable[[], tuple[float, float]],
@@ -333,6 +341,7 @@ def run_job(
             ray.init(logging_level=logging.WARNING)
             require_cpus(1, cluster_cpus)
         night = open_night(generation_id)
+        settle()
         paths = None if wrote is None else wrote(night.workspace)
         report = run_step(
             night, name, step, beside_others=beside_others, is_retried=True, wrote=paths

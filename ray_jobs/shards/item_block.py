@@ -124,6 +124,18 @@ def value_keys(value: object) -> set[tuple[str, Scalar]]:
     return set()
 
 
+def table_of(items: list[Item]) -> pa.Table:
+    """A row each, of SCHEMA's columns."""
+    columns = {
+        field.name: [
+            getattr(item, "attributes_json" if field.name == "attributes" else field.name)
+            for item in items
+        ]
+        for field in SCHEMA
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
 class ItemBlock:
     """Rows sorted by ordinal. `table` has SCHEMA's columns; strings stay in Arrow memory."""
 
@@ -148,14 +160,7 @@ class ItemBlock:
     @classmethod
     def of(cls, items: list[Item]) -> ItemBlock:
         """A block of these items."""
-        columns = {
-            field.name: [
-                getattr(item, "attributes_json" if field.name == "attributes" else field.name)
-                for item in items
-            ]
-            for field in SCHEMA
-        }
-        return cls(pa.table(columns, schema=SCHEMA))
+        return cls(table_of(items))
 
     def __len__(self) -> int:
         return len(self.ordinals)

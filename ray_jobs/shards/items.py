@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ from ray_jobs.shards.item_block import (
     Wanted,
     attributes_json,
     newest_rows,
+    table_of,
 )
 from ray_jobs.shards.merge import Ordinals, in_sorted, sorted_ordinals, union_sorted
 
@@ -48,6 +51,9 @@ __all__ = [
 ITEMS_NAME = "items.parquet"
 # Changes scanned one by one at a filter; above, they become columns with an index of their own.
 SEAL_AT = 1_024
+# Items that are objects at a time while a file is written; columns are smaller, and the garbage
+# collector does not walk over them.
+PART = 10_000
 # Layers of changes; above, they are joined into one.
 MAX_LAYERS = 8
 
@@ -237,20 +243,25 @@ def write_items(directory: Path, items: Iterable[Item]) -> int:
 
     Raises ValueError for repeated or negative ordinals and attributes that are not a JSON object.
     """
-    rows = []
-    for item in items:
-        if item.ordinal < 0:
-            raise ValueError(f"item {item.item_id!r} has the negative ordinal {item.ordinal}")
-        if not isinstance(item.attributes, dict):
-            raise ValueError(f"attributes of item {item.item_id!r} must be a JSON object")
-        # Canonical, because the attribute index looks for a name's bytes before it parses.
-        canonical = attributes_json(item.attributes)
-        same = canonical == item.attributes_json
-        rows.append(item if same else replace(item, attributes_json=canonical))
-    block = ItemBlock.of(rows)
+    rows, parts = map(_checked, items), [SCHEMA.empty_table()]
+    while part := list(islice(rows, PART)):
+        parts.append(table_of(part))
+    block = ItemBlock(pa.concat_tables(parts))
     with whole_file(directory / ITEMS_NAME) as temporary:
         pq.write_table(block.table(), temporary, compression="zstd")
     return len(block)
+
+
+def _checked(item: Item) -> Item:
+    """With canonical attributes, for the attribute index looks for a name's bytes before it
+    parses."""
+    if item.ordinal < 0:
+        raise ValueError(f"item {item.item_id!r} has the negative ordinal {item.ordinal}")
+    attributes = orjson.loads(item.attributes_json)
+    if not isinstance(attributes, dict):
+        raise ValueError(f"attributes of item {item.item_id!r} must be a JSON object")
+    canonical = attributes_json(attributes)
+    return item if canonical == item.attributes_json else replace(item, attributes_json=canonical)
 
 
 def read_items(directory: Path) -> ItemTable:
