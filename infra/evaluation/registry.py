@@ -138,7 +138,7 @@ def _or_popular(make: Make) -> Make:
 
 
 def _blended(make: Make) -> Make:
-    return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS, setting.fuse_days)
+    return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS)
 
 
 MODELS: Mapping[str, Entry] = {

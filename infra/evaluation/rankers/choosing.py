@@ -4,12 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import numpy as np
-from numpy.typing import NDArray
 
 from infra.evaluation.log import Log
-from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.popularity import Popularity
-from infra.evaluation.rankers.taught import at_midnight, taught
 from infra.evaluation.task import Floats, Lesson, Question, Ranker, Task
 from infra.evaluation.walk import CUTOFF, first_items, listed, score, walk
 
@@ -89,86 +86,49 @@ class Chosen:
 
 
 class Blend:
-    """A ranker plus weight x recent popularity, each divided by its highest score.
-
-    Window and weight are chosen on validation, and again every `days`: by the lesson's held-out
-    events, of which the ranker has not learned then.
-    """
+    """A ranker plus weight x recent popularity, each divided by its highest score. Window and
+    weight are chosen on validation."""
 
     def __init__(
-        self,
-        make: Callable[[], Ranker],
-        windows: Sequence[float],
-        weights: Sequence[float],
-        days: int = 7,
+        self, make: Callable[[], Ranker], windows: Sequence[float], weights: Sequence[float]
     ) -> None:
-        self._windows, self._weights, self._every = windows, weights, Every(days)
-        self._new = make()
-        """Tuned, and never fitted: a fitted one would take the next lesson for learned."""
-        self._ranker = deepcopy(self._new)
-        self._popular, self._weight = Popularity(windows[0]), weights[0]
-        self._is_chosen = False
+        self._windows, self._weights = windows, weights
+        self._ranker = make()
+        self._choose(windows[0], weights[0])
 
-    @property
-    def choice(self) -> str:
-        """The ranker's own, and the last window and weight."""
+    def _choose(self, days: float, weight: float) -> None:
+        self._popular, self._weight = Popularity(days), weight
         own = getattr(self._ranker, "choice", "")
-        window = f"{self._popular.days:g} days"
-        return f"{own} + {self._weight:g} x popularity of {window}".removeprefix(" + ")
+        self.choice = f"{own} + {weight:g} x popularity of {days:g} days".removeprefix(" + ")
 
     def tune(self, validation: Task) -> None:
         """All windows and weights in one walk."""
-        tune_own(self._new, validation)
-        self._ranker, walked = deepcopy(self._new), deepcopy(self._new)
+        tune_own(self._ranker, validation)
+        # A copy: what was fitted here would take the first lesson of the test for learned.
+        walked = deepcopy(self._ranker)
         gains = np.zeros((len(self._windows), len(self._weights)))
         step = max(1, validation.steps.count // MOST_QUESTIONS)
         for lesson, questions in validation.steps:
             walked.fit(validation.log, lesson)
-            gains += self._gains(walked, validation.log, lesson, questions[::step])
-        self._choose(gains)
-        self._is_chosen = True
+            popular = [Popularity(days) for days in self._windows]
+            for ranker in popular:
+                ranker.fit(validation.log, lesson)
+            for question in questions[::step]:
+                base_I = _to_one(walked.scores(validation.log, question))
+                for row, ranker in enumerate(popular):
+                    popular_I = _to_one(ranker.scores(validation.log, question))
+                    for column, weight in enumerate(self._weights):
+                        gains[row, column] += _gain(base_I + weight * popular_I, question)
+        best_window, best_weight = divmod(int(gains.argmax()), len(self._weights))
+        self._choose(self._windows[best_window], self._weights[best_weight])
 
     def fit(self, log: Log, lesson: Lesson) -> None:
-        if self._every.is_due(log, lesson):
-            if not self._is_chosen:
-                self._weigh(log, lesson)
-            self._is_chosen = False
         self._ranker.fit(log, lesson)
         self._popular.fit(log, lesson)
 
     def scores(self, log: Log, question: Question) -> Floats:
         popular_I = _to_one(self._popular.scores(log, question))
         return _to_one(self._ranker.scores(log, question)) + self._weight * popular_I
-
-    def _weigh(self, log: Log, lesson: Lesson) -> None:
-        asked = [at_midnight(log, question) for question in taught(log, lesson.held_out)]
-        if not asked:
-            return
-        nothing = lesson.held_out[:0]
-        learned = Lesson(lesson.at_ms, np.setdiff1d(lesson.rows, lesson.held_out), nothing)
-        ranker = deepcopy(self._new)
-        ranker.fit(log, learned)
-        self._choose(self._gains(ranker, log, learned, asked[:: -(-len(asked) // MOST_QUESTIONS)]))
-
-    def _gains(
-        self, ranker: Ranker, log: Log, lesson: Lesson, questions: Sequence[Question]
-    ) -> NDArray[np.float64]:
-        """Sums of NDCG, (windows, weights)."""
-        gains = np.zeros((len(self._windows), len(self._weights)))
-        popular = [Popularity(days) for days in self._windows]
-        for each in popular:
-            each.fit(log, lesson)
-        for question in questions:
-            base_I = _to_one(ranker.scores(log, question))
-            for row, each in enumerate(popular):
-                popular_I = _to_one(each.scores(log, question))
-                for column, weight in enumerate(self._weights):
-                    gains[row, column] += _gain(base_I + weight * popular_I, question)
-        return gains
-
-    def _choose(self, gains: NDArray[np.float64]) -> None:
-        window, weight = divmod(int(gains.argmax()), len(self._weights))
-        self._popular, self._weight = Popularity(self._windows[window]), self._weights[weight]
 
 
 def tune_own(ranker: Ranker, validation: Task) -> None:

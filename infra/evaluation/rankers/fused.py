@@ -17,7 +17,6 @@ from infra.evaluation.interactions import LONG_AGO_MS, Ints
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.moonlark import Moonlark
-from infra.evaluation.rankers.taught import taught
 from infra.evaluation.task import Floats, Lesson, Question, Ranker
 from ray_jobs.encoders.config import KINDS
 from ray_jobs.nightly.replay import Model, evidence_of
@@ -36,6 +35,10 @@ class Lessons:
     lively: list[Taught]
     quiet: list[Taught]
     usual_month: float
+
+
+QUESTIONS, QUESTIONS_A_USER = 2_000, 20
+"""That teach them, as by night: a user's newest ones, drawn evenly where they are more."""
 
 
 MakeTimeline = Callable[[Ints, Ints, NDArray[np.float32], Ints, int], Timeline]
@@ -93,7 +96,7 @@ class Fused:
         self._neighbours = _neighbours_of(log, np.setdiff1d(lesson.rows, lesson.held_out))
         self._timeline = None
         lively, quiet, months = [], [], []
-        for question in taught(log, lesson.held_out):
+        for question in _taught(log, lesson.held_out):
             found, evidence, month = self.evidence(log, question)
             (target,) = question.relevant
             place = int(np.searchsorted(found, target))
@@ -169,6 +172,36 @@ def fused_scores(
     return fusion.score(
         found, evidence, question.at_ms, is_known=is_known, is_quiet=is_quiet
     ).scores
+
+
+def _taught(log: Log, rows: Ints) -> list[Question]:
+    """Held-out events of users with a history, asked with what came before their moment."""
+    events = log.interactions
+    rows = log.newest_of_each_user(rows, QUESTIONS_A_USER)
+    if len(rows) > QUESTIONS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, QUESTIONS, replace=False))
+    published = events.published_ms_I
+    questions = []
+    for row in rows.tolist():
+        user, at_ms = int(events.users_E[row]), int(events.at_ms_E[row])
+        moment = log.row_at(at_ms)
+        history = log.history(user, moment)
+        if not len(history):
+            continue
+        questions.append(
+            Question(
+                user=user,
+                at_ms=at_ms,
+                history=history,
+                seen=events.items_E[log.history(user, row)],
+                known=moment,
+                night=moment,
+                night_ms=at_ms,
+                relevant=events.items_E[row : row + 1],
+                candidates=None if published is None else published <= at_ms,
+            )
+        )
+    return questions
 
 
 def _neighbours_of(log: Log, rows: Ints) -> Neighbours:

@@ -19,7 +19,7 @@ class Popularity:
     """
 
     def __init__(self, days: float = math.inf) -> None:
-        self.days = days
+        self._days = days
         self._counts_I = np.zeros(0, np.float32)
         self._held: tuple[int, Floats] | None = None
 
@@ -30,10 +30,10 @@ class Popularity:
         self._held = None
 
     def scores(self, log: Log, question: Question) -> Floats:
-        if math.isinf(self.days):
+        if math.isinf(self._days):
             return self._counts_I
         if self._held is None or self._held[0] != question.night_ms:
-            first = log.row_at(question.night_ms - round(self.days * DAY_MS))
+            first = log.row_at(question.night_ms - round(self._days * DAY_MS))
             counts = log.counts(first, question.night).astype(np.float32)
             self._held = (question.night_ms, counts)
         return self._held[1]
