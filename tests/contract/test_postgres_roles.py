@@ -1,6 +1,7 @@
 """Each role of infra/postgres/roles.sql can do what it is for on a real Postgres, and no more."""
 
 import shlex
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +188,30 @@ def test_the_on_call_ends_who_holds_a_lock_and_nobody_else_by_the_runbooks_own_w
         with pytest.raises(psycopg.OperationalError):
             forgotten.execute("SELECT 1")
         harmless.execute("SELECT 1")
+
+
+def test_who_forgot_a_lock_on_a_table_is_ended_also_while_nobody_waits(
+    server: PostgresServer,
+) -> None:
+    """Writers give up and come again: the on-call may look while none is there."""
+    (statement,) = {ending(page) for page in LOCK_RUNBOOKS}
+    assert statement.count(b"interval '10 s'") == 1
+    url = server.url("moonlark", "moonlark_writer")
+    with (
+        connect(url) as forgotten,
+        connect(url) as writes,
+        connect(server.url("moonlark", "moonlark_oncall")) as oncall,
+    ):
+        forgotten.execute("BEGIN")
+        forgotten.execute("LOCK TABLE exposures IN EXCLUSIVE MODE")
+        writes.execute("BEGIN")
+        writes.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
+        time.sleep(0.5)
+        soon = statement.replace(b"'10 s'", b"'0.2 s'")
+        assert oncall.execute(soon).fetchall() == [(True,)]
+        with pytest.raises(psycopg.OperationalError):
+            forgotten.execute("SELECT 1")
+        writes.execute("SELECT 1")
 
 
 def _writes_an_event(url: str) -> None:
