@@ -22,12 +22,13 @@ from tqdm import tqdm
 from infra.bench.accuracy_page import DIVERSITY_TITLES, GATE_TITLE, Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
+from infra.evaluation.errors import NotHere
 from infra.evaluation.evaluate import Protocol, Request, Table, as_json, evaluate
 from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
 from infra.evaluation.over_http import OverHttp, ask_over_http
 from infra.evaluation.plots import draw
-from infra.evaluation.registry import MODELS
+from infra.evaluation.registry import MODELS, entry_of
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.text_vectors import TextVectors
@@ -145,7 +146,8 @@ def measured(
     source = plan.data if plan.data == "ml-100k" or data is None else str(data / plan.data)
     cache = state_dir / "evaluation"
     interactions = load_interactions(source, state_dir)
-    models = tuple(name for name in plan.models if only is None or name in only)
+    asked = tuple(name for name in plan.models if only is None or name in only)
+    models = asked if only_kept else tuple(n for n in asked if is_here(n, interactions, cache))
     bert = NightSettings().bert_model or str(state_dir / "models" / "all-MiniLM-L6-v2")
     request = Request(
         models=models,
@@ -181,6 +183,16 @@ def measured(
     missing = not_measured(plan.models, tables)
     http = _over_http(plan, interactions, request) if plan.http else None
     return Section(plan.title, command, training, result, tuple(plots), missing, http)
+
+
+def is_here(name: str, interactions: Interactions, cache: Path) -> bool:
+    """Whether the model can be had; says why not. The others are measured all the same."""
+    try:
+        entry_of(name).check(name, interactions, cache)
+    except NotHere as error:
+        tqdm.write(f"{name} is left out: {error}")
+        return False
+    return True
 
 
 def not_measured(models: Sequence[str], tables: Sequence[Table]) -> tuple[str, ...]:

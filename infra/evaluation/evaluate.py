@@ -120,11 +120,12 @@ def evaluate(interactions: Interactions, request: Request) -> list[Table]:
     """A table for each variant (leave-one-out: one).
 
     Raises:
-        UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned; but that
-            RecTools cannot be had is found out when its turn comes.
+        UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned.
     """
     for name in request.models:
-        entry_of(name).check(name, interactions)
+        entry = entry_of(name)
+        if not request.only_kept:
+            entry.check(name, interactions, request.cache)
     return [_table(variant, task, request) for variant, task in _tasks(interactions, request)]
 
 

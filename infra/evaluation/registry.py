@@ -24,7 +24,7 @@ from infra.evaluation.rankers.popularity import Newest, Popularity
 from infra.evaluation.rankers.sasrec import SasRec
 from infra.evaluation.rankers.text_mean import TextMean
 from infra.evaluation.rankers.transformers import Transformer
-from infra.evaluation.rectools.peer import BERT4REC, SASREC, Model
+from infra.evaluation.rectools.peer import BERT4REC, SASREC, Model, PeerMissing, environment
 from infra.evaluation.task import Ranker
 from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import TrainConfig
@@ -64,17 +64,18 @@ Make = Callable[[Setting], Ranker]
 class Entry:
     """`seeded`: whether another seed gives another model. `shelves`: the code, beside the rankers',
     that answers depend on: of our own models what they ship with, of RecTools' the process.
-    `needs` says what is missing, if any."""
+    `needs` says what is missing, if any, of this data or in this installation (a folder for what is
+    kept there): the reason, and what to do."""
 
     make: Make
     seeded: bool = False
     is_ours: bool = False
     shelves: tuple[ModuleType, ...] = ()
-    needs: Callable[[Interactions], tuple[str, str] | None] = lambda interactions: None
+    needs: Callable[[Interactions, Path], tuple[str, str] | None] = lambda interactions, cache: None
 
-    def check(self, name: str, interactions: Interactions) -> None:
+    def check(self, name: str, interactions: Interactions, cache: Path) -> None:
         """Raises NotHere where this data or installation cannot have it."""
-        missing = self.needs(interactions)
+        missing = self.needs(interactions, cache)
         if missing is not None:
             raise NotHere(name, *missing)
 
@@ -102,11 +103,11 @@ def _als(setting: Setting) -> Ranker:
     )
 
 
-def _needs_implicit(interactions: Interactions) -> tuple[str, str] | None:
+def _needs_implicit(interactions: Interactions, cache: Path) -> tuple[str, str] | None:
     return None if has_als() else ("`implicit` is missing", "pip install -e '.[evaluation]'")
 
 
-def _needs_dates(interactions: Interactions) -> tuple[str, str] | None:
+def _needs_dates(interactions: Interactions, cache: Path) -> tuple[str, str] | None:
     if interactions.published_ms_I is None:
         return "its items have no time of publication", "name another model"
     return None
@@ -129,8 +130,21 @@ def _fused_hourly(setting: Setting) -> Ranker:
 def _transformer(model: Model) -> Make:
     """In the environment that the bench `train` makes as well."""
     return lambda setting: Transformer(
-        model, setting.seed, setting.cache.parent / "rectools", setting.train_days
+        model, setting.seed, _rectools_of(setting.cache), setting.train_days
     )
+
+
+def _rectools_of(cache: Path) -> Path:
+    return cache.parent / "rectools"
+
+
+def _needs_rectools(interactions: Interactions, cache: Path) -> tuple[str, str] | None:
+    """Its environment is made here, before other models have learned for hours."""
+    try:
+        environment(_rectools_of(cache))
+    except PeerMissing as error:
+        return str(error), error.hint
+    return None
 
 
 def _or_popular(make: Make) -> Make:
@@ -158,9 +172,17 @@ MODELS: Mapping[str, Entry] = {
     "sasrec": Entry(
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
     ),
-    "sasrec-rectools": Entry(_or_popular(_transformer(SASREC)), seeded=True, shelves=(rectools,)),
+    "sasrec-rectools": Entry(
+        _or_popular(_transformer(SASREC)),
+        seeded=True,
+        shelves=(rectools,),
+        needs=_needs_rectools,
+    ),
     "bert4rec-rectools": Entry(
-        _or_popular(_transformer(BERT4REC)), seeded=True, shelves=(rectools,)
+        _or_popular(_transformer(BERT4REC)),
+        seeded=True,
+        shelves=(rectools,),
+        needs=_needs_rectools,
     ),
     "sequential-knn+popular": Entry(_blended(_knn)),
     "ease+popular": Entry(_blended(_ease)),

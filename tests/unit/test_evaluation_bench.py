@@ -8,13 +8,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from infra.bench.accuracy import PLANS, measured, not_measured
+from infra.bench.accuracy import PLANS, is_here, measured, not_measured
 from infra.bench.accuracy_page import Section, page
 from infra.evaluation import registry
 from infra.evaluation.answers_file import read_answers
+from infra.evaluation.errors import NotHere
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.rankers.popularity import Popularity
+from infra.evaluation.rectools.peer import PeerMissing
 from infra.evaluation.registry import MODELS, Entry
 from infra.evaluation.shelf_digest import shelf_digest
 from ray_jobs import ranking
@@ -117,6 +119,24 @@ def test_answers_of_another_recipe_are_not_taken(tmp_path: Path) -> None:
     second = kept(2, 84)
     assert len(second - first) == 1  # EASE has no epochs
     assert len(kept(2, 7) - second) == 1
+
+
+def test_what_cannot_be_had_is_said_before_anything_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> Path:
+        raise PeerMissing("pip fails", hint="try it")
+
+    monkeypatch.setattr(registry, "environment", fails)
+    kept = tmp_path / "kept"
+    models = ("popularity", "sasrec-rectools")
+    with pytest.raises(NotHere, match="pip fails"):
+        evaluate(made(), Request(models=models, protocol="replay", cache=tmp_path, kept=kept))
+    assert not kept.exists()
+    assert [name for name in models if is_here(name, made(), tmp_path)] == ["popularity"]
+    only_kept = Request(models=models, protocol="replay", kept=kept, only_kept=True)
+    (table,) = evaluate(made(), only_kept)  # which learns nothing, and needs nothing
+    assert not table.rows
 
 
 def test_a_model_that_lacks_in_one_variant_is_told(tmp_path: Path) -> None:
