@@ -92,9 +92,10 @@ needs attrs < 24 and numpy < 2), each trained until held-out events stop it, wit
 others are shown (a run takes ten CPU minutes and more). They list 100 items: what comes later has
 reciprocal rank 0. BERT4Rec takes the better of two settings by the held-out events; of tables dated
 before 2026-11-30 it had the first alone. In a replay they learn when our own weights do, and their
-histories are live; an epoch of SASRec took more than four CPU minutes on Online Retail, where it
-has no row for that. `sasrec` is our own on torch's layers (full softmax), which can be trained on
-from night to night; on Online Retail it gave 0.040 on 2026-11-25, and was not measured again.
+histories are live. They have no row there yet: on IFDB SASRec's training had not ended after 35
+CPU minutes, and on Online Retail an epoch took more than four. `sasrec` is our own on torch's
+layers (full softmax), which can be trained on from night to night; on Online Retail it gave 0.040
+on 2026-11-25, and was not measured again.
 """
 
 
