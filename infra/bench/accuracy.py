@@ -186,7 +186,7 @@ def measured(
 
 
 def is_here(name: str, interactions: Interactions, cache: Path) -> bool:
-    """Whether the model can be had; says why not. The others are measured all the same."""
+    """Whether the model can be had; says why not, and the table goes without it."""
     try:
         entry_of(name).check(name, interactions, cache)
     except NotHere as error:

@@ -120,7 +120,8 @@ def evaluate(interactions: Interactions, request: Request) -> list[Table]:
     """A table for each variant (leave-one-out: one).
 
     Raises:
-        UnknownModel, NotHere, NoReplay, TooLittleData: before anything is learned.
+        UnknownModel, NoReplay, TooLittleData: before anything is learned.
+        NotHere: the same, but where there are no text vectors or RecTools breaks off.
     """
     for name in request.models:
         entry = entry_of(name)

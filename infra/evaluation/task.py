@@ -4,7 +4,7 @@ A protocol (`leave_one_out`, `replay`) makes a Task; `walk` puts its questions t
 ranker may see of the log is in the question, so that every model gets the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,13 +81,6 @@ class Ranker(Protocol):
 
     def scores(self, log: Log, question: Question) -> Floats:
         """(I,) of all items, higher is better; NaN for an item that is not to be listed."""
-
-
-class Batched(Ranker, Protocol):
-    """A ranker that rather answers many at once."""
-
-    def ahead(self, log: Log, questions: Sequence[Question]) -> None:
-        """Those that `scores` is asked next, one by one, before the next lesson."""
 
 
 class Tunable(Ranker, Protocol):

@@ -41,7 +41,11 @@ class Answers:
 def walk(
     task: Task, ranker: Ranker, progress: Progress = lambda count: None, k: int = CUTOFF
 ) -> Answers:
-    """Tune where the ranker can, then learn and answer with lists of `k`, lesson by lesson."""
+    """Tune where the ranker can, then learn and answer with lists of `k`, lesson by lesson.
+
+    A ranker that rather answers many at once has a method `ahead(log, questions)`: it is told those
+    of the lesson before `scores` is asked them one by one.
+    """
     count = task.steps.count
     figures_3Q = np.zeros((3, count))
     lists_QK = np.full((count, k), -1, np.int64)

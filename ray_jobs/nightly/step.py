@@ -234,7 +234,7 @@ def _record_failure(night: Night, name: str, failed: Exception, *, is_retried: b
 
 def settle() -> None:
     """What a process has loaded stays: the garbage collector need not walk over it whenever a step
-    makes objects by the million, which is a third of what `export` costs."""
+    makes objects by the million (`infra/decisions/LOG.md`, "A night's garbage collector")."""
     gc.collect()
     gc.freeze()
 

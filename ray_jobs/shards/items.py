@@ -247,6 +247,7 @@ def write_items(directory: Path, items: Iterable[Item]) -> int:
     while part := list(islice(rows, PART)):
         parts.append(table_of(part))
     block = ItemBlock(pa.concat_tables(parts))
+    del parts  # the block has its own copy
     with whole_file(directory / ITEMS_NAME) as temporary:
         pq.write_table(block.table(), temporary, compression="zstd")
     return len(block)

@@ -23,7 +23,6 @@ def storm(database_url: str) -> Figures:
 def test_events_sent_many_times_in_any_order_are_stored_once(database_url: str) -> None:
     figures = storm(database_url)
     assert figures.broken == []
-    assert figures.broken == []
     assert figures.passed, figures.document()
     for name in ("answers_thrown_away", "told_duplicate", "other_bodies"):
         assert figures.more[name] > 20

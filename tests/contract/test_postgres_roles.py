@@ -207,6 +207,7 @@ def test_who_forgot_a_lock_on_a_table_is_ended_also_while_nobody_waits(
         writes.execute("BEGIN")
         writes.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
         time.sleep(0.5)
+        assert oncall.execute(statement).fetchall() == [], "that is too short"
         soon = statement.replace(b"'10 s'", b"'0.2 s'")
         assert oncall.execute(soon).fetchall() == [(True,)]
         with pytest.raises(psycopg.OperationalError):

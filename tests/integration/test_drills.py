@@ -46,7 +46,6 @@ def test_a_publish_a_switch_back_and_a_rollback_with_hold_break_no_promise(
 
 def kept_every_promise(figures: Figures) -> None:
     assert figures.broken == []
-    assert figures.broken == []
     assert figures.passed, figures.document()
     assert figures.acked > 100
     assert figures.more["answers"] > 10

@@ -57,7 +57,7 @@ class Transformer:
         self._here = ExitStack()
         weakref.finalize(self, self._here.close)
         self.saved_fit_s = 0.0
-        """CPU seconds of the other process."""
+        """CPU seconds of the epochs, in the other process; its lists are not counted."""
         self.choice = ""
 
     def fit(self, log: Log, lesson: Lesson) -> None:
@@ -116,9 +116,12 @@ class Transformer:
         return _Trained(peer, setting, chosen(curve))
 
     def ahead(self, log: Log, questions: Sequence[Question]) -> None:
-        """Lists for all of them at once."""
+        """Lists for all of them at once. Raises NotHere: the process ended."""
         asked = [question for question in questions if len(question.history)]
-        lists = self._peer.lists([question.history for question in asked])
+        try:
+            lists = self._peer.lists([question.history for question in asked])
+        except PeerMissing as error:
+            raise NotHere(self._model, str(error), error.hint) from error
         keys = [_key(question) for question in asked]
         self._lists = dict(zip(keys, lists, strict=True))
 
