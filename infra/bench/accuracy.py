@@ -43,7 +43,7 @@ PLOTTED = ("moonlark", "moonlark-cosine", "popularity-7d", "sequential-knn", "ea
 
 EVERY = tuple(name for name in MODELS if name not in ("newest", "moonlark-hourly"))
 REPLAYED = tuple(name for name in EVERY if name != "bert4rec-rectools")
-"""An hour more for each replay, and SASRec is far behind there."""
+"""Its two trainings are not worth their time where SASRec's one takes more than half an hour."""
 OURS = ("moonlark", "moonlark-cosine")
 LIVE = (*OURS, "sequential-knn", "sequential-knn+popular")
 """Models that are asked in all variants: what live feedback is worth to each."""

@@ -59,10 +59,10 @@ def walk(
     row = 0
     for lesson, questions in task.steps:
         ranker.fit(task.log, lesson)
-        if ahead is not None:
-            ahead(task.log, questions)
         fit_s += time.process_time() - started
         started = time.process_time()
+        if ahead is not None:
+            ahead(task.log, questions)
         for question in questions:
             scores_I = listed(np.asarray(ranker.scores(task.log, question)), question)
             lists_QK[row] = first_items(scores_I, k)

@@ -171,7 +171,12 @@ def test_another_answer_than_an_epoch_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("lists", "said"), [("[[1]]", "1 lists for 2"), ("[[1], [-1]]", "items must lie")]
+    ("lists", "said"),
+    [
+        ("[[1]]", "1 lists for 2"),
+        ("[[1], [-1]]", "items must lie"),
+        ('{"no": "lists"}', "valid list"),
+    ],
 )
 def test_lists_that_do_not_fit_what_was_asked_are_refused(
     task: Task, setting: dict[str, int], tmp_path: Path, lists: str, said: str

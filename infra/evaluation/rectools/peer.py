@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
@@ -51,6 +51,9 @@ class Epoch(BaseModel):
     epoch: int
     wall_s: float
     cpu_s: float
+
+
+_LISTS = TypeAdapter(list[list[int]])
 
 
 def requirements() -> tuple[str, ...]:
@@ -143,7 +146,10 @@ class Peer:
         if not histories:
             return []
         write_histories(self._folder / "asked.csv", self._events, histories)
-        lists: list[list[int]] = self._ask(f"lists {self._folder / 'asked.csv'}")
+        try:
+            lists = _LISTS.validate_python(self._ask(f"lists {self._folder / 'asked.csv'}"))
+        except ValidationError as error:
+            raise self._wrong(str(error)) from error
         if len(lists) != len(histories):
             raise self._wrong(f"{len(lists)} lists for {len(histories)} histories")
         listed = [item for items in lists for item in items]

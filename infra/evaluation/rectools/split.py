@@ -45,8 +45,8 @@ def ndcg_of_lists(answers: Ints, lists: Sequence[Sequence[int]]) -> float:
     Raises:
         ValueError: not a list for each answer.
     """
-    gains = [
-        1 / np.log2(items.index(answer) + 2) if answer in (items := list(listed)[:CUTOFF]) else 0.0
-        for answer, listed in zip(answers.tolist(), lists, strict=True)
-    ]
+    gains = [0.0] * len(answers)
+    for number, (answer, items) in enumerate(zip(answers.tolist(), lists, strict=True)):
+        if answer in items[:CUTOFF]:
+            gains[number] = float(1 / np.log2(items.index(answer) + 2))
     return float(np.mean(gains)) if gains else 0.0
