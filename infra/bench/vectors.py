@@ -1,9 +1,12 @@
 """Made vectors that lie like embeddings do: in clusters of very different sizes, and in fewer
-directions than they have numbers. For the benches of the index.
+directions than they have numbers. For the benches of the index and of the API.
 
 Real item vectors are not uniform on the sphere: uniform ones have no near neighbours, and make
-every index look bad. N = items, B = queries, D = dimension.
+every index look bad. N = items, C = clusters, B = queries, D = dimension.
 """
+
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +30,43 @@ OWN = 1.0
 CHUNK = 100_000
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """Which items lie together. `topic_C`: of each cluster; `centres_CD`: unit vectors."""
+
+    cluster_N: NDArray[np.int64]
+    topic_C: NDArray[np.int64]
+    centres_CD: NDArray[np.float32]
+
+    @classmethod
+    def make(cls, rng: np.random.Generator, count: int, dim: int) -> Self:
+        """`count` items in some count / ITEMS_A_CLUSTER clusters, in random order."""
+        clusters = max(1, count // ITEMS_A_CLUSTER)
+        topics_TD = _directions(rng, max(1, clusters // CLUSTERS_A_TOPIC), dim)
+        topic_C = rng.integers(0, len(topics_TD), clusters)
+        centres_CD = topics_TD[topic_C]
+        centres_CD += SPREAD * _directions(rng, clusters, dim)
+        centres_CD /= np.linalg.norm(centres_CD, axis=1, keepdims=True)
+        sizes_C = (1.0 + np.arange(clusters)) ** -SIZE_EXPONENT
+        cluster_N = rng.choice(clusters, count, p=sizes_C / sizes_C.sum())
+        return cls(cluster_N, topic_C, centres_CD)
+
+    def vectors(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Unit vectors (N, D): the centre of each item's cluster, and something of its own."""
+        count, dim = len(self.cluster_N), self.centres_CD.shape[1]
+        vectors_ND = np.empty((count, dim), np.float32)
+        for first in range(0, count, CHUNK):
+            rows = self.cluster_N[first : first + CHUNK]
+            vectors_ND[first : first + CHUNK] = self.centres_CD[rows] + SPREAD * _directions(
+                rng, len(rows), dim
+            )
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND
+
+
 def clustered(rng: np.random.Generator, count: int, dim: int) -> NDArray[np.float32]:
-    """Unit vectors (N, D) in some N / ITEMS_A_CLUSTER clusters, in random order."""
-    clusters = max(1, count // ITEMS_A_CLUSTER)
-    topics_TD = _directions(rng, max(1, clusters // CLUSTERS_A_TOPIC), dim)
-    centres_CD = topics_TD[rng.integers(0, len(topics_TD), clusters)]
-    centres_CD += SPREAD * _directions(rng, clusters, dim)
-    centres_CD /= np.linalg.norm(centres_CD, axis=1, keepdims=True)
-    sizes_C = (1.0 + np.arange(clusters)) ** -SIZE_EXPONENT
-    cluster_N = rng.choice(clusters, count, p=sizes_C / sizes_C.sum())
-    vectors_ND = np.empty((count, dim), np.float32)
-    for first in range(0, count, CHUNK):
-        rows = cluster_N[first : first + CHUNK]
-        vectors_ND[first : first + CHUNK] = centres_CD[rows] + SPREAD * _directions(
-            rng, len(rows), dim
-        )
-    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return vectors_ND
+    """Vectors (N, D) of made clusters."""
+    return Clusters.make(rng, count, dim).vectors(rng)
 
 
 def like_users(

@@ -166,25 +166,36 @@ def _probing(night: Night, plan: Report) -> Probing | None:
     None for Flat shards, which have no lists."""
     if plan["family"] == "Flat":
         return None
-    directory = night.workspace.directory
     ordinals_N, vectors_ND = item_vectors(night.workspace)
+    return measured_probing(
+        night.workspace.directory,
+        plan["shards"],
+        _queries(night.workspace, vectors_ND),
+        vectors_ND,
+        ordinals_N,
+        night.settings.index_recall,
+    )
+
+
+def measured_probing(
+    directory: Path,
+    shard_count: int,
+    queries_BD: NDArray[np.float32],
+    vectors_ND: NDArray[np.float32],
+    ordinals_N: NDArray[np.int64],
+    promised: float,
+) -> Probing:
+    """The fewest lists that keep the promise, by the IVF shards that lie in `directory`."""
     shards = [
-        Shard.open(directory / shard_name(number), plan["family"])
-        for number in range(plan["shards"])
+        Shard.open(directory / shard_name(number), "IVF,SQfp16") for number in range(shard_count)
     ]
 
     def search(queries_BD: NDArray[np.float32], k: int, nprobe: int) -> NDArray[np.int64]:
         parts = [shard.search(queries_BD, k, nprobe) for shard in shards]
         return merge_top_k_batch(parts, k)[1]
 
-    return choose_nprobe(
-        read_coarse(directory / COARSE_NAME),
-        _queries(night.workspace, vectors_ND),
-        vectors_ND,
-        ordinals_N,
-        search,
-        night.settings.index_recall,
-    )
+    coarse = read_coarse(directory / COARSE_NAME)
+    return choose_nprobe(coarse, queries_BD, vectors_ND, ordinals_N, search, promised)
 
 
 def _queries(workspace: Workspace, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:

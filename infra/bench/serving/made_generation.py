@@ -22,11 +22,13 @@ from tqdm import tqdm
 from infra.bench.serving.made_catalog import MadeCatalog
 from infra.drills.generation import seal
 from ray_jobs.encoders.fit import FitResult
-from ray_jobs.encoders.fold import FoldEvent, fold_many
+from ray_jobs.encoders.fold import FoldEvent, fold_many, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 from ray_jobs.encoders.user_lstm import UserLSTM, UserLSTMConfig
 from ray_jobs.encoders.weights import load_weights, save_weights
+from ray_jobs.nightly.build import QUERIES, measured_probing
 from ray_jobs.nightly.export import as_shown
+from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.fusion import FEATURES, NEEDS_USER, Fusion, UserWeights
 from ray_jobs.ranking.neighbours import count_neighbours
@@ -122,6 +124,12 @@ def write_generation(
         ]
     )
     choice, shards = _write_index(directory, vectors_ND, ordinals_N)
+    nprobe = 0
+    if choice.family != "Flat":
+        asked_BD = _asked(encoder, log, bert_NE)
+        nprobe = measured_probing(
+            *(directory, shards, asked_BD, vectors_ND, ordinals_N, NightSettings().index_recall)
+        ).nprobe
     _write_priors(directory, log, len(made), at_ms)
     manifest = write_manifest(
         directory,
@@ -133,7 +141,7 @@ def write_generation(
         catalog_seq=seq,
         family=choice.family,
         nlist=choice.nlist,
-        nprobe=choice.nprobe,
+        nprobe=nprobe,
         shard_count=shards,
     )
     seal(engine, directory, manifest, at_ms)
@@ -189,6 +197,14 @@ def _taste(encoder: UserEncoder, events: Sequence[FoldEvent]) -> NDArray[np.floa
     ordinals = np.array([event.ordinal for event in last], np.int64)
     mean_D: NDArray[np.float32] = unit_rows(encoder.item_vectors(bert, ordinals).mean(axis=0))
     return mean_D
+
+
+def _asked(encoder: UserEncoder, log: Log, bert_NE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors (B, D) of users as they come (all are drawn alike), after those who taught."""
+    histories = [events for _, events in islice(log.histories(bert_NE), TAUGHT_BY + QUERIES)]
+    sessions = fold_many(encoder, histories[-QUERIES:])
+    vectors = [user_vector(encoder, session) for session in sessions]
+    return np.stack([vector for vector in vectors if vector is not None])
 
 
 def _write_index(
