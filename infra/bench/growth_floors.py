@@ -8,7 +8,7 @@ on its smaller store, and what Serve and HAProxy need for an answer that has not
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ import psutil
 from tqdm import tqdm
 
 from infra.bench import list_cost
+from infra.bench.process_memory import memory_of
 from infra.bench.report import Size
 from infra.bench.sizing import Floors
 from infra.drills.stack import DrillStack, drill_stack
@@ -29,29 +30,12 @@ NOTHING = "/healthz"
 BERT = """
 import json
 import ray.serve
-from infra.bench.held_memory import memory
+from infra.bench.held_memory import settled_memory
 from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
 encoder = BertEncoder(resolve_model(None))
 encoder.encode([f"a text {n} as any other" for n in range(64)])
-print(json.dumps(memory()))
+print(json.dumps(settled_memory()))
 """
-
-
-@dataclass(frozen=True)
-class Pss:
-    """Bytes of a process: its own, and its share of files."""
-
-    private: int
-    mapped: int
-
-
-def pss_of(pid: int) -> Pss:
-    """By the kernel's account."""
-    found: dict[str, int] = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-        name, value, *_ = line.split()
-        found[name.rstrip(":")] = int(value) * 1024
-    return Pss(found["Pss_Anon"], found["Pss_File"] + found.get("Pss_Shmem", 0))
 
 
 def measured_floors(known: Floors, first_private: float, size: Size, requests: int) -> Floors:
@@ -61,18 +45,18 @@ def measured_floors(known: Floors, first_private: float, size: Size, requests: i
         (gateway,) = gateways(stack)
         _ask_lists(stack)  # what a replica first needs then is in its memory
         http_cpu_s = _nothing_cpu_s(stack, gateway, requests)
-        own = pss_of(gateway)
+        own = memory_of(gateway)
         everything = processes.find(stack.cluster.state.stack_id, stack.cluster.state.head_pid)
         encoders = of_stack(stack, lambda line: "WordsEncoder" in " ".join(line))
         apart = {gateway, *(process.pid for process in encoders)}
-        rest = [pss_of(process.pid) for process in everything if process.pid not in apart]
+        rest = [memory_of(process.pid) for process in everything if process.pid not in apart]
     bert = json.loads(subprocess.check_output([sys.executable, "-c", BERT], text=True))
     return replace(
         known,
         replica_private=round(own.private - first_private),
         replica_mapped=own.mapped,
-        encoder=bert["all"],
-        ray=sum(pss.private + pss.mapped for pss in rest),
+        encoder=bert["private"] + bert["mapped"],
+        ray=sum(found.pss for found in rest),
         request_cpu_s=http_cpu_s + _list_cpu_s(size),
     )
 

@@ -1,25 +1,43 @@
 """What the last full run of `serve` measured, which the sizing formula is held against."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.bench import sizing
 from infra.bench.report import RESULTS, Report
 from infra.bench.serve import PLANS
-from infra.bench.serving.page import MEMORY_AFTER, RECOMMENDATIONS
+from infra.bench.serving.made_catalog import EVENTS
+from infra.bench.serving.page import (
+    LISTS_ANSWERED,
+    MAPPED_AFTER,
+    MB,
+    OWN_AFTER,
+    RECOMMENDATIONS,
+)
 from infra.bench.serving.stack import REPLICAS
 
-MB = 1e6
+ITEM_BYTES = 40.0
+"""Of id, title, category and attributes of `made_catalog`."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One stack. `pss`: bytes of all gateways after the load."""
+    """One stack. `private`, `mapped`: bytes of all gateways after a load of so many `lists`."""
 
-    items: int
-    users: int
+    ask: sizing.Ask
     gateways: int
-    pss: float
+    private: float
+    mapped: float
+    lists: float
     list_cpu_s: float
+
+    def expected(self) -> sizing.Bytes:
+        """The same by the formula, as `moonlark size` has it: each list is of a user who was not
+        in the session cache, as nearly all are."""
+        one = sizing.replica_bytes(replace(self.ask, users=0), 1, sizing.Floors())
+        cached = min(self.lists, self.gateways * self.ask.cached_users)
+        sessions = cached * sizing.cached_session_bytes(self.ask)
+        return sizing.Bytes(self.gateways * one.private + sessions, one.mapped)
 
 
 def served(path: Path = RESULTS / "serve.json") -> list[Served]:
@@ -32,11 +50,19 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
     cells = {(table.title, row[0]): row[1:] for table in report.tables for row in table.rows}
     found = []
     for plan in PLANS["full"]:
-        (pss,) = cells[f"{plan.name}: floors and memory", MEMORY_AFTER]
-        cpu_ms = cells[f"{plan.name}: rates", RECOMMENDATIONS][1]
-        found.append(
-            Served(plan.items, plan.users, REPLICAS, _number(pss) * MB, _number(cpu_ms) / 1000)
+        own_mb, mapped_mb, lists = (
+            _number(*cells[f"{plan.name}: floors and memory", row])
+            for row in (OWN_AFTER, MAPPED_AFTER, LISTS_ANSWERED)
         )
+        cpu_ms = _number(cells[f"{plan.name}: rates", RECOMMENDATIONS][1])
+        ask = sizing.Ask(
+            items=plan.items,
+            users=plan.users,
+            item_bytes=ITEM_BYTES,
+            residual_share=0.0,
+            seen=sum(EVENTS) // 2,
+        )
+        found.append(Served(ask, REPLICAS, own_mb * MB, mapped_mb * MB, lists, cpu_ms / 1000))
     return found
 
 

@@ -60,18 +60,21 @@ def served_ratios(served: Sequence[Served], floors: sizing.Floors) -> list[Ratio
     with this run's floors for CPU."""
     ratios = []
     for found in served:
-        ask = sizing.Ask(items=found.items, users=found.users)
-        one = sizing.replica_bytes(ask, 1, sizing.Floors())
+        expected, items = found.expected(), f"{found.ask.items:,} items"
         ratios += [
             _within(
-                f"gateways of `serve`, {found.items:,} items",
-                (found.gateways * one.private + one.mapped) / found.pss,
-                f"by the formula, with one generation and full session caches / PSS of "
-                f"{found.gateways} after its load",
+                f"own memory of the gateways of `serve`, {items}",
+                expected.private / found.private,
+                f"by the formula, with a session a list / {found.gateways} after their load",
+            ),
+            Ratio(
+                name=f"pages of files that these read, {items}",
+                value=found.mapped / expected.mapped,
+                of="measured / by the formula, which counts all",
             ),
             _within(
-                f"CPU of a list of `serve`, {found.items:,} items",
-                sizing.size(ask, floors).list_cpu_s / found.list_cpu_s,
+                f"CPU of a list of `serve`, {items}",
+                sizing.size(found.ask, floors).list_cpu_s / found.list_cpu_s,
                 "by the formula, with this run's floors / replicas and HAProxy under 16 clients",
             ),
         ]
@@ -158,7 +161,7 @@ def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
     for items in (10_000, 100_000, 1_000_000, CALCULATED):
         ask = replace(of, items=items, users=100_000, rate=300.0)
         found = sizing.size(ask, floors)
-        searched = found.list_cpu_s - floors.request_cpu_s
+        searched = found.list_cpu_s / floors.busy - floors.request_cpu_s
         rows.append(
             (
                 f"{items:,}",

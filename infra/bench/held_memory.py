@@ -12,6 +12,7 @@ import gc
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import faiss
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.bench.made_generation import GENERATION, made_vectors
+from infra.bench.process_memory import memory_of
 from ray_jobs.compiled import compile_all
 from ray_jobs.encoders.fold import FoldEvent, fold
 from ray_jobs.encoders.session import Session
@@ -41,19 +43,11 @@ CHUNK = 65_536
 USERS, SEEN = 10_000, 50
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process: `private` (anonymous), `mapped` (its share of files), `all` (PSS)."""
+def settled_memory() -> dict[str, int]:
+    """Bytes of this process, `private` and `mapped`, once it has given back what it can."""
     gc.collect()
     pa.default_memory_pool().release_unused()
-    found: dict[str, int] = {}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
-        name, value, *_ = line.split()
-        found[name.rstrip(":")] = int(value) * 1024
-    return {
-        "all": found["Pss"],
-        "private": found["Pss_Anon"],
-        "mapped": found["Pss_File"],
-    }
+    return asdict(memory_of())
 
 
 def touch(generation: LoadedGeneration, texts: TextVectors) -> None:
@@ -107,11 +101,11 @@ def session_bytes(generation: LoadedGeneration, users: int) -> float:
     *first, last = [FoldEvent(n + 1, "view", item, text_E) for n, item in enumerate(seen)]
     row = fold(encoder, None, first).to_bytes()
     cache = SessionCache(users)
-    before = memory()["private"]
+    before = settled_memory()["private"]
     for user in range(users):
         session = fold(encoder, Session.from_bytes(bytes(row)), [last])
         cache.put(GENERATION, f"user-{user}", CachedSession(user, session))
-    return (memory()["private"] - before) / users
+    return (settled_memory()["private"] - before) / users
 
 
 def item_bytes(directory: Path) -> float:
@@ -127,7 +121,7 @@ def held(root: Path) -> Mapping[str, object]:
     faiss.omp_set_num_threads(1)  # as in a replica
     assert callable(gateway.build_api)  # what a replica imports is in memory before
     compile_all()  # and its kernels, which the first process of an installation compiles
-    before = memory()
+    before = settled_memory()
     started = time.perf_counter()
     generation = LoadedGeneration.open(root, GENERATION)
     generation.warm()
@@ -136,7 +130,7 @@ def held(root: Path) -> Mapping[str, object]:
     texts.rows_of([f"{n:032x}" for n in range(0, len(texts), 128)])  # a digest in each page
     touch(generation, texts)
     wall_s, cpu_s = search_times(generation)
-    after = memory()
+    after = settled_memory()
     return {
         "before": before,
         "after": after,

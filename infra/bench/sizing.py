@@ -64,15 +64,15 @@ class Floors:
     """What is measured and not calculated: by default as on 2 shared cores, of which other
     processes had their part."""
 
-    replica_private: int = 320 << 20
+    replica_private: int = 188 << 20
     """A gateway replica before its first generation."""
-    replica_mapped: int = 90 << 20
+    replica_mapped: int = 67 << 20
     """Libraries and the like, as its share."""
     first_private: int = 54 << 20
     """Once a process, beside the bytes of what it reads: pyarrow's readers, and what its allocator
     keeps of what it decoded. Less below 10,000 items, more above 100,000; this is the least squares
     of the relative error from 10,000 to 1,000,000."""
-    first_mapped: int = 6 << 20
+    first_mapped: int = 17 << 20
     """The libraries that the first read loads."""
     encoder: int = 540 << 20
     """The process that holds MiniLM."""
@@ -85,6 +85,8 @@ class Floors:
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
     """Of a byte that a search reads."""
+    busy: float = 1.28
+    """A list's CPU on two busy cores, by that of a list alone: `serve` beside the three above."""
     event_bytes: float = 140.0
     """In the database, with its indexes."""
 
@@ -210,7 +212,8 @@ def size(ask: Ask, floors: Floors | None = None) -> Size:
     known = floors or Floors()
     one = generation_bytes(ask)
     held = [replica_bytes(ask, count, known) for count in (KEPT, KEPT + 1)]
-    cpu_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
+    alone_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
+    cpu_s = known.busy * alone_s
     cores = ask.rate * cpu_s / USED
     replicas = max(2, round(cores + 0.5))
     log = ask.events * known.event_bytes

@@ -88,13 +88,16 @@ def test_ratios_and_tables_hold_what_was_measured(held: list[Held]) -> None:
 def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None:
     assert served(tmp_path / "serve.json") == []
     for found in served():  # of the results that are kept
-        assert 1e8 < found.pss < 1e11
+        assert 1e8 < found.private < 1e11
+        assert 1e6 < found.mapped < 1e11
         assert 0 < found.list_cpu_s < 1
     ask, floors = sizing.Ask(items=10_000, users=10), sizing.Floors()
-    one = sizing.replica_bytes(ask, 1, floors)
-    exact = Served(10_000, 10, 2, 2 * one.private + one.mapped, 2 * sizing.size(ask).list_cpu_s)
-    memory, cpu = served_ratios([exact], floors)
+    one = sizing.replica_bytes(ask, 1, floors)  # with the sessions of ten users
+    own = 2 * one.private
+    exact = Served(ask, 2, own, one.mapped / 2, 20, 2 * sizing.size(ask).list_cpu_s)
+    memory, pages, cpu = served_ratios([exact], floors)
     assert memory.value == pytest.approx(1)
+    assert pages.value == pytest.approx(0.5)
     assert cpu.value == pytest.approx(0.5)
     assert not cpu.is_reached
 

@@ -7,9 +7,9 @@ import numpy as np
 import orjson
 import pytest
 
+from infra.bench.process_memory import ProcessMemory
 from infra.bench.report import Ratio
 from infra.bench.rounds import in_turn
-from infra.bench.serving.costs import Memory
 from infra.bench.serving.floors import (
     commits_alone,
     recall_alone,
@@ -127,8 +127,8 @@ def made_figures() -> Figures:
         commits_s=[0.002] * 10,
         stored=11_000,
         distinct=11_000,
-        idle=Memory(2.0, 1.0),
-        worked=Memory(4.0, 3.0),
+        idle=ProcessMemory(2, 1),
+        worked=ProcessMemory(4, 3),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-MB = 1_000_000
+from infra.bench.process_memory import ProcessMemory, memory_of
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:
@@ -48,15 +48,7 @@ class Meter:
         return Spent({name: now - before[name] for name, now in self.read().items()})
 
 
-@dataclass(frozen=True)
-class Memory:
-    """MB: resident, and with each shared page divided by those who share it."""
-
-    rss_mb: float
-    pss_mb: float
-
-
-def memory(processes: Iterable[psutil.Process]) -> Memory:
+def memory(processes: Iterable[psutil.Process]) -> ProcessMemory:
     """Of all of them together."""
-    infos = [process.memory_full_info() for process in processes]
-    return Memory(sum(info.rss for info in infos) / MB, sum(info.pss for info in infos) / MB)
+    found = [memory_of(process.pid) for process in processes]
+    return ProcessMemory(sum(one.private for one in found), sum(one.mapped for one in found))

@@ -20,8 +20,11 @@ SERVER = ("gateway", "haproxy")
 MOST_WRONG = 3
 RAN = "all phases ran"
 RECOMMENDATIONS = "recommendations"
-MEMORY_AFTER = "memory of the gateways after, PSS MB"
+OWN_AFTER = "own memory of the gateways after, MB"
+MAPPED_AFTER = "pages of files of the gateways after, MB"
+LISTS_ANSWERED = "lists answered meanwhile"
 """Rows that `infra.bench.growth` reads again."""
+MB = 1e6
 NOOP = "no-op"
 """In the title of each loop that is not moonlark's."""
 
@@ -121,12 +124,17 @@ def _rates(name: str, figures: Figures) -> Table:
 def _floors(name: str, figures: Figures) -> Table:
     rows = [(floor, f"{cpu_ms:.3f}") for floor, cpu_ms in figures.floors.items()]
     rows.append((f"recall@{K} of the search, a share", f"{figures.recall:.4f}"))
-    for when, found in (("before", figures.idle), ("after", figures.worked)):
-        assert found is not None, RAN
-        rows.append((f"memory of the gateways {when}, RSS MB", f"{found.rss_mb:,.0f}"))
-        rows.append((f"memory of the gateways {when}, PSS MB", f"{found.pss_mb:,.0f}"))
+    assert figures.idle is not None, RAN
+    assert figures.worked is not None, RAN
+    rows += [
+        ("own memory of the gateways before, MB", f"{figures.idle.private / MB:,.0f}"),
+        ("pages of files of the gateways before, MB", f"{figures.idle.mapped / MB:,.0f}"),
+        (OWN_AFTER, f"{figures.worked.private / MB:,.0f}"),
+        (MAPPED_AFTER, f"{figures.worked.mapped / MB:,.0f}"),
+        (LISTS_ANSWERED, f"{figures.lists_answered:,}"),
+    ]
     return Table(
-        title=f"{name}: floors and memory", columns=("", "CPU ms, or MB"), rows=tuple(rows)
+        title=f"{name}: floors and memory", columns=("", "CPU ms, or as said"), rows=tuple(rows)
     )
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from sqlalchemy import func, select
 from tqdm import tqdm
 
+from infra.bench.process_memory import ProcessMemory
 from infra.bench.rounds import Times, in_turn
-from infra.bench.serving.costs import Memory, cpu_s, memory
+from infra.bench.serving.costs import cpu_s, memory
 from infra.bench.serving.floors import (
     commits_alone,
     recall_alone,
@@ -40,6 +41,7 @@ ASKED_AT_ONCE = 1_000
 MOST_PER_S = 6_000
 """Visits are made before the clock runs: no stack here answers more."""
 BARE = "bare fastapi"
+WITH_A_LIST = ("lists", "visits")
 NOOPS = {"noop": "/noop-asgi/nothing", "noop fastapi": "/noop-fastapi/nothing"}
 FLOOR_USERS = 200
 SEARCH_TEXTS = ("a quiet film about the sea", "winter boots for children", "jazz of the sixties")
@@ -108,8 +110,10 @@ class Figures:
     """By how many events the batches made the log longer."""
     distinct: int = 0
     """Different events among those that were sent in batches."""
-    idle: Memory | None = None
-    worked: Memory | None = None
+    lists_answered: int = 0
+    """In all loops: nearly as many users are then in the session caches."""
+    idle: ProcessMemory | None = None
+    worked: ProcessMemory | None = None
 
 
 class Phases:
@@ -150,9 +154,14 @@ class Phases:
         sent = self._pool.submit(closed_loop, self._stack.port, visits, CLIENTS, seconds).result()
         spent = self._stack.meter.since(before)
         loop.sent.append(sent)
+        self._count_lists(name, sent)
         for group in groups:
             loop.cpu_s[group] = loop.cpu_s.get(group, 0.0) + spent.of(group)
         return loop
+
+    def _count_lists(self, name: str, sent: Sent) -> None:
+        if name in WITH_A_LIST:
+            self.figures.lists_answered += len(sent.ends_s_NP)
 
     def _in_turn(self) -> None:
         """Lists, and the apps that do nothing, round by round. The first round only warms."""
@@ -230,7 +239,9 @@ class Phases:
         sent: dict[str, list[Sent]] = {name: [] for name in makers}
         for number in range(rounds):
             for name, make in makers.items():
-                sent[name].append(self._open(make(int(rates[name] * seconds)), rates[name]))
+                part = self._open(make(int(rates[name] * seconds)), rates[name])
+                self._count_lists(name, part)
+                sent[name].append(part)
             figures.commits_s += self._pool.submit(
                 commits_alone, stack.database_url, stack.folder, rates["events"], seconds, number
             ).result()
