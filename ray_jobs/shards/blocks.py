@@ -19,6 +19,7 @@ from ray_jobs.shards.faiss_index import (
     score_rows,
 )
 from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted
+from ray_jobs.shards.placement import Family
 from ray_jobs.shards.stored_dots import scores_of_lists
 
 
@@ -49,27 +50,34 @@ class Block(Protocol):
         """(found (N,), inner products (N, Q), zero rows where not found)."""
         ...
 
-    def changed(self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]) -> Block:
-        """A new block without `gone` and with the new rows. All three sorted by ordinal."""
+    def changed(
+        self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.floating[Any]]
+    ) -> Block:
+        """A new block without `gone` and with the new rows, in the precision that it stores. All
+        three sorted by ordinal."""
         ...
 
 
-class ExactBlock:
-    """Vectors in one array, every one of them scored."""
+_FIRST: Ordinals = np.zeros(1, np.int64)
 
-    def __init__(self, ordinals: Ordinals, vectors_ND: NDArray[np.float32]) -> None:
+
+class ExactBlock:
+    """Vectors in one array, as the family stores them, every one of them scored."""
+
+    def __init__(self, ordinals: Ordinals, rows_ND: NDArray[np.floating[Any]]) -> None:
         ordinals.setflags(write=False)
-        vectors_ND.setflags(write=False)
+        rows_ND.setflags(write=False)
         self._ordinals = ordinals
-        self.vectors_ND = vectors_ND
+        self.rows_ND = rows_ND
 
     @property
     def ordinals(self) -> Ordinals:
         return self._ordinals
 
     @classmethod
-    def empty(cls, dim: int) -> ExactBlock:
-        return cls(np.empty(0, np.int64), np.empty((0, dim), np.float32))
+    def empty(cls, family: Family, dim: int) -> ExactBlock:
+        stored = np.float32 if family == "Flat" else np.float16
+        return cls(np.empty(0, np.int64), np.empty((0, dim), stored))
 
     def best(
         self,
@@ -79,14 +87,19 @@ class ExactBlock:
         assignment: Assignment | None,
         allowed: AllowedOrdinals | None,
     ) -> Ranked:
-        scores = score_rows(self.vectors_ND, query_D)
-        above = np.flatnonzero(scores >= least)
-        return _best((scores[above], self._ordinals[above]), k, allowed)
+        if self.rows_ND.dtype == np.float16:
+            whole = np.array([0, len(self.rows_ND)]), _FIRST
+            above, scores = scores_of_lists(self.rows_ND.view(np.uint16), *whole, query_D, least)
+        else:
+            scores = score_rows(self.rows_ND, query_D)
+            above = np.flatnonzero(scores >= least)
+            scores = scores[above]
+        return _best((scores, self._ordinals[above]), k, allowed)
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         found = in_sorted(ordinals, self._ordinals)
-        vectors_ND = np.zeros((len(ordinals), self.vectors_ND.shape[1]), dtype=np.float32)
-        vectors_ND[found] = self.vectors_ND[np.searchsorted(self._ordinals, ordinals[found])]
+        vectors_ND = np.zeros((len(ordinals), self.rows_ND.shape[1]), dtype=np.float32)
+        vectors_ND[found] = self.rows_ND[np.searchsorted(self._ordinals, ordinals[found])]
         return found, vectors_ND
 
     def dots_of(
@@ -95,17 +108,18 @@ class ExactBlock:
         found = in_sorted(ordinals, self._ordinals)
         dots_NQ = np.zeros((len(ordinals), len(queries_QD)), np.float32)
         rows = np.searchsorted(self._ordinals, ordinals[found])
-        dots_NQ[found] = np.vecdot(self.vectors_ND[rows, None], queries_QD[None])
+        vectors_ND = self.rows_ND[rows].astype(np.float32, copy=False)
+        dots_NQ[found] = np.vecdot(vectors_ND[:, None], queries_QD[None])
         return found, dots_NQ
 
     def changed(
-        self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]
+        self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.floating[Any]]
     ) -> ExactBlock:
         kept = ~in_sorted(self._ordinals, gone)
         all_ordinals = np.concatenate([self._ordinals[kept], ordinals])
         order = np.argsort(all_ordinals, kind="stable")
-        vectors = np.concatenate([self.vectors_ND[kept], vectors_ND])[order]
-        return ExactBlock(all_ordinals[order], vectors)
+        rows_ND = np.concatenate([self.rows_ND[kept], vectors_ND.astype(self.rows_ND.dtype)])
+        return ExactBlock(all_ordinals[order], rows_ND[order])
 
 
 class ListedBlock:
@@ -160,7 +174,7 @@ class ListedBlock:
         return self._stored.dots(ordinals, queries_QD)
 
     def changed(
-        self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.float32]
+        self, gone: Ordinals, ordinals: Ordinals, vectors_ND: NDArray[np.floating[Any]]
     ) -> ListedBlock:
         # All is copied, 25 MB for 100,000 x 128, for a search may be under way in the old block.
         kept = ~in_sorted(self._ordinals_N, gone)

@@ -8,7 +8,8 @@ search never runs beside an insert, and a request keeps the snapshot it began wi
     dead      ordinals in `sealed` that were edited or deleted since it was sealed
     masked    ordinals of the base that were edited or deleted
     added     ordinals in head, or in `sealed` and not dead
-    live_S    a mask over ordinals: those of the base that are not masked, and those added
+    current_S a mask over ordinals: those of the base that are not masked
+    live_S    a mask over ordinals: these, and those added
 
 Every live ordinal is in exactly one of head, sealed minus dead, base minus masked: nothing twice.
 M = rows of the head, D = dimension, S = ordinals.
@@ -30,7 +31,7 @@ from ray_jobs.shards.ordinal_rows import OrdinalRows
 from ray_jobs.shards.placement import Family
 from ray_jobs.shards.reader import Shards
 
-# Exact search of 1,024 x 128 takes some 25 us, and its 0.5 MB pushes the base out of the cache.
+# Exact search of 1,024 x 128 takes some 25 us, and its 0.3 MB pushes the base out of the cache.
 # Above, rows move to `sealed`, which is copied: some 0.05 s at 90,000 x 128 in 4,000 lists.
 SEAL_AT = 1_024
 
@@ -62,6 +63,7 @@ class Delta:
     dead: Ordinals
     masked: Ordinals
     added: Ordinals
+    current_S: NDArray[np.bool_]
     live_S: NDArray[np.bool_]
     seal_at: int = SEAL_AT
 
@@ -71,8 +73,9 @@ class Delta:
         if seal_at < 1:
             raise ValueError(f"seal_at must be at least 1, got {seal_at}")
         nothing = np.empty(0, np.int64)
-        exact = ExactBlock.empty(base.dim)
+        exact = ExactBlock.empty(base.family, base.dim)
         sealed = exact if base.coarse is None else ListedBlock.empty(base.coarse)
+        there_S = _mask_of(base.ordinals)
         return cls(
             family=base.family,
             dim=base.dim,
@@ -84,14 +87,15 @@ class Delta:
             dead=nothing,
             masked=nothing,
             added=nothing,
-            live_S=_mask_of(base.ordinals),
+            current_S=there_S,
+            live_S=there_S,
             seal_at=seal_at,
         )
 
     def apply(self, changes: Iterable[DeltaChange]) -> Delta:
         """A new Delta with the changes applied in order; `self` stays as it is.
 
-        Costs a copy of the head (0.5 MB at 1,024 x 128) and of `live_S`, once per batch. Raises
+        Costs a copy of the head (0.3 MB at 1,024 x 128) and of both masks, once per batch. Raises
         ValueError for a vector that is not float32 (D,) and finite, or a negative ordinal.
         """
         final: dict[int, NDArray[np.float32] | None] = {}
@@ -110,13 +114,14 @@ class Delta:
         if not bool(np.isfinite(rows_MD).all()):
             raise ValueError(f"the vectors of ordinals {put[:5]} are not finite in {self.family}")
         put_M = np.array(put, dtype=np.int64)
-        head = self.head.changed(touched, put_M, rows_MD)
+        head, nothing = self.head.changed(touched, put_M, rows_MD), touched[:0]
         changed = replace(
             self,
             head=head,
             dead=union_sorted(self.dead, touched[in_sorted(touched, self.sealed.ordinals)]),
             masked=union_sorted(self.masked, touched[self.base_rows.has(touched)]),
             added=union_sorted(self.added[~in_sorted(self.added, touched)], put_M),
+            current_S=_changed(self.current_S, touched, nothing),
             live_S=_changed(self.live_S, touched, put_M),
         )
         return changed._seal() if len(head.ordinals) > self.seal_at else changed
@@ -145,9 +150,12 @@ class Delta:
         return len(self.base_ordinals) - len(self.masked) + self.count
 
     def _seal(self) -> Delta:
-        sealed = self.sealed.changed(self.dead, self.head.ordinals, self.head.vectors_ND)
+        sealed = self.sealed.changed(self.dead, self.head.ordinals, self.head.rows_ND)
         return replace(
-            self, head=ExactBlock.empty(self.dim), sealed=sealed, dead=np.empty(0, np.int64)
+            self,
+            head=ExactBlock.empty(self.family, self.dim),
+            sealed=sealed,
+            dead=np.empty(0, np.int64),
         )
 
     def _check(self, change: DeltaChange) -> None:

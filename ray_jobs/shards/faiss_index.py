@@ -221,11 +221,12 @@ def add_to_ivf(
     )
 
 
-def nearest_lists(coarse: Any, vectors_ND: NDArray[np.float32]) -> NDArray[np.int64]:
+def nearest_lists(coarse: Any, vectors_ND: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """The list (N,) that each vector belongs to."""
     if not len(vectors_ND):
         return np.empty(0, np.int64)
-    lists_N: NDArray[np.int64] = coarse.search(np.ascontiguousarray(vectors_ND), 1)[1][:, 0]
+    vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
+    lists_N: NDArray[np.int64] = coarse.search(vectors_ND, 1)[1][:, 0]
     return lists_N
 
 

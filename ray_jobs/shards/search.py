@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from ray_jobs.shards.delta import Delta
 from ray_jobs.shards.faiss_index import AllowedOrdinals, Assignment, mask_at, score_rows
-from ray_jobs.shards.merge import Ordinals, Ranked, in_sorted, merge_top_k, sorted_ordinals
+from ray_jobs.shards.merge import (
+    PAD_ORDINAL,
+    Ordinals,
+    Ranked,
+    in_sorted,
+    merge_top_k,
+    sorted_ordinals,
+)
 from ray_jobs.shards.reader import Shards, check_queries
 
 MAX_K = 10_000
@@ -87,7 +94,7 @@ def live_vectors_of(
     ordinals = np.asarray(ordinals, dtype=np.int64)
     found, vectors_ND = base.vectors_of(ordinals)
     if len(delta.masked):
-        found &= ~in_sorted(ordinals, delta.masked)
+        found &= mask_at(delta.current_S, ordinals)
     for block, gone in ((delta.sealed, delta.dead), (delta.head, _NOTHING)):
         if not len(block.ordinals):
             continue
@@ -106,7 +113,7 @@ def live_dots_of(
     """Of current vectors: (found (N,), inner products (N, Q)); see `live_vectors_of`."""
     found, dots_NQ = base.dots_of(ordinals, queries_QD)
     if len(delta.masked):
-        found &= ~in_sorted(ordinals, delta.masked)
+        found &= mask_at(delta.current_S, ordinals)
     for block, gone in ((delta.sealed, delta.dead), (delta.head, _NOTHING)):
         if not len(block.ordinals):
             continue
@@ -185,8 +192,10 @@ class _View:
         floor = -np.inf
         for found in self.base.best_of_each(self.query_BD, fetch, assignment, of_base):
             floor = _floor(floor, found, fetch)
-            kept.append(_without(found, self.delta.masked))
+            kept.append(found)
         delta = self.delta
+        if len(delta.masked):
+            kept = [(scores, _or_padding(ordinals, delta.current_S)) for scores, ordinals in kept]
         for block, allowed, gone in (
             (delta.sealed, of_sealed, delta.dead),
             (delta.head, of_head, _NOTHING),
@@ -224,6 +233,12 @@ class _View:
 def _floor(floor: float, found: Ranked, fetch: int) -> float:
     """With what a source that gave all the rows that were asked for may hold beside them."""
     return max(floor, float(found[0].min())) if len(found[0]) >= fetch else floor
+
+
+def _or_padding(ordinals: Ordinals, current_S: NDArray[np.bool_]) -> Ordinals:
+    """Those of the base that are not current become padding, which no merge takes."""
+    padded: Ordinals = np.where(current_S[ordinals], ordinals, PAD_ORDINAL)
+    return padded
 
 
 def _without(found: Ranked, gone: Ordinals) -> Ranked:
