@@ -24,6 +24,7 @@ BENCHES = (
     "list_cost",
     "serve",
     "serve_postgres",
+    "gpu",
 )
 
 
