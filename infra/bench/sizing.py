@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ray_jobs.ranking.activity import HORIZONS_DAYS
 from ray_jobs.ranking.whole_history import FACTORS, LATE_FACTORS, LATE_ITEMS, MOST_ITEMS
 from ray_jobs.shards.placement import choose_family, choose_shard_count
+from sql.engine import CACHE_KIB
 
 STRING_COLUMNS = 5
 """Of items.parquet: id, title, category, attributes, digest; 64-bit offsets in memory."""
@@ -74,6 +75,8 @@ class Floors:
     of the relative error from 10,000 to 1,000,000."""
     first_mapped: int = 17 << 20
     """The libraries that the first read loads."""
+    page_caches: int = 4 * CACHE_KIB << 10
+    """SQLite's, of the connections that a busy replica uses; with Postgres it has none."""
     encoder: int = 540 << 20
     """The process that holds MiniLM."""
     ray: int = 1_220 << 20
@@ -194,7 +197,8 @@ def process_bytes(before: Bytes, one: Bytes, generations: int, floors: Floors) -
 
 def replica_bytes(ask: Ask, generations: int, floors: Floors) -> Bytes:
     """One gateway replica that holds so many generations."""
-    before = Bytes(floors.replica_private + cache_bytes(ask), floors.replica_mapped)
+    own = floors.replica_private + floors.page_caches + cache_bytes(ask)
+    before = Bytes(own, floors.replica_mapped)
     return process_bytes(before, generation_bytes(ask), generations, floors)
 
 
