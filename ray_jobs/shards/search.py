@@ -242,7 +242,7 @@ def _or_padding(ordinals: Ordinals, current_S: NDArray[np.bool_]) -> Ordinals:
 
 
 def _without(found: Ranked, gone: Ordinals) -> Ranked:
-    if not len(gone):
+    if not len(gone) or not len(found[1]):
         return found
     current = ~in_sorted(found[1], gone)
     return found[0][current], found[1][current]
