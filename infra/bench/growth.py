@@ -129,7 +129,7 @@ def measure(size: Size) -> Report:
             "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
             f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",
             "The CPU of a list is `list_cost`'s whole request without faiss, and an answer of "
-            "nothing by the gateway and HAProxy; `serve` has 16 clients at once and busy cores.",
+            "nothing by the gateway and HAProxy, times what busy cores add; a search's is alone.",
             *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
         plots=drawn,

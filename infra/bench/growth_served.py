@@ -32,8 +32,8 @@ class Served:
     list_cpu_s: float
 
     def expected(self) -> sizing.Bytes:
-        """The same by the formula, as `moonlark size` has it: each list is of a user who was not
-        in the session cache, as nearly all are."""
+        """The same by the formula, as `moonlark size` has it, and with its usual neighbours: each
+        list is of a user who was not in the session cache, as nearly all are."""
         one = sizing.replica_bytes(replace(self.ask, users=0), 1, sizing.Floors())
         cached = min(self.lists, self.gateways * self.ask.cached_users)
         sessions = cached * sizing.cached_session_bytes(self.ask)

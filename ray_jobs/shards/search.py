@@ -237,7 +237,8 @@ def _floor(floor: float, found: Ranked, fetch: int) -> float:
 
 def _or_padding(ordinals: Ordinals, current_S: NDArray[np.bool_]) -> Ordinals:
     """Those of the base that are not current become padding, which no merge takes."""
-    padded: Ordinals = np.where(current_S[ordinals], ordinals, PAD_ORDINAL)
+    is_current = current_S.take(ordinals, mode="clip")  # of what no base has, it says anything
+    padded: Ordinals = np.where(is_current, ordinals, PAD_ORDINAL)
     return padded
 
 

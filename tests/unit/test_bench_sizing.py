@@ -121,7 +121,7 @@ def test_cores_grow_with_the_rate_and_the_cache_ends_where_it_is_said_to() -> No
 
 def test_shards_in_deployments_share_what_they_hold() -> None:
     asked, floors = Ask(items=10_000_000), Floors()
-    floor = floors.replica_private + floors.replica_mapped
+    floor = floors.shard_server
     one, four = (shard_server_bytes(asked, count).all - floor for count in (1, 4))
     assert one == pytest.approx(4 * four)
 

@@ -200,7 +200,7 @@ def _taste(encoder: UserEncoder, events: Sequence[FoldEvent]) -> NDArray[np.floa
 
 
 def _asked(encoder: UserEncoder, log: Log, bert_NE: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors (B, D) of users as they come (all are drawn alike), after those who taught."""
+    """Vectors (B, D) of users as they come (all are drawn alike), the last of so many."""
     histories = [events for _, events in islice(log.histories(bert_NE), TAUGHT_BY + QUERIES)]
     sessions = fold_many(encoder, histories[-QUERIES:])
     vectors = [user_vector(encoder, session) for session in sessions]
