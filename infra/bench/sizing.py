@@ -87,7 +87,8 @@ class Floors:
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
     request_cpu_s: float = 3.6e-3
     """Of a list, Serve's and HAProxy's part included, without the search: `list_cost` at 100,000
-    items less faiss, and the no-op of `serve`."""
+    items less faiss, and the no-op of `serve`, on the fastest processor that was at hand; on the
+    slowest it is 6.8: `growth` measures it."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
