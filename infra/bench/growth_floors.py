@@ -19,20 +19,24 @@ from infra.bench import list_cost
 from infra.bench.process_memory import memory_of
 from infra.bench.report import Size
 from infra.bench.sizing import Floors
+from infra.cli.settings import CliSettings
 from infra.drills.stack import DrillStack, drill_stack
 from infra.drills.victims import gateways, of_stack, proxies
 from infra.stack import processes
+from ray_jobs.nightly.settings import NightSettings
 
 ITEMS, USERS = 300, 50
 WARM = 50
 NOTHING = "/healthz"
+MINILM = "models/all-MiniLM-L6-v2"
 
 BERT = """
 import json
+import sys
 import ray.serve
 from infra.bench.held_memory import settled_memory
-from ray_jobs.encoders.item_bert import BertEncoder, resolve_model
-encoder = BertEncoder(resolve_model(None))
+from ray_jobs.encoders.item_bert import BertEncoder
+encoder = BertEncoder(sys.argv[1])
 encoder.encode([f"a text {n} as any other" for n in range(64)])
 print(json.dumps(settled_memory()))
 """
@@ -50,7 +54,8 @@ def measured_floors(known: Floors, first_private: float, size: Size, requests: i
         encoders = of_stack(stack, lambda line: "WordsEncoder" in " ".join(line))
         apart = {gateway, *(process.pid for process in encoders)}
         rest = [memory_of(process.pid) for process in everything if process.pid not in apart]
-    bert = json.loads(subprocess.check_output([sys.executable, "-c", BERT], text=True))
+    model = NightSettings().bert_model or str(CliSettings().state_dir / MINILM)
+    bert = json.loads(subprocess.check_output([sys.executable, "-c", BERT, model], text=True))
     return replace(
         known,
         replica_private=round(own.private - first_private),
