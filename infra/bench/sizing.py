@@ -73,8 +73,9 @@ class Floors:
     """Once a process, beside the bytes of what it reads: pyarrow's readers, and what its allocator
     keeps of what it decoded. Less below 10,000 items, more above 100,000; this is the least squares
     of the relative error from 10,000 to 1,000,000."""
-    first_mapped: int = 17 << 20
-    """The libraries that the first read loads."""
+    first_mapped: int = 13 << 20
+    """The libraries that the first read loads: 17 where no other process has them, 10 where some
+    do."""
     page_caches: int = 4 * CACHE_KIB << 10
     """SQLite's, of the connections that a busy replica uses; with Postgres it has none. Four is
     what the replicas of `serve` have beside all else that is counted here."""
