@@ -12,7 +12,7 @@ import pytest
 
 from infra.drills.checker import check
 from infra.drills.figures import Figures
-from infra.drills.record import Record
+from infra.drills.record import Answer, Record
 from infra.drills.sick_rounds import list_is_whole, running, until
 from infra.drills.stack import NODE_CPUS, DrillStack, drill_stack
 from infra.drills.traffic import Client
@@ -31,6 +31,8 @@ ORDINARY_S, GONE_S = 2.0, 12.0
 SHARD_TIMEOUT_S = 3
 """Longer than a busy machine stands still: what is marked is for want of a node alone."""
 WHOLE_IN_A_ROW = 12
+IN_FLIGHT_S = SHARD_TIMEOUT_S
+"""What was asked before a change has been answered after it."""
 
 
 class Shopper(Client):
@@ -91,6 +93,11 @@ def gateway_leases(stack: DrillStack) -> list[str]:
     return [lease for lease in placed(stack) if not lease.startswith("shards")]
 
 
+def searched(answer: Answer) -> bool:
+    """Whether shards were asked: whoever has done nothing but dislike yet gets what is popular."""
+    return answer.basis == "session"
+
+
 def is_whole(stack: DrillStack) -> bool:
     return list_is_whole(stack.url, "idle1")
 
@@ -114,12 +121,14 @@ def test_lists_go_on_without_a_node_and_are_whole_when_it_is_back(stack: DrillSt
             kill(process)
         stack.nodes.remove(node)
         wait_for("a list that is marked", lambda: not is_whole(stack))
+        time.sleep(IN_FLIGHT_S)
         felt = len(record.answers)
         time.sleep(GONE_S)
         assert not is_whole(stack), "no other node has room for its shards"
         gone = len(record.answers)
         stack.nodes.append(stack.cluster.add_node(NODE_CPUS, NODE_MEMORY_BYTES))
         assert until(lambda: is_whole(stack), time.monotonic() + 120, WHOLE_IN_A_ROW)
+        time.sleep(IN_FLIGHT_S)
         back = len(record.answers)
         time.sleep(ORDINARY_S)
 
@@ -128,12 +137,12 @@ def test_lists_go_on_without_a_node_and_are_whole_when_it_is_back(stack: DrillSt
     assert figures.broken == []
     assert figures.passed, figures.document()
     assert not any(answer.degraded for answer in record.answers[:before])
-    assert gone - felt > 20
-    for answer in record.answers[felt + CLIENTS : gone]:
-        assert answer.shards_missing == lost
-        assert answer.degraded == ("shard_gone",)
+    without_node = [answer for answer in record.answers[felt:gone] if searched(answer)]
+    assert len(without_node) > 20
+    for answer in without_node:
+        assert (answer.shards_missing, answer.degraded) == (lost, ("shard_gone",)), answer
     assert len(record.answers) - back > 10
-    assert not any(answer.degraded for answer in record.answers[back + CLIENTS :])
+    assert not any(answer.degraded for answer in record.answers[back:])
     assert shard_nodes(stack).keys() == where.keys()
 
 
