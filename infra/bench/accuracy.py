@@ -81,6 +81,14 @@ PLANS = (
     Plan("MovieLens 100K, replay from 1998-04-01", "ml-100k", "replay", LIVE, VARIANTS),
     Plan("IFDB, leave-one-out", "ifdb", "leave-one-out", (*EVERY, "newest"), seeds=3),
     Plan(
+        "IFDB, the user vector alone, leave-one-out",
+        "ifdb",
+        "leave-one-out",
+        ("moonlark-cosine", "sequential-knn", "sequential-knn+popular", "ease", "ease+popular"),
+        seeds=3,
+        is_drawn=False,
+    ),
+    Plan(
         "IFDB, replay from 2025-01-01",
         "ifdb",
         "replay",
