@@ -72,9 +72,10 @@ def array_of(number: Any, dimensions: int = 1) -> types.Array:
 
 INTS, INTS32 = array_of(types.int64), array_of(types.int32)
 FLOATS, FLOATS_2D = array_of(types.float32), array_of(types.float32, 2)
-MASK = array_of(types.boolean)
-WRITTEN_2D = types.Array(types.float32, 2, "C")
-"""What a kernel adds to: as numpy makes it."""
+MASK, BYTES = array_of(types.boolean), array_of(types.uint8)
+WRITTEN, WRITTEN_2D = types.Array(types.float32, 1, "C"), types.Array(types.float32, 2, "C")
+WRITTEN_INTS, WRITTEN_BYTES = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
+"""What a kernel fills or adds to: as numpy makes it."""
 INT, FLOAT, BOOL = types.int64, types.float64, types.boolean
 
 _kernels: list[Kernel[Any]] = []

@@ -11,7 +11,7 @@ of its nn.LSTM from inputs that are ready.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,23 +157,15 @@ def _subject() -> _Subject:
 def _one_event(subject: _Subject, size: Size) -> dict[str, Times]:
     encoder, session, last = subject.encoder, subject.session, subject.events[-1:]
     lstm, cell = subject.reference.model.lstm, torch.nn.LSTMCell(encoder.dim, encoder.hidden)
-    input_D = np.zeros(encoder.dim, np.float32)
-    gates_G = encoder.gate_inputs(last)[0]
+    textless = [replace(last[0], vector=None)]
     floor = _products(encoder)
     x_1D = torch.zeros(1, encoder.dim)
     state = (torch.from_numpy(session.h)[None], torch.from_numpy(session.c)[None])
 
-    def step() -> None:
-        encoder.step(encoder.gate_inputs(last)[0], session.h, session.c)
-
-    def gates_and_step() -> None:
-        encoder.step(encoder.input_gates(input_D), session.h, session.c)
-
     quick: dict[str, Callable[[], object]] = {
         "fold": lambda: fold(encoder, session, last),
-        "step": step,
-        "gates and step": gates_and_step,
-        "bare step": lambda: encoder.step(gates_G, session.h, session.c),
+        "step": lambda: encoder.walk(last, session.h, session.c),
+        "gates and step": lambda: encoder.walk(textless, session.h, session.c),
         "user vector": lambda: user_vector(encoder, session),
         "fold and vector": lambda: user_vector(encoder, fold(encoder, session, last)),
         "floor": floor,
@@ -263,8 +255,7 @@ def _one_table(one: dict[str, Times], encoder: UserEncoder) -> Table:
     told = {
         "fold": "fold(): one event",
         "step": "of it: text product, gates, LSTM step",
-        "gates and step": "of it: gates from a ready input, LSTM step",
-        "bare step": "of it: LSTM step",
+        "gates and step": "of it: gates from a ready input, LSTM step (an event without a text)",
         "floor": "floor: the three products alone",
         "user vector": "user vector of a session",
         "fold and vector": "fold() of one event, and the user vector",

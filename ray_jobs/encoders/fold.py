@@ -87,9 +87,9 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
     counted = effective(events)
     h, c, pooled = start.h, start.c, start.pooled
     if counted:
-        for gates_G in encoder.gate_inputs(counted):
-            h, c = encoder.step(gates_G, h, c)
-            pooled = encoder.accumulate(pooled, h)
+        h_TH, c = encoder.walk(counted, h, c)
+        pooled = encoder.accumulate(pooled, h_TH)
+        h = h_TH[-1].copy()  # a view would keep all of them in memory
     return _advance(start, events[-1].user_seq, counted, (h, c, pooled))
 
 
@@ -137,7 +137,7 @@ def _step_together(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]
             active -= 1
         gates_BG = encoder.gate_inputs([history[step] for history in histories[:active]])
         h[:active], c[:active] = encoder.step(gates_BG, h[:active], c[:active])
-        pooled[:active] = encoder.accumulate(pooled[:active], h[:active])
+        pooled[:active] = encoder.accumulate(pooled[:active], h[None, :active])
     return h, c, pooled
 
 

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UserLSTMConfig
+from ray_jobs.encoders.lstm_walk import lstm_walk
 from ray_jobs.encoders.session import Session
 
 Floats = NDArray[np.float32]
 Ordinals = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 _CACHE_LINE = 64
+_IS_SO, _IS_NOT = np.array([True]), np.array([False])
 
 
 class FedEvent(Protocol):
@@ -56,15 +59,16 @@ class UserEncoder:
         self._text_ED = _aligned(tensors["text.weight"].T)
         self._text_bias_D = tensors["text.bias"]
         self._kind_rows = {kind: row for row, kind in enumerate(config.kinds)}
-        # What an event is fed besides text and residual, by kind and rating bucket, with the bias
-        # of the text already added, and with the vector that stands in where there is none.
+        # What an event is fed besides text and residual, by kind and rating bucket: with the vector
+        # that stands in where there is no text, and with the bias of the text where there is one.
         given_KRD = tensors["kind"][:, None] + tensors["rating"]
-        self._with_text_KRD = given_KRD + self._text_bias_D
-        self._without_text_KRD = given_KRD + tensors["unknown"]
+        self._given_2KRD = np.stack([given_KRD + tensors["unknown"], given_KRD + self._text_bias_D])
+        self._given_2KRD.flags.writeable = False
         # torch's gates i, f, g, o become i, f, o, g, and the first three are halved:
         # sigmoid(x) = (tanh(x / 2) + 1) / 2, so one tanh over all four gates does.
         self._input_DG = _gates(tensors["lstm.weight_ih"])
         self._hidden_HG = _gates(tensors["lstm.weight_hh"])
+        self._no_texts = np.zeros((0, self.text_dim), np.float32), _IS_NOT
         self._bias_G = _gates(tensors["lstm.bias"][:, None])[0]
         # (tanh + 1) / 2 for i, f and o, the tanh itself for g: two calls over all four.
         self._scale_G = np.repeat(np.array([0.5, 1.0], np.float32), [3 * self.hidden, self.hidden])
@@ -122,57 +126,77 @@ class UserEncoder:
         """Unit vectors (N, D) of texts that are no items: what a search is looked up with."""
         return unit_rows(np.asarray(bert_NE, dtype=np.float32) @ self._text_ED + self._text_bias_D)
 
+    def walk(self, events: Sequence[FedEvent], h: Floats, c: Floats) -> tuple[Floats, Floats]:
+        """One user's events, one after the other: h after each of them (T, H), c after the last.
+
+        Raises:
+            ValueError: a kind these weights do not know, or a vector of another width.
+        """
+        texts = self._texts_of(events)
+        h_TH, c_H = np.empty((len(events), self.hidden), np.float32), c.copy()
+        weights = (self._text_ED, self._input_DG, self._bias_G, self._hidden_HG)
+        lstm_walk(*texts, self._given(events), *weights, h, h_TH, c_H)
+        return h_TH, c_H
+
     def gate_inputs(self, events: Sequence[FedEvent]) -> Floats:
         """The input's share (T, G) of the gates, for all events at once.
 
         Raises:
             ValueError: a kind these weights do not know, or a vector of another width.
         """
-        if len(events) == 1:
-            return self._gate_inputs_of_one(events[0])
-        places_T = tuple(np.array([self._place_of(event) for event in events], np.intp).T)
-        inputs_TD = self._without_text_KRD[places_T]
-        with_text = [row for row, event in enumerate(events) if event.vector is not None]
-        if with_text:
-            bert = np.array([events[row].vector for row in with_text], dtype=np.float32)
-            if bert.shape[1:] != (self.text_dim,):
-                raise ValueError(f"text vectors have shape {bert.shape[1:]}, not {self.text_dim}")
-            given_ND = self._with_text_KRD[tuple(rows[with_text] for rows in places_T)]
-            inputs_TD[with_text] = bert @ self._text_ED + given_ND
-        with_item = [row for row, event in enumerate(events) if event.ordinal is not None]
-        if with_item and len(self.residual_ordinals_R):
-            ordinals = np.array([events[row].ordinal for row in with_item], dtype=np.int64)
-            inputs_TD[with_item] += self.residuals(ordinals)
+        texts_NE, has_text_T = self._texts_of(events)
+        inputs_TD = self._given(events).copy()
+        if len(texts_NE):
+            inputs_TD[has_text_T] += texts_NE @ self._text_ED
         return self.input_gates(inputs_TD)
 
     def input_gates(self, inputs: Floats) -> Floats:
-        """Gates of LSTM inputs: (D,) to (G,), or (T, D) to (T, G)."""
+        """Gates (T, G) of LSTM inputs (T, D)."""
         gates: Floats = inputs @ self._input_DG
         gates += self._bias_G
         return gates
 
-    def _gate_inputs_of_one(self, event: FedEvent) -> Floats:
-        """The same, (1, G), for what the day folds for almost every answer: 8 us instead of 25,
-        most of it the two products."""
-        place = self._place_of(event)
-        if event.vector is None:
-            input_D = self._without_text_KRD[place]
+    def _texts_of(self, events: Sequence[FedEvent]) -> tuple[Floats, Mask]:
+        """Text vectors (N, E) of those events that have one, and which do (T,)."""
+        if len(events) == 1:  # what the day folds for almost every answer
+            vector = events[0].vector
+            if vector is None:
+                return self._no_texts
+            texts_NE = np.asarray(vector, np.float32)[None]
+            has_text_T = _IS_SO
         else:
-            bert_E = np.asarray(event.vector, np.float32)
-            if bert_E.shape != (self.text_dim,):
-                raise ValueError(f"text vectors have shape {bert_E.shape}, not {self.text_dim}")
-            input_D = bert_E @ self._text_ED
-            input_D += self._with_text_KRD[place]
-        if event.ordinal is not None and len(self.residual_ordinals_R):
+            has_text_T = np.array([event.vector is not None for event in events])
+            given = [event.vector for event in events if event.vector is not None]
+            texts_NE = np.array(given, np.float32) if given else self._no_texts[0]
+        if texts_NE.shape[1:] != (self.text_dim,):
+            raise ValueError(f"text vectors have shape {texts_NE.shape[1:]}, not {self.text_dim}")
+        return texts_NE, has_text_T
+
+    def _given(self, events: Sequence[FedEvent]) -> Floats:
+        """What is fed (T, D) besides the products with texts: kind, rating, biases, residuals.
+        Not to be written to: of one event it may be the weights themselves."""
+        if len(events) == 1:
+            return self._given_of_one(events[0])[None]
+        places_T = tuple(np.array([self._place_of(event) for event in events], np.intp).T)
+        inputs_TD: Floats = self._given_2KRD[places_T]
+        with_item = [row for row, event in enumerate(events) if event.ordinal is not None]
+        if with_item and len(self.residual_ordinals_R):
+            ordinals = np.array([events[row].ordinal for row in with_item], dtype=np.int64)
+            inputs_TD[with_item] += self.residuals(ordinals)
+        return inputs_TD
+
+    def _given_of_one(self, event: FedEvent) -> Floats:
+        given_D: Floats = self._given_2KRD[self._place_of(event)]
+        if event.ordinal is not None:
             row = int(self.residual_ordinals_R.searchsorted(event.ordinal))
             if row < len(self.residual_ordinals_R) and (
                 self.residual_ordinals_R[row] == event.ordinal
             ):
-                input_D = input_D + self._residual_RD[row]
-        return self.input_gates(input_D)[None]
+                given_D = given_D + self._residual_RD[row]
+        return given_D
 
     def step(self, gates: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """One LSTM step: (G,) and (H,), or (B, G) and (B, H). Returns new arrays."""
+        """One LSTM step of many users: gates (B, G), states (B, H). Returns new arrays."""
         hidden = self.hidden
         active = h @ self._hidden_HG
         active += gates
@@ -185,14 +209,18 @@ class UserEncoder:
         h *= active[..., 2 * hidden : 3 * hidden]
         return h, c
 
-    def accumulate(self, pooled: Floats, h: Floats) -> Floats:
-        """The pooled sum (`mean`) or average (`ema`) after one more h; nothing for `last`."""
+    def accumulate(self, pooled: Floats, states: Floats) -> Floats:
+        """The pooled sum (`mean`) or average (`ema`) after some more states, one a row; nothing for
+        `last`."""
         if self.config.pooling == "last":
             return pooled
-        if self.config.pooling == "mean":
-            return pooled + h
         decay = np.float32(self.config.ema_decay)
-        return decay * pooled + (np.float32(1.0) - decay) * h
+        for h in states:
+            if self.config.pooling == "mean":
+                pooled = pooled + h
+            else:
+                pooled = decay * pooled + (np.float32(1.0) - decay) * h
+        return pooled
 
     def pooled_state(self, h: Floats, pooled: Floats, steps: int) -> Floats:
         """What the user vector is read from."""
@@ -200,13 +228,14 @@ class UserEncoder:
             return h
         return pooled / np.float32(steps) if self.config.pooling == "mean" else pooled
 
-    def _place_of(self, event: FedEvent) -> tuple[int, int]:
-        """Rows of kind and of rating bucket."""
+    def _place_of(self, event: FedEvent) -> tuple[int, int, int]:
+        """Whether it has a text, and the rows of its kind and its rating bucket."""
         kind = self._kind_rows.get(event.kind)
         if kind is None:
             accepted = ", ".join(self.config.kinds)
             raise ValueError(f"kind {event.kind!r} is unknown to these weights: {accepted}")
-        return kind, self.config.rating_bucket(event.kind, event.value)
+        bucket = self.config.rating_bucket(event.kind, event.value)
+        return int(event.vector is not None), kind, bucket
 
 
 def _gates(weights_GX: Floats) -> Floats:
