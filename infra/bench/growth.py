@@ -89,10 +89,11 @@ def measure(size: Size) -> Report:
     users = by_users(plan.users, plan.rounds)
     floors = replace(floors, event_bytes=users[-1].event_bytes)
     histories = by_history(plan.histories, plan.rounds)
+    found_served = served()
     drawn = () if size == "small" else plots(tiny, sizes, delta_s, users, histories)
     ratios = (
         *memory_ratios(tiny, sizes, floors),
-        *served_ratios(served(), floors),
+        *served_ratios(found_served, floors),
         *growth_ratios(sizes, users, delta_s, histories),
     )
     return Report(
@@ -106,7 +107,7 @@ def measure(size: Size) -> Report:
         tables=(
             items_table(tiny, sizes),
             calculated(sizes[-1].ask, floors),
-            floors_table(floors),
+            floors_table(floors, found_served),
             table_of(
                 "By changes since the night",
                 ("changed items", "search ms"),

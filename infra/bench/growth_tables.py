@@ -179,7 +179,9 @@ def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
     return table_of(title, columns, rows)
 
 
-def floors_table(floors: sizing.Floors) -> Table:
+def floors_table(floors: sizing.Floors, served: Sequence[Served]) -> Table:
+    """Those of this run, and what the smallest catalog of `serve` says beside them of the two that
+    a process alone does not show."""
     told: dict[str, Callable[[sizing.Floors], str]] = {
         "gateway replica before a generation, own": lambda f: f"{f.replica_private / MB:.0f} MB",
         "gateway replica, share of files": lambda f: f"{f.replica_mapped / MB:.0f} MB",
@@ -192,6 +194,17 @@ def floors_table(floors: sizing.Floors) -> Table:
     }
     default = sizing.Floors()
     rows = [(name, show(floors), show(default)) for name, show in told.items()]
+    busy = caches = ""
+    if served:
+        small = served[0]
+        alone_s = sizing.size(small.ask, floors).list_cpu_s / floors.busy
+        more = small.private - small.expected().private
+        busy = f"{small.list_cpu_s / alone_s:.2f}"
+        caches = f"{(default.page_caches + more / small.gateways) / MB:.0f} MB"
+    rows += [
+        ("CPU of a list on busy cores / alone", busy, f"{default.busy:.2f}"),
+        ("SQLite's page caches of a replica", caches, f"{default.page_caches / MB:.0f} MB"),
+    ]
     return table_of("Floors", ("", "measured", "in `moonlark size`"), rows)
 
 

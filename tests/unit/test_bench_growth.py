@@ -12,6 +12,7 @@ from infra.bench.growth_store import EVENTS_A_USER, ByHistory, ByUsers, by_histo
 from infra.bench.growth_tables import (
     TINY,
     calculated,
+    floors_table,
     growth_ratios,
     items_table,
     memory_ratios,
@@ -100,6 +101,14 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
     assert pages.value == pytest.approx(0.5)
     assert cpu.value == pytest.approx(0.5)
     assert not cpu.is_reached
+    told = {row[0]: row[1:] for row in floors_table(floors, [exact]).rows}
+    busy, caches = (
+        told["CPU of a list on busy cores / alone"],
+        told["SQLite's page caches of a replica"],
+    )
+    assert float(busy[0]) == pytest.approx(2 * float(busy[1]), abs=0.02)
+    assert caches[0] == caches[1]
+    assert floors_table(floors, []).rows[-1][1] == ""
 
 
 def test_plots_are_drawn(held: list[Held], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

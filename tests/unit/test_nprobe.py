@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.bench.vectors import clustered, like_users
+from ray_jobs.nightly.build import measured_probing
 from ray_jobs.shards.manifest import COARSE_NAME
 from ray_jobs.shards.reader import ShardSet
 from ray_jobs.shards.recall import (
@@ -75,6 +76,17 @@ def test_the_chosen_nprobe_keeps_the_promise_on_queries_it_never_saw(
     if chosen.nprobe > 2:  # far fewer lists would break it: the number is a measured one
         fewer_B = recalls(shards, held_out_BD, vectors_ND, ordinals_N, chosen.nprobe // 2)
         assert fewer_B.mean() < promised
+
+
+def test_the_night_measures_by_its_shards_what_a_search_over_them_finds(tmp_path: Path) -> None:
+    shards, vectors_ND, ordinals_N = made(tmp_path, seed=5)
+    queries_BD = like_users(np.random.default_rng(6), 200, vectors_ND)
+    found = measured_probing(tmp_path, 2, queries_BD, vectors_ND, ordinals_N, 0.9)
+    at_it_B = recalls(shards, queries_BD, vectors_ND, ordinals_N, found.nprobe)
+    assert found.recall == pytest.approx(at_it_B.mean())
+    assert found.recall >= 0.9
+    below_B = recalls(shards, queries_BD, vectors_ND, ordinals_N, max(1, found.nprobe // 2))
+    assert below_B.mean() < 0.9
 
 
 def test_the_ranks_of_lists_say_what_a_search_finds(tmp_path: Path) -> None:
