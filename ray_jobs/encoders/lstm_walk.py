@@ -36,6 +36,7 @@ def lambert(levels: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 _OVER, _UNDER = lambert(LEVELS)
 _FARTHEST = np.float32(8.0)
 """1 - tanh is 2e-7 there."""
+_SHORTEST = np.float32(1e-12)
 
 
 @helper
@@ -109,3 +110,16 @@ def lstm_walk(
             c = kept * c_H[unit] + taken * _tanh(gates_G[3 * hidden + unit])
             c_H[unit] = c
             h_TH[event, unit] = shown * _tanh(c)
+
+
+@kernel(FLOATS, FLOATS_2D, FLOATS, WRITTEN, reordered=True)
+def projected(state_H: Floats, weights_HD: Floats, bias_D: Floats, unit_D: Floats) -> None:
+    """Fills `unit_D` with state @ weights + bias, scaled to length 1; shorter than 1e-12 stays near
+    0, as in torch."""
+    unit_D[:] = bias_D
+    _add_product(state_H, weights_HD, unit_D)
+    squares = np.float32(0.0)
+    for unit in range(len(unit_D)):
+        squares += unit_D[unit] * unit_D[unit]
+    norm = np.sqrt(squares)
+    unit_D /= norm if norm > _SHORTEST else _SHORTEST

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UserLSTMConfig
-from ray_jobs.encoders.lstm_walk import lstm_walk
+from ray_jobs.encoders.lstm_walk import lstm_walk, projected
 from ray_jobs.encoders.session import Session
 
 Floats = NDArray[np.float32]
@@ -73,8 +73,8 @@ class UserEncoder:
         # (tanh + 1) / 2 for i, f and o, the tanh itself for g: two calls over all four.
         self._scale_G = np.repeat(np.array([0.5, 1.0], np.float32), [3 * self.hidden, self.hidden])
         self._shift_G = np.repeat(np.array([0.5, 0.0], np.float32), [3 * self.hidden, self.hidden])
-        self.out_HD = np.ascontiguousarray(tensors["out.weight"].T)
-        self.out_bias_D = tensors["out.bias"]
+        self._out_HD = np.ascontiguousarray(tensors["out.weight"].T)
+        self._out_bias_D = tensors["out.bias"]
         self._zero = Session(
             user_seq=0,
             h=np.zeros(self.hidden, np.float32),
@@ -227,6 +227,12 @@ class UserEncoder:
         if self.config.pooling == "last":
             return h
         return pooled / np.float32(steps) if self.config.pooling == "mean" else pooled
+
+    def user_vector(self, pooled: Floats) -> Floats:
+        """The unit user vector (D,) of a pooled state (H,)."""
+        unit_D = np.empty(self.dim, np.float32)
+        projected(pooled, self._out_HD, self._out_bias_D, unit_D)
+        return unit_D
 
     def _place_of(self, event: FedEvent) -> tuple[int, int, int]:
         """Whether it has a text, and the rows of its kind and its rating bucket."""

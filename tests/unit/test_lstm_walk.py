@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.lstm_walk import LEVELS, lambert, lstm_walk
+from ray_jobs.encoders.lstm_walk import LEVELS, lambert, lstm_walk, projected
 
 WIDTHS = st.integers(1, 9)
 """Also what is no multiple of the rows that are added together."""
@@ -91,3 +91,23 @@ def test_what_is_no_number_is_not_hidden() -> None:
     h_TH, c_H = run(fed, np.array([True, True]), rest)
     assert np.isnan(h_TH).all()
     assert np.isnan(c_H).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), WIDTHS, WIDTHS, st.sampled_from((1e-20, 1, 1e6)))
+def test_a_projected_state_has_length_one_unless_it_is_nothing(
+    seed: int, hidden: int, dim: int, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    state_H, weights_HD, bias_D = (
+        rng.normal(size=shape).astype(np.float32) for shape in (hidden, (hidden, dim), dim)
+    )
+    state_H, bias_D = state_H * np.float32(scale), bias_D * np.float32(scale)
+    unit_D = np.empty(dim, np.float32)
+    projected(state_H, weights_HD, bias_D, unit_D)
+    wanted_D = state_H.astype(np.float64) @ weights_HD + bias_D
+    length = max(float(np.linalg.norm(wanted_D)), 1e-12)
+    # Where terms cancel out, what float32 keeps of them is less than of the sum.
+    terms = np.abs(state_H) @ np.abs(weights_HD) + np.abs(bias_D)
+    near = max(2e-6 * float(np.max(terms)) / length, 1e-6)
+    np.testing.assert_allclose(unit_D, wanted_D / length, atol=near)
