@@ -112,7 +112,8 @@ def measure(size: Size) -> Report:
             Ratio(
                 name="64 users at once and LSTMCell",
                 value=ratio(together["step"], together["LSTMCell"]),
-                of="gates and step of 64 users / torch LSTMCell of 64 users, ready inputs",
+                of="gates and step of 64 users, one by one / torch LSTMCell of all at once, both "
+                "from ready inputs",
             ),
             Ratio(
                 name="a million histories, CPU minutes",
@@ -208,18 +209,20 @@ def _products(encoder: UserEncoder) -> Callable[[], object]:
 
 
 def _together(subject: _Subject, size: Size) -> dict[str, Times]:
-    encoder = subject.encoder
-    events = [subject.events[row % len(subject.events)] for row in range(USERS_AT_ONCE)]
-    h_BH = np.repeat(subject.session.h[None], USERS_AT_ONCE, axis=0)
-    c_BH = np.repeat(subject.session.c[None], USERS_AT_ONCE, axis=0)
-    gates_BG = encoder.gate_inputs(events)
-    inputs_BD = np.zeros((USERS_AT_ONCE, encoder.dim), np.float32)
+    """One event each of some users, one user after the other, and torch for all at once."""
+    encoder, session = subject.encoder, subject.session
+    events = [[subject.events[row % len(subject.events)]] for row in range(USERS_AT_ONCE)]
+    textless = [[replace(event, vector=None)] for (event,) in events]
     cell = torch.nn.LSTMCell(encoder.dim, encoder.hidden)
-    x_BD, state = torch.from_numpy(inputs_BD), (torch.from_numpy(h_BH), torch.from_numpy(c_BH))
+    x_BD, h_BH = torch.zeros(USERS_AT_ONCE, encoder.dim), torch.from_numpy(session.h)
+    state = (h_BH.repeat(USERS_AT_ONCE, 1), torch.from_numpy(session.c).repeat(USERS_AT_ONCE, 1))
+
+    def walked(of_users: list[list[FoldEvent]]) -> Callable[[], object]:
+        return lambda: [encoder.walk(of_user, session.h, session.c) for of_user in of_users]
+
     quick: dict[str, Callable[[], object]] = {
-        "events and step": lambda: encoder.step(encoder.gate_inputs(events), h_BH, c_BH),
-        "step": lambda: encoder.step(encoder.input_gates(inputs_BD), h_BH, c_BH),
-        "bare step": lambda: encoder.step(gates_BG, h_BH, c_BH),
+        "events and step": walked(events),
+        "step": walked(textless),
         "LSTMCell": lambda: cell(x_BD, state),
     }
     inner = max(1, INNER[size] // 10)
@@ -273,10 +276,9 @@ def _one_table(one: dict[str, Times], encoder: UserEncoder) -> Table:
 
 def _together_table(together: dict[str, Times]) -> Table:
     told = {
-        "events and step": "events to gates, LSTM step",
-        "step": "gates from ready inputs, LSTM step",
-        "bare step": "LSTM step",
-        "LSTMCell": "torch LSTMCell, ready inputs",
+        "events and step": "text product, gates, LSTM step, one user after the other",
+        "step": "gates from ready inputs, LSTM step, one user after the other",
+        "LSTMCell": "torch LSTMCell of all, ready inputs",
     }
     rows = tuple(
         (what, f"{1e6 * together[n].wall_s / USERS_AT_ONCE:.2f}") for n, what in told.items()

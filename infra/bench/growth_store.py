@@ -21,7 +21,7 @@ from infra.drills.catalog import ENCODER_ID, TEXT_DIM, fill_catalog
 from infra.drills.generation import fold_events
 from ray_jobs.encoders.config import UserLSTMConfig
 from ray_jobs.encoders.fit import FitResult
-from ray_jobs.encoders.fold import FoldEvent, fold, fold_many
+from ray_jobs.encoders.fold import FoldEvent, fold
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.user_lstm import UserLSTM
 from ray_jobs.encoders.weights import load_weights, save_weights
@@ -175,7 +175,7 @@ def _write_sessions(engine: Engine, encoder: UserEncoder) -> None:
             for event in chunk:
                 histories.setdefault(event.user_key, []).extend(fold_events([event], vectors))
     keys = sorted(histories)
-    folded = fold_many(encoder, [histories[key] for key in keys])
+    folded = [fold(encoder, None, histories[key]) for key in keys]
     rows = (
         SessionRow(key, session.user_seq, session.to_bytes())
         for key, session in zip(keys, folded, strict=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.fold import fold_many
+from ray_jobs.encoders.fold import fold
 from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import item_vectors
@@ -109,7 +109,7 @@ def _fold_s(night: Night) -> float:
     encoder = load_weights(night.workspace.directory / "weights.safetensors")
     users = range(min(USERS, len(histories.offsets_U1) - 1))
     events = [histories.events_of(user) for user in users]
-    seconds = _seconds(lambda: fold_many(encoder, events))
+    seconds = _seconds(lambda: [fold(encoder, None, history) for history in events])
     return seconds / sum(map(len, events)) * len(histories.user_keys_E)
 
 

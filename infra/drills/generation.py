@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from infra.drills.catalog import ENCODER_ID, embed
 from ray_jobs.encoders import logged
 from ray_jobs.encoders.fit import FitResult
-from ray_jobs.encoders.fold import FoldEvent, fold_many
+from ray_jobs.encoders.fold import FoldEvent, fold
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.user_lstm import UserLSTM, UserLSTMConfig
@@ -125,7 +125,7 @@ def fold_sessions(engine: Engine, encoder: UserEncoder) -> list[SessionRow]:
         digests = {e.text_digest for h in histories.values() for e in h if e.text_digest}
         vectors = _vectors(conn, sorted(digests))
     keys = sorted(histories)
-    folded = fold_many(encoder, [fold_events(histories[key], vectors) for key in keys])
+    folded = [fold(encoder, None, fold_events(histories[key], vectors)) for key in keys]
     return [
         SessionRow(key, session.user_seq, session.to_bytes())
         for key, session in zip(keys, folded, strict=True)

@@ -3,10 +3,10 @@
     session = fold(encoder, base, tail_of_the_log)
     vector = user_vector(encoder, session)          # what the shards are searched with
 
-The twin of `user_lstm` (tests hold the two within 1e-5). One user's events go through one compiled
-loop, event by event (`lstm_walk`); those of many users step together, by numpy.
+The twin of `user_lstm` (tests hold the two within 1e-5). By day and by night a user's events go
+through one compiled loop (`lstm_walk`), which gives the same bits wherever a history is cut.
 
-Shapes: B users, T events, N items, E text_dim, D dim, H hidden, G = 4H gates.
+Shapes: T events, E text_dim, D dim, H hidden.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,8 @@ __all__ = [
     "effective",
     "event_time",
     "fold",
-    "fold_many",
     "user_vector",
 ]
-
-FOLD_BATCH_USERS = 256
-"""Users stepped at once by `fold_many`: half of what a step alone costs, and bounded memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,61 +86,9 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
         h_TH, c = encoder.walk(counted, h, c)
         pooled = encoder.accumulate(pooled, h_TH)
         h = h_TH[-1].copy()  # a view would keep all of them in memory
-    return _advance(start, events[-1].user_seq, counted, (h, c, pooled))
-
-
-def fold_many(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]]) -> list[Session]:
-    """Sessions of whole histories from nothing, in the order given; equal to `fold` of each."""
-    counted = [effective(history) for history in histories]
-    for history in histories:
-        _check_order(0, history)
-    sessions: list[Session] = [encoder.zero()] * len(histories)
-    longest_first = sorted(range(len(histories)), key=lambda user: -len(counted[user]))
-    for first in range(0, len(histories), FOLD_BATCH_USERS):
-        users = longest_first[first : first + FOLD_BATCH_USERS]
-        states = _step_together(encoder, [counted[user] for user in users])
-        for row, user in enumerate(users):
-            if histories[user]:
-                # Copies: a view would keep the whole batch in memory.
-                state = (states[0][row].copy(), states[1][row].copy(), states[2][row].copy())
-                last_seq = histories[user][-1].user_seq
-                sessions[user] = _advance(encoder.zero(), last_seq, counted[user], state)
-    return sessions
-
-
-def user_vector(encoder: UserEncoder, session: Session) -> NDArray[np.float32] | None:
-    """The unit user vector (D,), or None for a user of whom nothing was fed yet."""
-    if session.steps == 0:
-        return None
-    pooled = encoder.pooled_state(session.h, session.pooled, session.steps)
-    return encoder.user_vector(pooled)
-
-
-_State = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-
-
-def _step_together(encoder: UserEncoder, histories: Sequence[Sequence[FoldEvent]]) -> _State:
-    """h, c (B, H) and pooled (B, P) of effective histories, longest first."""
-    lengths = [len(history) for history in histories]
-    zero = encoder.zero()
-    h = np.zeros((len(histories), len(zero.h)), np.float32)
-    c = np.zeros((len(histories), len(zero.c)), np.float32)
-    pooled = np.zeros((len(histories), len(zero.pooled)), np.float32)
-    active = len(histories)
-    for step in range(max(lengths, default=0)):
-        while lengths[active - 1] <= step:
-            active -= 1
-        gates_BG = encoder.gate_inputs([history[step] for history in histories[:active]])
-        h[:active], c[:active] = encoder.step(gates_BG, h[:active], c[:active])
-        pooled[:active] = encoder.accumulate(pooled[:active], h[None, :active])
-    return h, c, pooled
-
-
-def _advance(start: Session, user_seq: int, counted: Sequence[FoldEvent], state: _State) -> Session:
-    h, c, pooled = state
     items = remembered(start, counted)
     return Session(
-        user_seq=user_seq,
+        user_seq=events[-1].user_seq,
         h=h,
         c=c,
         pooled=pooled,
@@ -155,6 +99,14 @@ def _advance(start: Session, user_seq: int, counted: Sequence[FoldEvent], state:
         excluded=items.excluded,
         recent=items.recent,
     )
+
+
+def user_vector(encoder: UserEncoder, session: Session) -> NDArray[np.float32] | None:
+    """The unit user vector (D,), or None for a user of whom nothing was fed yet."""
+    if session.steps == 0:
+        return None
+    pooled = encoder.pooled_state(session.h, session.pooled, session.steps)
+    return encoder.user_vector(pooled)
 
 
 def _check_order(base_seq: int, events: Sequence[FoldEvent]) -> None:

@@ -1,6 +1,6 @@
-"""The weights of one generation, laid out for numpy: steps and item vectors without torch.
+"""The weights of one generation, laid out for the fold: states and vectors without torch.
 
-Shapes: B users, T events, N items, R residuals, E text_dim, D dim, H hidden, G = 4H gates.
+Shapes: T events, N items, R residuals, E text_dim, D dim, H hidden, G = 4H gates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,15 +64,12 @@ class UserEncoder:
         given_KRD = tensors["kind"][:, None] + tensors["rating"]
         self._given_2KRD = np.stack([given_KRD + tensors["unknown"], given_KRD + self._text_bias_D])
         self._given_2KRD.flags.writeable = False
-        # torch's gates i, f, g, o become i, f, o, g, and the first three are halved:
-        # sigmoid(x) = (tanh(x / 2) + 1) / 2, so one tanh over all four gates does.
+        # torch's gates i, f, g, o become i, f, o, g, and the first three are halved, as `lstm_walk`
+        # has them.
         self._input_DG = _gates(tensors["lstm.weight_ih"])
         self._hidden_HG = _gates(tensors["lstm.weight_hh"])
         self._no_texts = np.zeros((0, self.text_dim), np.float32), _IS_NOT
         self._bias_G = _gates(tensors["lstm.bias"][:, None])[0]
-        # (tanh + 1) / 2 for i, f and o, the tanh itself for g: two calls over all four.
-        self._scale_G = np.repeat(np.array([0.5, 1.0], np.float32), [3 * self.hidden, self.hidden])
-        self._shift_G = np.repeat(np.array([0.5, 0.0], np.float32), [3 * self.hidden, self.hidden])
         self._out_HD = np.ascontiguousarray(tensors["out.weight"].T)
         self._out_bias_D = tensors["out.bias"]
         self._zero = Session(
@@ -135,26 +132,8 @@ class UserEncoder:
         texts = self._texts_of(events)
         h_TH, c_H = np.empty((len(events), self.hidden), np.float32), c.copy()
         weights = (self._text_ED, self._input_DG, self._bias_G, self._hidden_HG)
-        lstm_walk(*texts, self._given(events), *weights, h, h_TH, c_H)
+        lstm_walk(*texts, self._given(events), *weights, h[None], h_TH, c_H)
         return h_TH, c_H
-
-    def gate_inputs(self, events: Sequence[FedEvent]) -> Floats:
-        """The input's share (T, G) of the gates, for all events at once.
-
-        Raises:
-            ValueError: a kind these weights do not know, or a vector of another width.
-        """
-        texts_NE, has_text_T = self._texts_of(events)
-        inputs_TD = self._given(events).copy()
-        if len(texts_NE):
-            inputs_TD[has_text_T] += texts_NE @ self._text_ED
-        return self.input_gates(inputs_TD)
-
-    def input_gates(self, inputs: Floats) -> Floats:
-        """Gates (T, G) of LSTM inputs (T, D)."""
-        gates: Floats = inputs @ self._input_DG
-        gates += self._bias_G
-        return gates
 
     def _texts_of(self, events: Sequence[FedEvent]) -> tuple[Floats, Mask]:
         """Text vectors (N, E) of those events that have one, and which do (T,)."""
@@ -195,20 +174,6 @@ class UserEncoder:
                 given_D = given_D + self._residual_RD[row]
         return given_D
 
-    def step(self, gates: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """One LSTM step of many users: gates (B, G), states (B, H). Returns new arrays."""
-        hidden = self.hidden
-        active = h @ self._hidden_HG
-        active += gates
-        np.tanh(active, out=active)
-        active *= self._scale_G
-        active += self._shift_G
-        c = active[..., hidden : 2 * hidden] * c
-        c += active[..., :hidden] * active[..., 3 * hidden :]
-        h = np.tanh(c)
-        h *= active[..., 2 * hidden : 3 * hidden]
-        return h, c
-
     def accumulate(self, pooled: Floats, states: Floats) -> Floats:
         """The pooled sum (`mean`) or average (`ema`) after some more states, one a row; nothing for
         `last`."""
@@ -230,8 +195,9 @@ class UserEncoder:
 
     def user_vector(self, pooled: Floats) -> Floats:
         """The unit user vector (D,) of a pooled state (H,)."""
-        unit_D = np.empty(self.dim, np.float32)
-        projected(pooled, self._out_HD, self._out_bias_D, unit_D)
+        unit_1D = np.empty((1, self.dim), np.float32)
+        projected(pooled[None], self._out_HD, self._out_bias_D, unit_1D)
+        unit_D: Floats = unit_1D[0]
         return unit_D
 
     def _place_of(self, event: FedEvent) -> tuple[int, int, int]:

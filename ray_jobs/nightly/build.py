@@ -28,7 +28,7 @@ import ray
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import SEEN_KINDS
-from ray_jobs.encoders.fold import fold_many, user_vector
+from ray_jobs.encoders.fold import fold, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
@@ -206,7 +206,7 @@ def _queries(workspace: Workspace, vectors_ND: NDArray[np.float32]) -> NDArray[n
     histories = open_histories(workspace)
     users = len(histories.offsets_U1) - 1
     drawn = np.sort(rng.choice(users, min(QUERIES, users), replace=False)).tolist()
-    sessions = fold_many(encoder, [histories.events_of(user) for user in drawn])
+    sessions = (fold(encoder, None, histories.events_of(user)) for user in drawn)
     asked = [user_vector(encoder, session) for session in sessions]
     queries = [vector for vector in asked if vector is not None and np.isfinite(vector).all()]
     missing = min(max(0, MIN_QUERIES - len(queries)), len(vectors_ND))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
-from ray_jobs.encoders.fold import fold_many
+from ray_jobs.encoders.fold import fold as folded
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.histories import open_histories
 from ray_jobs.nightly.kept import Kept, KeptFile
@@ -96,13 +96,13 @@ def trimmed_of(workspace: Workspace) -> dict[int, int]:
 def fold_range(workspace: Workspace, user_keys: UserRange) -> list[SessionRow]:
     """Sessions of the users of a range, both ends included."""
     encoder = load_weights(workspace.directory / "weights.safetensors")
-    users = list(open_histories(workspace, user_keys).users())
-    sessions = fold_many(encoder, [events for _, events in users])
     trimmed = trimmed_of(workspace)
-    return [
-        SessionRow(user_key, session.user_seq, session.to_bytes(), trimmed.get(user_key, 0))
-        for (user_key, _), session in zip(users, sessions, strict=True)
-    ]
+    rows = []
+    for user_key, events in open_histories(workspace, user_keys).users():
+        session = folded(encoder, None, events)
+        state, trimmed_seq = session.to_bytes(), trimmed.get(user_key, 0)
+        rows.append(SessionRow(user_key, session.user_seq, state, trimmed_seq))
+    return rows
 
 
 if __name__ == "__main__":

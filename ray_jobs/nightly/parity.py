@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
-from ray_jobs.encoders.fold import FoldEvent, fold, fold_many, user_vector
+from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
 from ray_jobs.encoders.item_bert import open_bert
 from ray_jobs.encoders.item_text import clean
 from ray_jobs.encoders.logged import fold_events
@@ -180,7 +180,7 @@ class Parity:
             history = events.read_tail(conn, user.user_key, 0, MAX_HISTORY)
             until = [event for event in history if event.user_seq <= answer.user_seq]
             fed = self._fed(conn, user.user_key, until)
-        (session,) = fold_many(self._encoder, [fed])
+        session = fold(self._encoder, None, fed)
         return max(
             _apart(answer.vector, user_vector(self._encoder, session)),
             _apart(answer.vector, self._reference.user_vector(fed)),

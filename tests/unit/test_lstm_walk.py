@@ -35,7 +35,7 @@ def run(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     *weights, h_H, c_H = rest
     h_TH, after_H = np.empty((len(fed[1]), len(h_H)), np.float32), c_H.copy()
-    lstm_walk(fed[0], has_text_T, fed[1], *weights, h_H, h_TH, after_H)
+    lstm_walk(fed[0], has_text_T, fed[1], *weights, h_H[None], h_TH, after_H)
     return h_TH, after_H
 
 
@@ -103,11 +103,11 @@ def test_a_projected_state_has_length_one_unless_it_is_nothing(
         rng.normal(size=shape).astype(np.float32) for shape in (hidden, (hidden, dim), dim)
     )
     state_H, bias_D = state_H * np.float32(scale), bias_D * np.float32(scale)
-    unit_D = np.empty(dim, np.float32)
-    projected(state_H, weights_HD, bias_D, unit_D)
+    unit_1D = np.empty((1, dim), np.float32)
+    projected(state_H[None], weights_HD, bias_D, unit_1D)
     wanted_D = state_H.astype(np.float64) @ weights_HD + bias_D
     length = max(float(np.linalg.norm(wanted_D)), 1e-12)
     # Where terms cancel out, what float32 keeps of them is less than of the sum.
     terms = np.abs(state_H) @ np.abs(weights_HD) + np.abs(bias_D)
     near = max(2e-6 * float(np.max(terms)) / length, 1e-6)
-    np.testing.assert_allclose(unit_D, wanted_D / length, atol=near)
+    np.testing.assert_allclose(unit_1D[0], wanted_D / length, atol=near)

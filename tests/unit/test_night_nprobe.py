@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from infra.bench.fold_data import ITEMS, write_night
-from ray_jobs.encoders.fold import fold_many, user_vector
+from ray_jobs.encoders.fold import fold, user_vector
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.build import build_shard, build_with, item_vectors
 from ray_jobs.nightly.histories import open_histories
@@ -53,7 +53,7 @@ def build_here(night: Night) -> Report:
 def recall_of_everyone(workspace: Workspace) -> float:
     """Mean recall@100 over the vectors of all users, with the manifest's nprobe."""
     encoder = load_weights(workspace.directory / "weights.safetensors")
-    sessions = fold_many(encoder, [events for _, events in open_histories(workspace).users()])
+    sessions = [fold(encoder, None, events) for _, events in open_histories(workspace).users()]
     asked = [user_vector(encoder, session) for session in sessions]
     queries_BD = np.array([vector for vector in asked if vector is not None])
     shards = ShardSet.open(workspace.directory, open_manifest(workspace.directory))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from infra.bench.serving.made_catalog import MadeCatalog
 from infra.drills.generation import seal
 from ray_jobs.encoders.fit import FitResult
-from ray_jobs.encoders.fold import FoldEvent, fold_many, user_vector
+from ray_jobs.encoders.fold import FoldEvent, fold, user_vector
 from ray_jobs.encoders.user_encoder import UserEncoder, unit_rows
 from ray_jobs.encoders.user_lstm import UserLSTM, UserLSTMConfig
 from ray_jobs.encoders.weights import load_weights, save_weights
@@ -50,7 +50,6 @@ TAUGHT_BY = 4_000
 """Users whose states fit the output layer."""
 LAST_ITEMS = 5
 PAGE = 5_000
-USERS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _drawn(seed: int, bert_NE: NDArray[np.float32], log: Log) -> FitResult:
     result = FitResult(model, nobody, (), 0)
     encoder = _loaded(result)
     histories = [events for _, events in islice(log.histories(bert_NE), TAUGHT_BY)]
-    states_UH = np.stack([session.h for session in fold_many(encoder, histories)])
+    states_UH = np.stack([fold(encoder, None, events).h for events in histories])
     targets_UD = np.stack([_taste(encoder, events) for events in histories])
     inputs = np.concatenate([states_UH, np.ones((len(states_UH), 1), np.float32)], axis=1)
     solved = np.linalg.lstsq(inputs, targets_UD, rcond=None)[0].astype(np.float32)
@@ -202,7 +201,7 @@ def _taste(encoder: UserEncoder, events: Sequence[FoldEvent]) -> NDArray[np.floa
 def _asked(encoder: UserEncoder, log: Log, bert_NE: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors (B, D) of users as they come (all are drawn alike), the last of so many."""
     histories = [events for _, events in islice(log.histories(bert_NE), TAUGHT_BY + QUERIES)]
-    sessions = fold_many(encoder, histories[-QUERIES:])
+    sessions = [fold(encoder, None, events) for events in histories[-QUERIES:]]
     vectors = [user_vector(encoder, session) for session in sessions]
     return np.stack([vector for vector in vectors if vector is not None])
 
@@ -252,16 +251,6 @@ def _write_priors(directory: Path, log: Log, items: int, at_ms: int) -> None:
 
 
 def _sessions(encoder: UserEncoder, log: Log, bert_NE: NDArray[np.float32]) -> Iterator[SessionRow]:
-    part: list[tuple[int, list[FoldEvent]]] = []
-
-    def folded() -> Iterator[SessionRow]:
-        sessions = fold_many(encoder, [events for _, events in part])
-        for (user_key, _), session in zip(part, sessions, strict=True):
-            yield SessionRow(user_key, session.user_seq, session.to_bytes())
-
-    for user in log.histories(bert_NE):
-        part.append(user)
-        if len(part) == USERS_AT_ONCE:
-            yield from folded()
-            part.clear()
-    yield from folded()
+    for user_key, events in log.histories(bert_NE):
+        session = fold(encoder, None, events)
+        yield SessionRow(user_key, session.user_seq, session.to_bytes())
