@@ -141,7 +141,7 @@ class UserEncoder:
             vector = events[0].vector
             if vector is None:
                 return self._no_texts
-            texts_NE = np.asarray(vector, np.float32)[None]
+            texts_NE = np.ascontiguousarray(vector, np.float32)[None]
             has_text_T = _IS_SO
         else:
             has_text_T = np.array([event.vector is not None for event in events])
