@@ -302,6 +302,7 @@ class UserStates:
         if snapshot.base == "session" and snapshot.session is not None:
             try:
                 session = Session.from_bytes(snapshot.session.state)
+                generation.encoder.check_fits(session)
             except SessionError as error:  # a cache: drop it, the log is the truth
                 log.error("session of generation %s: %s", generation.generation_id, error)
                 return None

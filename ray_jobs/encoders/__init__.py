@@ -1,4 +1,4 @@
-"""Text and events become vectors: pure torch and numpy, neither Ray nor a database.
+"""Text and events become vectors: pure torch, numpy and numba, neither Ray nor a database.
 
 In reading order: `item_text` (what BERT reads), `bert_settings`, `bert_forward` and `item_bert`
 (text -> BERT vector), `config` (what the weights mean), `user_lstm` (the model), `train_data`,

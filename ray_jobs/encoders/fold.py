@@ -75,6 +75,7 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
     Raises:
         ValueError: events out of order, not behind the base, or one that undoes into the base (the
             base is then invalid: refold from an older one or from nothing).
+        SessionError: a base of another encoder's size.
     """
     start = encoder.zero() if base is None else base
     _check_order(start.user_seq, events)
@@ -83,9 +84,7 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
     counted = effective(events)
     h, c, pooled = start.h, start.c, start.pooled
     if counted:
-        h_TH, c = encoder.walk(counted, h, c)
-        pooled = encoder.accumulate(pooled, h_TH)
-        h = h_TH[-1].copy()  # a view would keep all of them in memory
+        h, c, pooled = encoder.walk(counted, start)
     items = remembered(start, counted)
     return Session(
         user_seq=events[-1].user_seq,
@@ -102,7 +101,12 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
 
 
 def user_vector(encoder: UserEncoder, session: Session) -> NDArray[np.float32] | None:
-    """The unit user vector (D,), or None for a user of whom nothing was fed yet."""
+    """The unit user vector (D,), or None for a user of whom nothing was fed yet.
+
+    Raises:
+        SessionError: a session of another encoder's size.
+    """
+    encoder.check_fits(session)
     if session.steps == 0:
         return None
     pooled = encoder.pooled_state(session.h, session.pooled, session.steps)

@@ -6,7 +6,8 @@ calls of numpy the gates and the calls took as long as the products (`infra.benc
 By day and by night the same loop, and for each event the same sums in the same order, however many
 events it is handed: so a history gives the same bits wherever it is cut.
 
-Shapes: T events, N of them with a text, B of a block, E text_dim, D dim, H hidden, G = 4H gates.
+Shapes: T events, N of them with a text, B of a block, E text_dim, D dim, H hidden, G = 4H gates, P
+what is pooled.
 """
 
 from typing import Any
@@ -14,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_jobs.compiled import FLOATS, FLOATS_2D, MASK, WRITTEN, WRITTEN_2D, helper, kernel
+from ray_jobs.compiled import (
+    FLOAT32,
+    FLOATS,
+    FLOATS_2D,
+    MASK,
+    WRITTEN,
+    WRITTEN_2D,
+    called,
+    helper,
+    kernel,
+)
 
 Floats = NDArray[np.float32]
 
@@ -47,7 +58,7 @@ _SHORTEST = np.float32(1e-12)
 
 @helper
 def _tanh(x: Any) -> Any:
-    x = _FARTHEST if x > _FARTHEST else x  # not min and max: what is not finite stays so
+    x = _FARTHEST if x > _FARTHEST else x  # not min and max: what is no number stays so
     x = -_FARTHEST if x < -_FARTHEST else x
     y = x * x
     over = _OVER[0] * y + _OVER[1]
@@ -59,7 +70,7 @@ def _tanh(x: Any) -> Any:
     return x * over / under
 
 
-@helper
+@called
 def _add_products(vectors_BX: Floats, weights_XY: Floats, sums_BY: Floats) -> None:
     """Four rows of weights at a time, for all vectors: so each weight is read once for them, and
     each sum once for four weights. What is added to a sum, and when, is the same for any B."""
@@ -67,7 +78,8 @@ def _add_products(vectors_BX: Floats, weights_XY: Floats, sums_BY: Floats) -> No
     whole = width // 4 * 4
     for x in range(0, whole, 4):
         for row in range(len(vectors_BX)):
-            a, b, c, d = vectors_BX[row, x : x + 4]
+            a, b = vectors_BX[row, x], vectors_BX[row, x + 1]
+            c, d = vectors_BX[row, x + 2], vectors_BX[row, x + 3]
             for y in range(sums_BY.shape[1]):
                 two = a * weights_XY[x, y] + b * weights_XY[x + 1, y]
                 sums_BY[row, y] += two + (c * weights_XY[x + 2, y] + d * weights_XY[x + 3, y])
@@ -80,8 +92,7 @@ def _add_products(vectors_BX: Floats, weights_XY: Floats, sums_BY: Floats) -> No
 @kernel(
     *(FLOATS_2D, MASK, FLOATS_2D),
     *(FLOATS_2D, FLOATS_2D, FLOATS, FLOATS_2D),
-    *(FLOATS_2D, WRITTEN_2D, WRITTEN),
-    reordered=True,
+    *(FLOAT32, FLOAT32, WRITTEN_2D, WRITTEN, WRITTEN),
 )
 def lstm_walk(
     texts_NE: Floats,
@@ -91,19 +102,22 @@ def lstm_walk(
     input_DG: Floats,
     bias_G: Floats,
     hidden_HG: Floats,
+    keep: float,
+    add: float,
     h_1H: Floats,
-    h_TH: Floats,
     c_H: Floats,
+    pooled_P: Floats,
 ) -> None:
-    """Fills `h_TH` with the state after each event, and takes `c_H` to the last.
+    """Takes the state `h_1H`, `c_H` and `pooled_P` to what it is after the events.
 
     `texts_NE` are the text vectors of the events that have one, `given_TD` what each is fed beside.
     Weights and bias as `UserEncoder` lays them out: gates i, f, o, g, the first three halved, since
-    sigmoid(x) = (tanh(x / 2) + 1) / 2.
+    sigmoid(x) = (tanh(x / 2) + 1) / 2. After each event pooled = keep x pooled + add x h, P = H or
+    0.
     """
-    hidden = len(c_H)
-    texts_BD = np.empty((BLOCK, given_TD.shape[1]), np.float32)
-    inputs_BD, gates_BG = np.empty_like(texts_BD), np.empty((BLOCK, 4 * hidden), np.float32)
+    dim, hidden = given_TD.shape[1], len(c_H)
+    texts_BD, inputs_BD = np.empty((BLOCK, dim), np.float32), np.empty((BLOCK, dim), np.float32)
+    gates_BG = np.empty((BLOCK, 4 * hidden), np.float32)
     half, one = np.float32(0.5), np.float32(1.0)
     text = 0
     for first in range(0, len(given_TD), BLOCK):
@@ -111,39 +125,48 @@ def lstm_walk(
         texts = 0
         for row in range(count):
             texts += has_text_T[first + row]
-        texts_BD[:texts] = np.float32(0.0)
+        for row in range(texts):
+            for column in range(dim):
+                texts_BD[row, column] = np.float32(0.0)
         _add_products(texts_NE[text : text + texts], text_ED, texts_BD[:texts])
         text += texts
         texts = 0
         for row in range(count):
-            inputs_BD[row] = given_TD[first + row]
+            for column in range(dim):
+                inputs_BD[row, column] = given_TD[first + row, column]
             if has_text_T[first + row]:
-                inputs_BD[row] += texts_BD[texts]
+                for column in range(dim):
+                    inputs_BD[row, column] += texts_BD[texts, column]
                 texts += 1
-            gates_BG[row] = bias_G
+            for gate in range(4 * hidden):
+                gates_BG[row, gate] = bias_G[gate]
         _add_products(inputs_BD[:count], input_DG, gates_BG[:count])
         for row in range(count):
-            event = first + row
-            before_1H = h_1H if event == 0 else h_TH[event - 1 : event]
-            gates_1G = gates_BG[row : row + 1]
-            _add_products(before_1H, hidden_HG, gates_1G)
+            _add_products(h_1H, hidden_HG, gates_BG[row : row + 1])
+            gates_G = gates_BG[row]
+            for gate in range(4 * hidden):
+                gates_G[gate] = _tanh(gates_G[gate])
             for unit in range(hidden):
-                taken = half * (_tanh(gates_1G[0, unit]) + one)
-                kept = half * (_tanh(gates_1G[0, hidden + unit]) + one)
-                shown = half * (_tanh(gates_1G[0, 2 * hidden + unit]) + one)
-                c = kept * c_H[unit] + taken * _tanh(gates_1G[0, 3 * hidden + unit])
-                c_H[unit] = c
-                h_TH[event, unit] = shown * _tanh(c)
+                taken = half * (gates_G[unit] + one)
+                kept = half * (gates_G[hidden + unit] + one)
+                c_H[unit] = kept * c_H[unit] + taken * gates_G[3 * hidden + unit]
+                shown = half * (gates_G[2 * hidden + unit] + one)
+                h_1H[0, unit] = shown * _tanh(c_H[unit])
+            for unit in range(len(pooled_P)):
+                pooled_P[unit] = keep * pooled_P[unit] + add * h_1H[0, unit]
 
 
-@kernel(FLOATS_2D, FLOATS_2D, FLOATS, WRITTEN_2D, reordered=True)
+@kernel(FLOATS_2D, FLOATS_2D, FLOATS, WRITTEN_2D)
 def projected(state_1H: Floats, weights_HD: Floats, bias_D: Floats, unit_1D: Floats) -> None:
     """Fills `unit_1D` with state @ weights + bias, scaled to length 1; shorter than 1e-12 stays
     near 0, as in torch."""
-    unit_1D[0] = bias_D
+    for unit in range(len(bias_D)):
+        unit_1D[0, unit] = bias_D[unit]
     _add_products(state_1H, weights_HD, unit_1D)
     squares = np.float32(0.0)
     for unit in range(len(bias_D)):
         squares += unit_1D[0, unit] * unit_1D[0, unit]
     norm = np.sqrt(squares)
-    unit_1D[0] /= norm if norm > _SHORTEST else _SHORTEST
+    norm = norm if norm > _SHORTEST else _SHORTEST
+    for unit in range(len(bias_D)):
+        unit_1D[0, unit] /= norm

@@ -1,4 +1,4 @@
-"""The user vector by torch, from a weights file: what the numpy fold is held against.
+"""The user vector by torch, from a weights file: what the fold is held against.
 
 Slow and plain: `UserLSTM.forward` over the effective history, nothing kept from one event to the
 next. Shapes: L events, N distinct texts, E text_dim, D dim.

@@ -70,6 +70,11 @@ class Session:
     recent: NDArray[np.int64]
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of h, c and pooled."""
+        return len(self.h), len(self.c), len(self.pooled)
+
+    @property
     def is_bought(self) -> NDArray[np.bool_]:
         """Whether each seen ordinal was bought, (S,)."""
         bought: NDArray[np.bool_] = self.seen_kinds & _BOUGHT != 0

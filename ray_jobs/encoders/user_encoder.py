@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UserLSTMConfig
+from ray_jobs.encoders.errors import SessionError
 from ray_jobs.encoders.lstm_walk import lstm_walk, projected
 from ray_jobs.encoders.session import Session
 
@@ -72,6 +73,10 @@ class UserEncoder:
         self._bias_G = _gates(tensors["lstm.bias"][:, None])[0]
         self._out_HD = np.ascontiguousarray(tensors["out.weight"].T)
         self._out_bias_D = tensors["out.bias"]
+        # After each event pooled = keep x pooled + add x h.
+        decay = np.float32(config.ema_decay)
+        is_ema = config.pooling == "ema"
+        self._pooling = (decay, np.float32(1) - decay) if is_ema else (np.float32(1),) * 2
         self._zero = Session(
             user_seq=0,
             h=np.zeros(self.hidden, np.float32),
@@ -123,17 +128,26 @@ class UserEncoder:
         """Unit vectors (N, D) of texts that are no items: what a search is looked up with."""
         return unit_rows(np.asarray(bert_NE, dtype=np.float32) @ self._text_ED + self._text_bias_D)
 
-    def walk(self, events: Sequence[FedEvent], h: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """One user's events, one after the other: h after each of them (T, H), c after the last.
+    def walk(self, events: Sequence[FedEvent], start: Session) -> tuple[Floats, Floats, Floats]:
+        """h, c and pooled after one user's events, one after the other.
 
         Raises:
             ValueError: a kind these weights do not know, or a vector of another width.
+            SessionError: a session of another encoder's size.
         """
-        texts = self._texts_of(events)
-        h_TH, c_H = np.empty((len(events), self.hidden), np.float32), c.copy()
+        self.check_fits(start)
+        texts, given_TD = self._texts_of(events), self._given(events)
+        h_1H, c_H, pooled_P = start.h[None].copy(), start.c.copy(), start.pooled.copy()
         weights = (self._text_ED, self._input_DG, self._bias_G, self._hidden_HG)
-        lstm_walk(*texts, self._given(events), *weights, h[None], h_TH, c_H)
-        return h_TH, c_H
+        lstm_walk(*texts, given_TD, *weights, *self._pooling, h_1H, c_H, pooled_P)
+        return h_1H[0], c_H, pooled_P
+
+    def check_fits(self, session: Session) -> None:
+        """Raises SessionError for a session that another encoder's state is in: kernels check no
+        index."""
+        sizes, ours = session.sizes, self._zero.sizes
+        if sizes != ours:
+            raise SessionError(f"h, c and pooled are {sizes} numbers, these weights have {ours}")
 
     def _texts_of(self, events: Sequence[FedEvent]) -> tuple[Floats, Mask]:
         """Text vectors (N, E) of those events that have one, and which do (T,)."""
@@ -174,19 +188,6 @@ class UserEncoder:
                 given_D = given_D + self._residual_RD[row]
         return given_D
 
-    def accumulate(self, pooled: Floats, states: Floats) -> Floats:
-        """The pooled sum (`mean`) or average (`ema`) after some more states, one a row; nothing for
-        `last`."""
-        if self.config.pooling == "last":
-            return pooled
-        decay = np.float32(self.config.ema_decay)
-        for h in states:
-            if self.config.pooling == "mean":
-                pooled = pooled + h
-            else:
-                pooled = decay * pooled + (np.float32(1.0) - decay) * h
-        return pooled
-
     def pooled_state(self, h: Floats, pooled: Floats, steps: int) -> Floats:
         """What the user vector is read from."""
         if self.config.pooling == "last":
@@ -194,7 +195,7 @@ class UserEncoder:
         return pooled / np.float32(steps) if self.config.pooling == "mean" else pooled
 
     def user_vector(self, pooled: Floats) -> Floats:
-        """The unit user vector (D,) of a pooled state (H,)."""
+        """The unit user vector (D,) of a pooled state (H,), of a session that was checked."""
         unit_1D = np.empty((1, self.dim), np.float32)
         projected(pooled[None], self._out_HD, self._out_bias_D, unit_1D)
         unit_D: Floats = unit_1D[0]

@@ -1,7 +1,7 @@
 """The weights file of a generation: safetensors, with config, residual ordinals and a digest.
 
-Numpy only to read (`load_weights`), so that a replica answers without torch. Written to a
-temporary file, synced, renamed: a crash leaves the old file or the new one.
+Read without torch (`load_weights`), so that a replica answers without it. Written to a temporary
+file, synced, renamed: a crash leaves the old file or the new one.
 
     tensor            shape           what
     text.weight/bias  (D, E), (D,)    projection of BERT vectors
@@ -168,7 +168,7 @@ def load_model(path: Path) -> tuple["UserLSTM", NDArray[np.int64]]:
 
 
 def encoder_of(fitted: Fitted) -> UserEncoder:
-    """The numpy twin of a model in memory, as if it had been saved and loaded."""
+    """The twin of a model in memory, as if it had been saved and loaded."""
     tensors: Tensors = _tensors_of(fitted.model)
     ordinals = np.asarray(fitted.residual_ordinals, dtype=np.int64)
     config = fitted.model.config

@@ -1,5 +1,6 @@
 """The bench of growth at a small size: what it measures, and what it says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,9 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
     )
     assert float(busy[0]) == pytest.approx(2 * float(busy[1]), abs=0.02)
     assert caches[0] == caches[1]
+    more = replace(exact, private=own + 20e6)  # of two gateways
+    more_caches = floors_table(floors, [more]).rows[-1][1]
+    assert float(more_caches.split()[0]) - float(caches[0].split()[0]) == pytest.approx(10, abs=1)
     assert floors_table(floors, []).rows[-1][1] == ""
 
 

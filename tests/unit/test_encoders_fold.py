@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders import remembered as remembered_module
 from ray_jobs.encoders.config import KINDS, SEEN_BITS, UNDO, Pooling, UserLSTMConfig
+from ray_jobs.encoders.errors import SessionError
 from ray_jobs.encoders.fold import FoldEvent, effective, event_time, fold, user_vector
 from ray_jobs.encoders.reference import Reference
 from ray_jobs.encoders.session import Session
@@ -292,6 +293,24 @@ def test_the_fold_never_writes_to_its_base() -> None:
     before = base.to_bytes()
     fold(encoder, base, [FoldEvent(2, "click", 4, None)])
     assert base.to_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("of", "by"),
+    [
+        (twins("last", hidden=20), TWINS["last"]),
+        (twins("last", hidden=12), TWINS["last"]),
+        (TWINS["last"], TWINS["mean"]),
+        (TWINS["mean"], TWINS["last"]),
+    ],
+)
+def test_a_session_of_another_encoders_size_is_refused(of: Twins, by: Twins) -> None:
+    """Kernels check no index: it would be read past its end."""
+    base = Session.from_bytes(fold(of.encoder, None, [FoldEvent(1, "click", 3, None)]).to_bytes())
+    with pytest.raises(SessionError, match="these weights have"):
+        fold(by.encoder, base, [FoldEvent(2, "click", 3, None)])
+    with pytest.raises(SessionError, match="these weights have"):
+        user_vector(by.encoder, base)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,6 @@
 
 variants   the rows of the table: what each changes
 models     user encoders and losses that differ from the shipped ones
-ranker     fits a variant, and answers by torch instead of the numpy fold
+ranker     fits a variant, and answers by torch instead of the fold
 texts      other cleanings of the texts that BERT reads
 """

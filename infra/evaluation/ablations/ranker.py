@@ -1,4 +1,4 @@
-"""Fits a variant, and answers leave-one-out questions by torch instead of the numpy fold: what a
+"""Fits a variant, and answers leave-one-out questions by torch instead of the fold: what a
 variant changes, the fold does not know. For what ships the two give the same lists.
 
 Shapes: I items, T text_dim, U users.

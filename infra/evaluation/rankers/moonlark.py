@@ -1,4 +1,4 @@
-"""Our model as it ships: weights by `ray_jobs.encoders.fit`, user vectors by the numpy fold.
+"""Our model as it ships: weights by `ray_jobs.encoders.fit`, user vectors by the fold.
 
 `Moonlark` is the user vector alone: items in the order of the cosine. A lesson trains, or, where
 the last training is younger than `days`, keeps the weights; histories are folded event by event

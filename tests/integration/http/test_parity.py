@@ -109,6 +109,26 @@ def test_a_stored_session_that_is_wrong_is_found(stack: Stack) -> None:
         check({**report, "canary_min_cosine": 1.0})
 
 
+def test_a_stored_session_of_another_encoders_size_is_dropped(stack: Stack) -> None:
+    live(stack)
+    cached = over_http(stack.replicas[0])("u1")
+    with read_snapshot(stack.engine) as conn:
+        user = find_user(conn, "u1")
+        assert user is not None
+        row = read_session(conn, "g1", user.user_key)
+    assert row is not None
+    session = Session.from_bytes(row.state)
+    half = len(session.h) // 2
+    smaller = replace(session, h=session.h[:half], c=session.c[:half]).to_bytes()
+    with write(stack.engine) as conn:
+        conn.execute(
+            update(sessions).where(sessions.c.user_key == user.user_key).values(state=smaller)
+        )
+    refolded = over_http(stack.replicas[1])("u1")
+    assert refolded.user_seq == cached.user_seq
+    np.testing.assert_array_equal(refolded.vector, cached.vector)
+
+
 def test_a_replica_that_answers_something_else_is_found(stack: Stack) -> None:
     live(stack)
     honest = over_http(stack.replicas[0])
