@@ -70,8 +70,9 @@ def array_of(number: Any, dimensions: int = 1) -> types.Array:
     return types.Array(number, dimensions, "C", readonly=True, aligned=False)
 
 
-INTS, INTS32 = array_of(types.int64), array_of(types.int32)
+INTS, INTS_2D, INTS32 = array_of(types.int64), array_of(types.int64, 2), array_of(types.int32)
 FLOATS, FLOATS_2D = array_of(types.float32), array_of(types.float32, 2)
+FLOATS_4D = array_of(types.float32, 4)
 MASK, BYTES = array_of(types.boolean), array_of(types.uint8)
 WRITTEN, WRITTEN_2D = types.Array(types.float32, 1, "C"), types.Array(types.float32, 2, "C")
 WRITTEN_INTS, WRITTEN_BYTES = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")

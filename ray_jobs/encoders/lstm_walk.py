@@ -6,8 +6,8 @@ calls of numpy the gates and the calls took as long as the products (`infra.benc
 By day and by night the same loop, and for each event the same sums in the same order, however many
 events it is handed: so a history gives the same bits wherever it is cut.
 
-Shapes: T events, N of them with a text, B of a block, E text_dim, D dim, H hidden, G = 4H gates, P
-what is pooled.
+Shapes: T events, N of them with a text, B of a block, K kinds, Q rating buckets, R residuals,
+E text_dim, D dim, H hidden, G = 4H gates, P what is pooled (H or 0).
 """
 
 from typing import Any
@@ -19,7 +19,9 @@ from ray_jobs.compiled import (
     FLOAT32,
     FLOATS,
     FLOATS_2D,
-    MASK,
+    FLOATS_4D,
+    INTS,
+    INTS_2D,
     WRITTEN,
     WRITTEN_2D,
     called,
@@ -28,7 +30,10 @@ from ray_jobs.compiled import (
 )
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
+NO_ITEM = -1
+"""In the place of an ordinal."""
 BLOCK = 8
 """Events whose texts and inputs are multiplied together: weights are read once for them, and what
 is added to stays in the nearest cache."""
@@ -90,18 +95,20 @@ def _add_products(vectors_BX: Floats, weights_XY: Floats, sums_BY: Floats) -> No
 
 
 @kernel(
-    *(FLOATS_2D, MASK, FLOATS_2D),
-    *(FLOATS_2D, FLOATS_2D, FLOATS, FLOATS_2D),
-    *(FLOAT32, FLOAT32, WRITTEN_2D, WRITTEN, WRITTEN),
+    *(INTS_2D, FLOATS_2D),
+    *(FLOATS_4D, INTS, FLOATS_2D, FLOATS_2D, FLOATS_2D, FLOATS_2D, FLOATS, FLOAT32, FLOAT32),
+    *(WRITTEN_2D, WRITTEN, WRITTEN),
 )
 def lstm_walk(
+    fed_T4: Ints,
     texts_NE: Floats,
-    has_text_T: NDArray[np.bool_],
-    given_TD: Floats,
+    given_2KQD: Floats,
+    residual_ordinals_R: Ints,
+    residual_RD: Floats,
     text_ED: Floats,
     input_DG: Floats,
-    bias_G: Floats,
     hidden_HG: Floats,
+    bias_G: Floats,
     keep: float,
     add: float,
     h_1H: Floats,
@@ -110,21 +117,21 @@ def lstm_walk(
 ) -> None:
     """Takes the state `h_1H`, `c_H` and `pooled_P` to what it is after the events.
 
-    `texts_NE` are the text vectors of the events that have one, `given_TD` what each is fed beside.
-    Weights and bias as `UserEncoder` lays them out: gates i, f, o, g, the first three halved, since
-    sigmoid(x) = (tanh(x / 2) + 1) / 2. After each event pooled = keep x pooled + add x h, P = H or
-    0.
+    `fed_T4` says of each event whether it has a text, its rows in `given_2KQD`, and its ordinal or
+    NO_ITEM; `texts_NE` are the vectors of those that have a text. Weights and bias as `UserEncoder`
+    lays them out: gates i, f, o, g, the first three halved, since
+    sigmoid(x) = (tanh(x / 2) + 1) / 2. After each event pooled = keep x pooled + add x h.
     """
-    dim, hidden = given_TD.shape[1], len(c_H)
+    dim, hidden = input_DG.shape[0], len(c_H)
     texts_BD, inputs_BD = np.empty((BLOCK, dim), np.float32), np.empty((BLOCK, dim), np.float32)
     gates_BG = np.empty((BLOCK, 4 * hidden), np.float32)
     half, one = np.float32(0.5), np.float32(1.0)
     text = 0
-    for first in range(0, len(given_TD), BLOCK):
-        count = min(BLOCK, len(given_TD) - first)
+    for first in range(0, len(fed_T4), BLOCK):
+        count = min(BLOCK, len(fed_T4) - first)
         texts = 0
         for row in range(count):
-            texts += has_text_T[first + row]
+            texts += fed_T4[first + row, 0]
         for row in range(texts):
             for column in range(dim):
                 texts_BD[row, column] = np.float32(0.0)
@@ -132,12 +139,18 @@ def lstm_walk(
         text += texts
         texts = 0
         for row in range(count):
+            has_text, kind = fed_T4[first + row, 0], fed_T4[first + row, 1]
+            bucket, ordinal = fed_T4[first + row, 2], fed_T4[first + row, 3]
             for column in range(dim):
-                inputs_BD[row, column] = given_TD[first + row, column]
-            if has_text_T[first + row]:
+                inputs_BD[row, column] = given_2KQD[has_text, kind, bucket, column]
+            if has_text:
                 for column in range(dim):
                     inputs_BD[row, column] += texts_BD[texts, column]
                 texts += 1
+            residual = np.searchsorted(residual_ordinals_R, ordinal)
+            if residual < len(residual_ordinals_R) and residual_ordinals_R[residual] == ordinal:
+                for column in range(dim):
+                    inputs_BD[row, column] += residual_RD[residual, column]
             for gate in range(4 * hidden):
                 gates_BG[row, gate] = bias_G[gate]
         _add_products(inputs_BD[:count], input_DG, gates_BG[:count])

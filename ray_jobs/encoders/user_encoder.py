@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from ray_jobs.encoders.config import UserLSTMConfig
 from ray_jobs.encoders.errors import SessionError
-from ray_jobs.encoders.lstm_walk import lstm_walk, projected
+from ray_jobs.encoders.lstm_walk import NO_ITEM, lstm_walk, projected
 from ray_jobs.encoders.session import Session
 
 Floats = NDArray[np.float32]
 Ordinals = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 _CACHE_LINE = 64
-_IS_SO, _IS_NOT = np.array([True]), np.array([False])
 
 
 class FedEvent(Protocol):
@@ -63,20 +61,24 @@ class UserEncoder:
         # What an event is fed besides text and residual, by kind and rating bucket: with the vector
         # that stands in where there is no text, and with the bias of the text where there is one.
         given_KRD = tensors["kind"][:, None] + tensors["rating"]
-        self._given_2KRD = np.stack([given_KRD + tensors["unknown"], given_KRD + self._text_bias_D])
-        self._given_2KRD.flags.writeable = False
+        given_2KRD = np.stack([given_KRD + tensors["unknown"], given_KRD + self._text_bias_D])
         # torch's gates i, f, g, o become i, f, o, g, and the first three are halved, as `lstm_walk`
         # has them.
-        self._input_DG = _gates(tensors["lstm.weight_ih"])
-        self._hidden_HG = _gates(tensors["lstm.weight_hh"])
-        self._no_texts = np.zeros((0, self.text_dim), np.float32), _IS_NOT
-        self._bias_G = _gates(tensors["lstm.bias"][:, None])[0]
-        self._out_HD = np.ascontiguousarray(tensors["out.weight"].T)
-        self._out_bias_D = tensors["out.bias"]
+        input_DG, hidden_HG = _gates(tensors["lstm.weight_ih"]), _gates(tensors["lstm.weight_hh"])
+        self.products = self._text_ED, input_DG, hidden_HG
+        """What one event is multiplied with: text (E, D), input (D, G) and hidden (H, G)."""
+        bias_G = _gates(tensors["lstm.bias"][:, None])[0]
         # After each event pooled = keep x pooled + add x h.
         decay = np.float32(config.ema_decay)
         is_ema = config.pooling == "ema"
-        self._pooling = (decay, np.float32(1) - decay) if is_ema else (np.float32(1),) * 2
+        keep_and_add = (decay, np.float32(1) - decay) if is_ema else (np.float32(1),) * 2
+        self._weights = (
+            *(given_2KRD, residual_ordinals_R, self._residual_RD),
+            *(*self.products, bias_G, *keep_and_add),
+        )
+        self._no_texts = np.zeros((0, self.text_dim), np.float32)
+        self._out_HD = np.ascontiguousarray(tensors["out.weight"].T)
+        self._out_bias_D = tensors["out.bias"]
         self._zero = Session(
             user_seq=0,
             h=np.zeros(self.hidden, np.float32),
@@ -91,11 +93,7 @@ class UserEncoder:
         )
         for array in (self._zero.h, self._zero.c, self._zero.pooled):
             array.flags.writeable = False
-
-    @property
-    def products(self) -> tuple[Floats, Floats, Floats]:
-        """What one event is multiplied with: text (E, D), input (D, G) and hidden (H, G)."""
-        return self._text_ED, self._input_DG, self._hidden_HG
+        self._sizes = self._zero.sizes
 
     def zero(self) -> Session:
         """The session of a user who did nothing yet."""
@@ -136,57 +134,40 @@ class UserEncoder:
             SessionError: a session of another encoder's size.
         """
         self.check_fits(start)
-        texts, given_TD = self._texts_of(events), self._given(events)
+        fed_T4 = np.array([self._fed(event) for event in events], np.int64)
         h_1H, c_H, pooled_P = start.h[None].copy(), start.c.copy(), start.pooled.copy()
-        weights = (self._text_ED, self._input_DG, self._bias_G, self._hidden_HG)
-        lstm_walk(*texts, given_TD, *weights, *self._pooling, h_1H, c_H, pooled_P)
+        lstm_walk(fed_T4, self._texts_of(events), *self._weights, h_1H, c_H, pooled_P)
         return h_1H[0], c_H, pooled_P
 
     def check_fits(self, session: Session) -> None:
         """Raises SessionError for a session that another encoder's state is in: kernels check no
         index."""
-        sizes, ours = session.sizes, self._zero.sizes
-        if sizes != ours:
+        if session.sizes != self._sizes:
+            sizes, ours = session.sizes, self._sizes
             raise SessionError(f"h, c and pooled are {sizes} numbers, these weights have {ours}")
 
-    def _texts_of(self, events: Sequence[FedEvent]) -> tuple[Floats, Mask]:
-        """Text vectors (N, E) of those events that have one, and which do (T,)."""
-        if len(events) == 1:  # what the day folds for almost every answer
-            vector = events[0].vector
-            if vector is None:
-                return self._no_texts
-            texts_NE = np.ascontiguousarray(vector, np.float32)[None]
-            has_text_T = _IS_SO
+    def _fed(self, event: FedEvent) -> tuple[int, int, int, int]:
+        """Whether it has a text, the rows of its kind and its rating bucket, and its ordinal."""
+        kind = self._kind_rows.get(event.kind)
+        if kind is None:
+            accepted = ", ".join(self.config.kinds)
+            raise ValueError(f"kind {event.kind!r} is unknown to these weights: {accepted}")
+        bucket = self.config.rating_bucket(event.kind, event.value)
+        ordinal = NO_ITEM if event.ordinal is None else event.ordinal
+        return int(event.vector is not None), kind, bucket, ordinal
+
+    def _texts_of(self, events: Sequence[FedEvent]) -> Floats:
+        """Vectors (N, E) of those events that have a text."""
+        vectors = [event.vector for event in events if event.vector is not None]
+        if not vectors:
+            return self._no_texts
+        if len(vectors) == 1:  # what the day folds for almost every answer
+            texts_NE = np.ascontiguousarray(vectors[0], np.float32)[None]
         else:
-            has_text_T = np.array([event.vector is not None for event in events])
-            given = [event.vector for event in events if event.vector is not None]
-            texts_NE = np.array(given, np.float32) if given else self._no_texts[0]
+            texts_NE = np.array(vectors, np.float32)
         if texts_NE.shape[1:] != (self.text_dim,):
             raise ValueError(f"text vectors have shape {texts_NE.shape[1:]}, not {self.text_dim}")
-        return texts_NE, has_text_T
-
-    def _given(self, events: Sequence[FedEvent]) -> Floats:
-        """What is fed (T, D) besides the products with texts: kind, rating, biases, residuals.
-        Not to be written to: of one event it may be the weights themselves."""
-        if len(events) == 1:
-            return self._given_of_one(events[0])[None]
-        places_T = tuple(np.array([self._place_of(event) for event in events], np.intp).T)
-        inputs_TD: Floats = self._given_2KRD[places_T]
-        with_item = [row for row, event in enumerate(events) if event.ordinal is not None]
-        if with_item and len(self.residual_ordinals_R):
-            ordinals = np.array([events[row].ordinal for row in with_item], dtype=np.int64)
-            inputs_TD[with_item] += self.residuals(ordinals)
-        return inputs_TD
-
-    def _given_of_one(self, event: FedEvent) -> Floats:
-        given_D: Floats = self._given_2KRD[self._place_of(event)]
-        if event.ordinal is not None:
-            row = int(self.residual_ordinals_R.searchsorted(event.ordinal))
-            if row < len(self.residual_ordinals_R) and (
-                self.residual_ordinals_R[row] == event.ordinal
-            ):
-                given_D = given_D + self._residual_RD[row]
-        return given_D
+        return texts_NE
 
     def pooled_state(self, h: Floats, pooled: Floats, steps: int) -> Floats:
         """What the user vector is read from."""
@@ -200,15 +181,6 @@ class UserEncoder:
         projected(pooled[None], self._out_HD, self._out_bias_D, unit_1D)
         unit_D: Floats = unit_1D[0]
         return unit_D
-
-    def _place_of(self, event: FedEvent) -> tuple[int, int, int]:
-        """Whether it has a text, and the rows of its kind and its rating bucket."""
-        kind = self._kind_rows.get(event.kind)
-        if kind is None:
-            accepted = ", ".join(self.config.kinds)
-            raise ValueError(f"kind {event.kind!r} is unknown to these weights: {accepted}")
-        bucket = self.config.rating_bucket(event.kind, event.value)
-        return int(event.vector is not None), kind, bucket
 
 
 def _gates(weights_GX: Floats) -> Floats:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ray_jobs.encoders.lstm_walk import BLOCK, LEVELS, lambert, lstm_walk, projected
+from ray_jobs.encoders.lstm_walk import BLOCK, LEVELS, NO_ITEM, lambert, lstm_walk, projected
 
 Floats = NDArray[np.float32]
 State = tuple[Floats, Floats, Floats]
@@ -26,33 +26,37 @@ POOLINGS: tuple[Pooling, ...] = ((1.0, 1.0, 0), (1.0, 1.0, 1), (0.9, 0.1, 1))
 class Made:
     """Random weights, events and a state to begin with."""
 
-    has_text_T: NDArray[np.bool_]
+    fed_T4: NDArray[np.int64]
     texts_NE: Floats
-    given_TD: Floats
+    given_2KQD: Floats
+    residual_ordinals_R: NDArray[np.int64]
+    residual_RD: Floats
     weights: tuple[Floats, Floats, Floats, Floats]
-    state: tuple[Floats, Floats, Floats]
+    state: State
     pooling: Pooling
 
     def run(self, first: int = 0, last: int | None = None, state: State | None = None) -> State:
         """h (1, H), c and pooled after these events."""
-        events, text = slice(first, last), int(self.has_text_T[:first].sum())
-        has_text_T = self.has_text_T[events]
-        texts_NE = self.texts_NE[text : text + int(has_text_T.sum())]
+        fed_T4, text = self.fed_T4[first:last], int(self.fed_T4[:first, 0].sum())
+        texts_NE = self.texts_NE[text : text + int(fed_T4[:, 0].sum())]
         keep, add, _ = self.pooling
         h_1H, c_H, pooled_P = (array.copy() for array in state or self.state)
-        fed = (texts_NE, has_text_T, self.given_TD[events])
+        given = (self.given_2KQD, self.residual_ordinals_R, self.residual_RD)
         factors = (np.float32(keep), np.float32(add))
-        lstm_walk(*fed, *self.weights, *factors, h_1H, c_H, pooled_P)
+        lstm_walk(fed_T4, texts_NE, *given, *self.weights, *factors, h_1H, c_H, pooled_P)
         return h_1H, c_H, pooled_P
 
     def by_the_formulas(self) -> tuple[NDArray[np.float64], ...]:
         """The same in float64."""
-        text_ED, input_DG, bias_G, hidden_HG = (array.astype(np.float64) for array in self.weights)
+        text_ED, input_DG, hidden_HG, bias_G = (array.astype(np.float64) for array in self.weights)
         h_1H, c, pooled = (array.astype(np.float64) for array in self.state)
         h, texts = h_1H[0], iter(self.texts_NE.astype(np.float64))
+        residuals = dict(zip(self.residual_ordinals_R.tolist(), self.residual_RD, strict=True))
         keep, add, _ = self.pooling
-        for has_text, given_D in zip(self.has_text_T, self.given_TD, strict=True):
-            input_D = given_D + next(texts) @ text_ED if has_text else given_D
+        for has_text, kind, bucket, ordinal in self.fed_T4.tolist():
+            input_D = self.given_2KQD[has_text, kind, bucket] + residuals.get(ordinal, 0.0)
+            if has_text:
+                input_D = input_D + next(texts) @ text_ED
             i, f, o, g = np.split(np.tanh(input_D @ input_DG + bias_G + h @ hidden_HG), 4)
             c = (f + 1) / 2 * c + (i + 1) / 2 * g
             h = (o + 1) / 2 * np.tanh(c)
@@ -64,16 +68,30 @@ class Made:
 def made(draw: st.DrawFn) -> Made:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     events, text, dim, hidden = draw(st.integers(1, 2 * BLOCK + 3)), *(draw(WIDTHS) for _ in "edh")
-    pooling = draw(st.sampled_from(POOLINGS))
-    has_text_T = rng.random(events) < draw(st.sampled_from((0.0, 0.6, 1.0)))
+    pooling, residuals = draw(st.sampled_from(POOLINGS)), draw(st.integers(0, 3))
 
     def drawn(*shape: int) -> Floats:
         return (SCALE * rng.normal(size=shape)).astype(np.float32)
 
-    weights = drawn(text, dim), drawn(dim, 4 * hidden), drawn(4 * hidden), drawn(hidden, 4 * hidden)
-    state = np.tanh(drawn(1, hidden)), drawn(hidden), drawn(pooling[2] * hidden)
-    fed = drawn(int(has_text_T.sum()), text), drawn(events, dim)
-    return Made(has_text_T, *fed, weights, state, pooling)
+    has_text_T = rng.random(events) < draw(st.sampled_from((0.0, 0.6, 1.0)))
+    fed_T4 = np.column_stack([has_text_T, *rng.integers((2, 3, 5), size=(events, 3)).T])
+    fed_T4[:, 3] -= 1  # NO_ITEM, or an ordinal that may have a residual
+    residual_ordinals_R = np.sort(rng.choice(4, residuals, replace=False)).astype(np.int64)
+    return Made(
+        fed_T4=np.ascontiguousarray(fed_T4, np.int64),
+        texts_NE=drawn(int(has_text_T.sum()), text),
+        given_2KQD=drawn(2, 2, 3, dim),
+        residual_ordinals_R=residual_ordinals_R,
+        residual_RD=drawn(residuals, dim),
+        weights=(
+            drawn(text, dim),
+            drawn(dim, 4 * hidden),
+            drawn(hidden, 4 * hidden),
+            drawn(4 * hidden),
+        ),
+        state=(np.tanh(drawn(1, hidden)), drawn(hidden), drawn(pooling[2] * hidden)),
+        pooling=pooling,
+    )
 
 
 @settings(deadline=None)
@@ -86,7 +104,7 @@ def test_the_state_is_the_one_of_the_formulas(of: Made) -> None:
 @settings(deadline=None)
 @given(made(), st.data())
 def test_a_walk_gives_the_same_bits_wherever_it_is_cut(of: Made, data: st.DataObject) -> None:
-    cut = data.draw(st.integers(0, len(of.given_TD)))
+    cut = data.draw(st.integers(0, len(of.fed_T4)))
     whole, joined = of.run(), of.run(cut, None, of.run(0, cut))
     for found, wanted in zip(joined, whole, strict=True):
         assert found.tobytes() == wanted.tobytes()
@@ -101,18 +119,18 @@ def test_the_quotient_is_tanh_wherever_it_is_asked() -> None:
 
 
 def test_what_is_no_number_is_not_hidden() -> None:
-    weights = tuple(np.full(shape, 0.3, np.float32) for shape in ((4, 4), (4, 16), (16,), (4, 16)))
-    text_ED, input_DG, bias_G, hidden_HG = weights
-    texts = np.array([[1, np.nan, 1, 1], [1, 1, 1, 1]], np.float32)
-    state = np.zeros((1, 4), np.float32), np.zeros(4, np.float32), np.zeros(4, np.float32)
-    given = np.zeros((2, 4), np.float32)
+    def filled(*shape: int) -> Floats:
+        return np.full(shape, 0.3, np.float32)
+
     of = Made(
-        np.array([True, True]),
-        texts,
-        given,
-        (text_ED, input_DG, bias_G, hidden_HG),
-        state,
-        (1, 1, 1),
+        fed_T4=np.array([[1, 0, 0, NO_ITEM]] * 2),
+        texts_NE=np.array([[1, np.nan, 1, 1], [1, 1, 1, 1]], np.float32),
+        given_2KQD=filled(2, 1, 1, 4),
+        residual_ordinals_R=np.zeros(0, np.int64),
+        residual_RD=filled(0, 4),
+        weights=(filled(4, 4), filled(4, 16), filled(4, 16), filled(16)),
+        state=(filled(1, 4), filled(4), filled(4)),
+        pooling=(1.0, 1.0, 1),
     )
     assert all(np.isnan(array).all() for array in of.run())
 
