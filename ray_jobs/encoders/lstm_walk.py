@@ -77,17 +77,21 @@ def _tanh(x: Any) -> Any:
 
 @called
 def _add_products(vectors_BX: Floats, weights_XY: Floats, sums_BY: Floats) -> None:
-    """Four rows of weights at a time, for all vectors: so each weight is read once for them, and
-    each sum once for four weights. What is added to a sum, and when, is the same for any B."""
+    """Eight rows of weights at a time, for all vectors: so each weight is read once for them, and
+    each sum once for eight weights. What is added to a sum, and when, is the same for any B."""
     width = vectors_BX.shape[1]
-    whole = width // 4 * 4
-    for x in range(0, whole, 4):
+    whole = width // 8 * 8
+    for x in range(0, whole, 8):
         for row in range(len(vectors_BX)):
             a, b = vectors_BX[row, x], vectors_BX[row, x + 1]
             c, d = vectors_BX[row, x + 2], vectors_BX[row, x + 3]
+            e, f = vectors_BX[row, x + 4], vectors_BX[row, x + 5]
+            g, h = vectors_BX[row, x + 6], vectors_BX[row, x + 7]
             for y in range(sums_BY.shape[1]):
-                two = a * weights_XY[x, y] + b * weights_XY[x + 1, y]
-                sums_BY[row, y] += two + (c * weights_XY[x + 2, y] + d * weights_XY[x + 3, y])
+                total = sums_BY[row, y] + a * weights_XY[x, y] + b * weights_XY[x + 1, y]
+                total = total + c * weights_XY[x + 2, y] + d * weights_XY[x + 3, y]
+                total = total + e * weights_XY[x + 4, y] + f * weights_XY[x + 5, y]
+                sums_BY[row, y] = total + g * weights_XY[x + 6, y] + h * weights_XY[x + 7, y]
     for x in range(whole, width):
         for row in range(len(vectors_BX)):
             for y in range(sums_BY.shape[1]):

@@ -98,7 +98,7 @@ def test_a_stored_session_that_is_wrong_is_found(stack: Stack) -> None:
         row = read_session(conn, "g1", user.user_key)
     assert row is not None
     session = Session.from_bytes(row.state)
-    wrong = replace(session, h=session.h + np.float32(1e-3)).to_bytes()
+    wrong = session._replace(h=session.h + np.float32(1e-3)).to_bytes()
     with write(stack.engine) as conn:
         conn.execute(
             update(sessions).where(sessions.c.user_key == user.user_key).values(state=wrong)
@@ -119,7 +119,7 @@ def test_a_stored_session_of_another_encoders_size_is_dropped(stack: Stack) -> N
     assert row is not None
     session = Session.from_bytes(row.state)
     half = len(session.h) // 2
-    smaller = replace(session, h=session.h[:half], c=session.c[:half]).to_bytes()
+    smaller = session._replace(h=session.h[:half], c=session.c[:half]).to_bytes()
     with write(stack.engine) as conn:
         conn.execute(
             update(sessions).where(sessions.c.user_key == user.user_key).values(state=smaller)
