@@ -86,17 +86,17 @@ with and without events before the cut (for a basket: most of its items). fit: C
 run, all trainings together.
 
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it
-counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does. `sasrec-
-rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an environment of their own (it
-needs attrs < 24 and numpy < 2), each trained until held-out events stop it, with one seed where no
-others are shown (a run takes ten CPU minutes and more). They list 100 items: what comes later has
-reciprocal rank 0. BERT4Rec takes the better of two settings by the held-out events, in a table of
-its own that was not measured yet; its row of 2026-11-29 is of the first setting and one seed. In a
-replay they learn when our own weights do, and their histories are live. On IFDB that took SASRec 47
-CPU minutes (27 epochs until it stopped, and 12 again with all events); on Online Retail an epoch
-took almost five, and it does not stop before the sixteenth: it has no row there. `sasrec` is our
-own on torch's layers (full softmax), which can be trained on from night to night; on Online Retail
-it gave 0.040 on 2026-11-25, and was not measured again.
+counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does (a table of its
+own: no difference). `sasrec-rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an
+environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
+stop it, with one seed where no others are shown (a run takes ten CPU minutes and more). They list
+100 items: what comes later has reciprocal rank 0. BERT4Rec takes the better of two settings by the
+held-out events, in a table of its own that was not measured yet; its row of 2026-11-29 is of the
+first setting and one seed. In a replay they learn when our own weights do, and their histories are
+live. On IFDB that took SASRec 47 CPU minutes (27 epochs until it stopped, and 12 again with all
+events); on Online Retail an epoch took almost five, and it does not stop before the sixteenth: it
+has no row there. `sasrec` is our own on torch's layers (full softmax), which can be trained on from
+night to night.
 """
 
 

@@ -4,7 +4,8 @@ A step of one user is three products of a vector with weights, and some hundred 
 calls of numpy the gates and the calls took as long as the products (`infra.bench.fold`).
 
 By day and by night the same loop, and for each event the same sums in the same order, however many
-events it is handed: so a history gives the same bits wherever it is cut.
+events it is handed: so a history gives the same bits wherever it is cut. (On one kind of processor:
+another may round a product before it is added.)
 
 Shapes: T events, N of them with a text, B of a block, K kinds, Q rating buckets, R residuals,
 E text_dim, D dim, H hidden, G = 4H gates, P what is pooled (H or 0).
