@@ -130,7 +130,7 @@ def test_lists_go_on_without_a_node_and_are_whole_when_it_is_back(stack: DrillSt
         assert until(lambda: is_whole(stack), time.monotonic() + 120, WHOLE_IN_A_ROW)
         time.sleep(IN_FLIGHT_S)
         back = len(record.answers)
-        time.sleep(ORDINARY_S)
+        time.sleep(2 * ORDINARY_S)
 
     # Every request was answered with 200, every list with the best of the shards that it names.
     check(record, stack.engine, stack.root, figures)
