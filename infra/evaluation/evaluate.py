@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.evaluation import rankers
+from infra.evaluation import rankers, registry
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.figures import (
     Facts,
@@ -190,6 +190,7 @@ def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> P
     parts = [task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}"]
     entry = entry_of(name)
     parts += [shelf_digest(rankers, *entry.shelves)]
+    parts += [_digest(Path(registry.__file__).read_bytes())] if entry.chooses else []
     parts += [_trained_by(request, seed)] if entry.seeded else []
     parts += [f"k{request.k}"] if request.k != CUTOFF else []
     return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
@@ -197,8 +198,11 @@ def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> P
 
 def _trained_by(request: Request, seed: int) -> str:
     """Of what decides neural weights beside the code, 8 hex digits."""
-    said = repr((request.recipe(seed), request.train_days, request.fuse_days))
-    return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
+    return _digest(repr((request.recipe(seed), request.train_days, request.fuse_days)).encode())
+
+
+def _digest(said: bytes) -> str:
+    return hashlib.blake2b(said, digest_size=4).hexdigest()
 
 
 def as_json(interactions: Interactions, request: Request, tables: list[Table]) -> dict[str, Any]:

@@ -62,13 +62,15 @@ Make = Callable[[Setting], Ranker]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`seeded`: whether another seed gives another model. `shelves`: the code, beside the rankers',
-    that answers depend on: of our own models what they ship with, of RecTools' the process.
+    """`seeded`: whether another seed gives another model. `chooses`: among options that this file
+    has. `shelves`: the code, beside the rankers', that answers depend on: of our own models what
+    they ship with, of RecTools' the process.
     `needs` says what is missing, if any, of this data or in this installation (a folder for what is
     kept there): the reason, and what to do."""
 
     make: Make
     seeded: bool = False
+    chooses: bool = False
     is_ours: bool = False
     shelves: tuple[ModuleType, ...] = ()
     needs: Callable[[Interactions, Path], tuple[str, str] | None] = lambda interactions, cache: None
@@ -81,20 +83,26 @@ class Entry:
 
 
 def _knn(setting: Setting) -> Ranker:
-    options = ((0.9, 50), (0.8, 20), (0.97, 100), (1.0, 200))
+    quick = ((decay, 20) for decay in (0.8, 0.7, 0.6, 0.5, 0.3))
+    options = ((0.9, 50), *quick, (0.97, 100), (1.0, 200))
     return Chosen({f"decay {d:g}, last {n}": partial(SequentialKNN, d, n) for d, n in options})
 
 
 def _item_knn(setting: Setting) -> Ranker:
-    return Chosen({f"k {k}": partial(ItemKNN, k) for k in (100, 20, 500)})
+    return Chosen({f"k {k}": partial(ItemKNN, k) for k in (100, 5, 10, 20, 50, 200, 500, 1_000)})
 
 
 def _ease(setting: Setting) -> Ranker:
-    return Chosen({f"ridge {r:g}": partial(Ease, r) for r in (300.0, 100.0, 1000.0)})
+    return Chosen(
+        {f"ridge {r:g}": partial(Ease, r) for r in (300.0, 30.0, 100.0, 1_000.0, 3_000.0)}
+    )
 
 
 def _als(setting: Setting) -> Ranker:
-    options = ((64, 0.1, 1.0), (64, 0.1, 10.0), (128, 1.0, 10.0))
+    options = (
+        *((64, 0.1, 1.0), (32, 0.1, 1.0), (64, 0.01, 1.0), (64, 1.0, 1.0), (64, 0.1, 0.3)),
+        *((64, 0.1, 10.0), (32, 0.1, 10.0), (128, 1.0, 10.0), (64, 1.0, 40.0)),
+    )
     return Chosen(
         {
             f"{f} factors, regularization {r:g}, alpha {a:g}": partial(Als, f, r, a, setting.seed)
@@ -164,10 +172,10 @@ MODELS: Mapping[str, Entry] = {
     "popularity-7d": Entry(lambda setting: Popularity(7)),
     "popularity-30d": Entry(lambda setting: Popularity(30)),
     "newest": Entry(lambda setting: Newest(), needs=_needs_dates),
-    "item-knn": Entry(_or_popular(_item_knn)),
-    "sequential-knn": Entry(_or_popular(_knn)),
-    "ease": Entry(_or_popular(_ease)),
-    "als": Entry(_or_popular(_als), seeded=True, needs=_needs_implicit),
+    "item-knn": Entry(_or_popular(_item_knn), chooses=True),
+    "sequential-knn": Entry(_or_popular(_knn), chooses=True),
+    "ease": Entry(_or_popular(_ease), chooses=True),
+    "als": Entry(_or_popular(_als), seeded=True, chooses=True, needs=_needs_implicit),
     "bert-mean": Entry(_or_popular(lambda setting: TextMean(setting.texts("bert-mean")))),
     "sasrec": Entry(
         _or_popular(lambda setting: SasRec(setting.seed, setting.train_days)), seeded=True
@@ -184,8 +192,8 @@ MODELS: Mapping[str, Entry] = {
         shelves=(rectools,),
         needs=_needs_rectools,
     ),
-    "sequential-knn+popular": Entry(_blended(_knn)),
-    "ease+popular": Entry(_blended(_ease)),
+    "sequential-knn+popular": Entry(_blended(_knn), chooses=True),
+    "ease+popular": Entry(_blended(_ease), chooses=True),
 }
 
 
