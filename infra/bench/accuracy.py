@@ -160,6 +160,14 @@ PLANS = (
         epochs=4,
         is_drawn=False,
     ),
+    Plan(
+        "Online Retail, replay by basket, the strongest baselines",
+        "online_retail",
+        "replay",
+        ("moonlark", "sequential-knn+popular", "ease+popular"),
+        epochs=4,
+        is_drawn=False,
+    ),
     Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
 )
 
