@@ -57,9 +57,11 @@ Retail, 0.072 for 0.076 on IFDB; `infra/decisions/LOG.md`). In a table of a repl
 2026-11-29 item-kNN, EASE, ALS and EASE with popularity are learned only every 28 nights.
 
 Among how many options a baseline chooses has grown: sequential kNN had four, the fastest decay 0.8,
-which won on MovieLens and IFDB, and EASE three. Tables called "the strongest baselines" have the
-wider choice (decay down to 0.3, ridge 30 to 3,000), the others have not yet. With it sequential kNN
-takes 0.6 on MovieLens and in IFDB's replay: 0.108 for 0.096, and with popularity 0.077 for 0.076.
+which won on MovieLens and IFDB, and EASE three. Tables called "the strongest baselines", and that
+of the user vector alone, have the wider choice (decay down to 0.3, ridge 30 to 3,000), the others
+have not yet ("+" beside a commit: with a change that was not committed then, here these options).
+With it sequential kNN takes 0.6 on MovieLens and in IFDB's replay: 0.108 for 0.096, and with
+popularity 0.077 for 0.076.
 
 Neural weights are learned without the newest events, by which their epoch is chosen (2,000, at most
 20 of a user, at most a tenth: of IFDB's few events the last 314 days before the cut, of Online

@@ -50,10 +50,11 @@ def lambert(levels: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         deeper = [0, *over] + [0] * (len(under) - len(over) - 1)
         over, under = under, [odd * factor for factor in under] + [0] * (len(deeper) - len(under))
         under = [factor + more for factor, more in zip(under, deeper, strict=True)]
-    return tuple(
-        tuple(np.float32(factor / under[0]) for factor in reversed(factors))
-        for factors in (over, under)
-    )  # type: ignore[return-value]
+
+    def highest_first(factors: list[int]) -> tuple[Any, ...]:
+        return tuple(np.float32(factor / under[0]) for factor in reversed(factors))
+
+    return highest_first(over), highest_first(under)
 
 
 _OVER, _UNDER = lambert(LEVELS)

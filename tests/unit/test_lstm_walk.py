@@ -12,10 +12,8 @@ from ray_jobs.encoders.lstm_walk import BLOCK, LEVELS, NO_ITEM, lambert, lstm_wa
 Floats = NDArray[np.float32]
 State = tuple[Floats, Floats, Floats]
 SCALE = 0.4
-WIDTHS = st.integers(1, 9)
-"""Also what is no multiple of the rows that are added together."""
-
-
+WIDTHS = st.integers(1, 19)
+"""Also what is no multiple of the eight rows that are added together, or two and more of them."""
 Pooling = tuple[float, float, int]
 """keep, add, and whether anything is pooled."""
 POOLINGS: tuple[Pooling, ...] = ((1.0, 1.0, 0), (1.0, 1.0, 1), (0.9, 0.1, 1))

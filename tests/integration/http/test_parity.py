@@ -1,6 +1,6 @@
 """Promise 3 as a step and a figure: what replicas answer is what the night computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,20 @@ def keep_session(stack: Stack, user_id: str) -> SessionRow:
     return row
 
 
+def spoil_session(stack: Stack, user_id: str, spoiled: Callable[[Session], Session]) -> None:
+    """Of one that `live` stored."""
+    with read_snapshot(stack.engine) as conn:
+        user = find_user(conn, user_id)
+        assert user is not None
+        row = read_session(conn, "g1", user.user_key)
+    assert row is not None
+    state = spoiled(Session.from_bytes(row.state)).to_bytes()
+    with write(stack.engine) as conn:
+        conn.execute(
+            update(sessions).where(sessions.c.user_key == user.user_key).values(state=state)
+        )
+
+
 def over_http(replica: TestClient) -> Any:
     def ask(user_id: str) -> Answer | None:
         answer = replica.get(f"/v1/users/{user_id}", params={"vector": True}).json()
@@ -92,17 +106,7 @@ def test_day_and_night_agree_and_the_figures_are_shown(stack: Stack, through: st
 
 def test_a_stored_session_that_is_wrong_is_found(stack: Stack) -> None:
     live(stack)
-    with read_snapshot(stack.engine) as conn:
-        user = find_user(conn, "u1")
-        assert user is not None
-        row = read_session(conn, "g1", user.user_key)
-    assert row is not None
-    session = Session.from_bytes(row.state)
-    wrong = session._replace(h=session.h + np.float32(1e-3)).to_bytes()
-    with write(stack.engine) as conn:
-        conn.execute(
-            update(sessions).where(sessions.c.user_key == user.user_key).values(state=wrong)
-        )
+    spoil_session(stack, "u1", lambda kept: kept._replace(h=kept.h + np.float32(1e-3)))
     report = Parity(stack.engine, stack.root, "g1").compare_users(100, 0)
     assert 1e-5 < report["parity_max_abs_diff"] < FAR
     with pytest.raises(ParityBroken, match="user vectors differ"):
@@ -112,18 +116,7 @@ def test_a_stored_session_that_is_wrong_is_found(stack: Stack) -> None:
 def test_a_stored_session_of_another_encoders_size_is_dropped(stack: Stack) -> None:
     live(stack)
     cached = over_http(stack.replicas[0])("u1")
-    with read_snapshot(stack.engine) as conn:
-        user = find_user(conn, "u1")
-        assert user is not None
-        row = read_session(conn, "g1", user.user_key)
-    assert row is not None
-    session = Session.from_bytes(row.state)
-    half = len(session.h) // 2
-    smaller = session._replace(h=session.h[:half], c=session.c[:half]).to_bytes()
-    with write(stack.engine) as conn:
-        conn.execute(
-            update(sessions).where(sessions.c.user_key == user.user_key).values(state=smaller)
-        )
+    spoil_session(stack, "u1", lambda kept: kept._replace(h=kept.h[:3], c=kept.c[:3]))
     refolded = over_http(stack.replicas[1])("u1")
     assert refolded.user_seq == cached.user_seq
     np.testing.assert_array_equal(refolded.vector, cached.vector)
