@@ -20,6 +20,7 @@ import httpx
 from infra.drills.figures import Figures
 from infra.drills.local import LocalStore, local_store
 from infra.drills.made_bert import make_bert
+from infra.drills.memory import STORAGE_PATH, kept_gcs
 from infra.drills.small_night import fill
 from infra.drills.stack import PROJECT
 from infra.drills.submitted import SubmittedJobs
@@ -59,6 +60,8 @@ class AirflowNights:
 
     store: LocalStore
     cluster: LocalRay
+    gcs: Path
+    """What Ray's head keeps."""
     airflow: LocalAirflow
     figures: Figures
 
@@ -124,7 +127,7 @@ class AirflowNights:
         """kill -9 of the head with all that it runs. `forgets`: its storage is lost with it."""
         self.cluster.kill_head()
         if forgets:
-            shutil.rmtree(self.store.folder / "gcs")
+            shutil.rmtree(self.gcs)
 
 
 @contextmanager
@@ -138,6 +141,7 @@ def airflow_nights(
         server.start()
         for name in (STORE, AIRFLOW):
             create_database(server.url(), name)
+        gcs = ends.enter_context(kept_gcs())
         store = ends.enter_context(local_store(items=0, seed=seed, database_url=server.url(STORE)))
         fill(store, seed)
         # So that the processes find the project also where it is not installed.
@@ -149,8 +153,7 @@ def airflow_nights(
             "MOONLARK_DATABASE_URL": store.database_url,
             "MOONLARK_ARTIFACT_ROOT": str(store.root),
             "MOONLARK_BERT_MODEL": str(make_bert(store.folder / "bert")),
-            "RAY_gcs_storage": "rocksdb",
-            "RAY_gcs_storage_path": str(store.folder / "gcs"),
+            **gcs,
         }
         cluster = ends.enter_context(
             LocalRay(store.folder, 0, HEAD_CPUS, extra_env=jobs_env, cwd=PROJECT)
@@ -162,6 +165,6 @@ def airflow_nights(
                 settings=PARSED_SELDOM,
             )
         )
-        nights = AirflowNights(store, cluster, airflow, figures)
+        nights = AirflowNights(store, cluster, Path(gcs[STORAGE_PATH]), airflow, figures)
         nights.let_run()
         yield nights

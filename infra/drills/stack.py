@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
 from infra.drills.clock import CLOCKS_VARIABLE
+from infra.drills.memory import kept_gcs
 from infra.drills.night_worker import make
 from infra.drills.sickness import FOLDER_VARIABLE
 from infra.stack.ray_cluster import LocalRay
@@ -91,12 +92,6 @@ def drill_stack(
         "MOONLARK_ARTIFACT_ROOT": str(root),
         "MOONLARK_REPLICAS": str(replicas),
         CLOCKS_VARIABLE: str(folder / "clocks"),
-        # The GCS keeps what it knows, so that a head which is started again knows its cluster.
-        **(
-            {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")}
-            if nodes
-            else {}
-        ),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         FOLDER_VARIABLE: str(folder / "faults"),
         **(env or {}),
@@ -104,7 +99,6 @@ def drill_stack(
     (folder / "faults").mkdir()
     night = ProcessPoolExecutor(1, get_context("spawn"))
     head_cpus = 0 if nodes else None
-    cluster = LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env=environment)
     try:
         migrate(engine)
         fill_catalog(engine, items, np.random.default_rng(seed), now_ms())
@@ -119,7 +113,11 @@ def drill_stack(
             hold=False,
             now_ms=now_ms,
         )
-        with cluster:
+        with ExitStack() as ends:
+            kept = ends.enter_context(kept_gcs()) if nodes else {}
+            cluster = ends.enter_context(
+                LocalRay(folder, 0, head_cpus, cwd=PROJECT, extra_env={**environment, **kept})
+            )
             others = [cluster.add_node(NODE_CPUS, node_memory_bytes) for _ in range(nodes)]
             deploy(cluster, app, env=environment, timeout_s=DEPLOY_TIMEOUT_S)
             yield DrillStack(folder, url, engine, root, cluster, night, others)

@@ -1,7 +1,6 @@
 """What there is in one simulation: the store, the replicas, the clock, and what was promised."""
 
 import itertools
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 import sql.user_rows
+from infra.drills.memory import memory_folder
 from infra.simulation.fake_model import Model
 from infra.simulation.faulty_store import Faults
 from infra.simulation.scheduler import Scheduler
@@ -148,17 +148,12 @@ class Bench:
 @contextmanager
 def open_bench() -> Iterator[Bench]:
     """In memory where there is such a folder: a seed syncs thousands of times."""
-    with tempfile.TemporaryDirectory(prefix="moonlark-", dir=_memory_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="moonlark-", dir=memory_folder()) as folder:
         bench = Bench(Path(folder))
         try:
             yield bench
         finally:
             bench.close()
-
-
-def _memory_folder() -> Path | None:
-    shared = Path("/dev/shm")
-    return shared if os.access(shared, os.W_OK) else None
 
 
 @contextmanager
