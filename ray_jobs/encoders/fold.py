@@ -85,19 +85,8 @@ def fold(encoder: UserEncoder, base: Session | None, events: Sequence[FoldEvent]
     h, c, pooled = start.h, start.c, start.pooled
     if counted:
         h, c, pooled = encoder.walk(counted, start)
-    items = remembered(start, counted)
-    return Session(
-        user_seq=events[-1].user_seq,
-        h=h,
-        c=c,
-        pooled=pooled,
-        steps=start.steps + len(counted),
-        seen=items.seen,
-        seen_kinds=items.seen_kinds,
-        bought_ms=items.bought_ms,
-        excluded=items.excluded,
-        recent=items.recent,
-    )
+    steps = start.steps + len(counted)
+    return Session(events[-1].user_seq, h, c, pooled, steps, *remembered(start, counted))
 
 
 def user_vector(encoder: UserEncoder, session: Session) -> NDArray[np.float32] | None:

@@ -32,7 +32,7 @@ class NotedEvent(Protocol):
 
 
 class Remembered(NamedTuple):
-    """The fields of a session with these names."""
+    """The last fields of a session, in its order."""
 
     seen: Ordinals
     seen_kinds: NDArray[np.uint8]
@@ -71,14 +71,14 @@ def _after_one(start: Session, event: NotedEvent) -> Remembered:
     kinds = np.empty(room, np.uint8)
     recent = np.empty(min(MAX_RECENT, len(start.recent) + 1), np.int64)
     count, recent_count = _note(
-        *(start.seen, start.seen_kinds, start.bought_ms, start.recent),
-        *(ordinal, bit, at_ms),
+        *(seen, start.seen_kinds, start.bought_ms, start.recent, ordinal, bit, at_ms),
         *(seen_after, kinds, bought_ms, recent),
     )
-    known = slice(count)
-    return Remembered(
-        *(seen_after[known], kinds[known], bought_ms[known]), excluded, recent[:recent_count]
-    )
+    if count < room:
+        seen_after, kinds, bought_ms = seen_after[:count], kinds[:count], bought_ms[:count]
+    if recent_count < len(recent):
+        recent = recent[:recent_count]
+    return Remembered(seen_after, kinds, bought_ms, excluded, recent)
 
 
 @kernel(
@@ -105,28 +105,34 @@ def _note(
     for known in seen:  # ascending; a loop without a branch that may be guessed wrong
         place += known < ordinal
     is_new = place == count or seen[place] != ordinal
-    for row in range(count):
-        to = row + (is_new and row >= place)
-        seen_after[to] = seen[row]
-        kinds_after[to] = kinds[row]
-        bought_ms_after[to] = bought_ms[row]
+    # Two loops each, and no condition in them: so they are copies of many numbers at once.
+    for row in range(place):
+        seen_after[row] = seen[row]
+        kinds_after[row] = kinds[row]
+        bought_ms_after[row] = bought_ms[row]
+    for row in range(place, count):
+        seen_after[row + is_new] = seen[row]
+        kinds_after[row + is_new] = kinds[row]
+        bought_ms_after[row + is_new] = bought_ms[row]
     if is_new:
         seen_after[place], kinds_after[place], bought_ms_after[place] = ordinal, bit, at_ms
     else:
         kinds_after[place] |= bit
         bought_ms_after[place] = max(at_ms, bought_ms[place])
-    others = 0
-    for known in recent:
-        others += known != ordinal
+    length = len(recent)
+    before = length  # of the same item, which is there once at most
+    for row in range(length):
+        before = row if recent[row] == ordinal else before
+    others = length - (before < length)
     left_out = max(0, others + 1 - len(recent_after))
-    kept = 0
-    for known in recent:
-        if known != ordinal:
-            if left_out:
-                left_out -= 1
-            else:
-                recent_after[kept] = known
-                kept += 1
+    oldest = left_out + (left_out > before)
+    kept = max(0, before - oldest)
+    for row in range(kept):
+        recent_after[row] = recent[oldest + row]
+    newer = max(oldest, before + 1)
+    for row in range(newer, length):
+        recent_after[kept + row - newer] = recent[row]
+    kept = others - left_out
     recent_after[kept] = ordinal
     return count + is_new, kept + 1
 
