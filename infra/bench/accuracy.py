@@ -19,6 +19,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import serve
+import sql
 from infra.bench.accuracy_page import DIVERSITY_TITLES, GATE_TITLE, Section, page
 from infra.cli.settings import CliSettings
 from infra.evaluation.bar import question_bar
@@ -32,7 +34,7 @@ from infra.evaluation.registry import MODELS, entry_of
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.text_vectors import TextVectors
-from ray_jobs import encoders, ranking
+from ray_jobs import encoders, ranking, shards
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.shards.atomic import whole_file
@@ -44,8 +46,11 @@ PLOTTED = ("moonlark", "moonlark-cosine", "popularity-7d", "sequential-knn", "ea
 BERT4REC = "bert4rec-rectools"
 """In a table of its own, of MovieLens and with one seed: it is trained with two settings, and one
 training on IFDB would take longer than all other models of that table."""
-EVERY = tuple(name for name in MODELS if name not in ("newest", "moonlark-hourly", BERT4REC))
+APART = ("newest", "moonlark-hourly", "moonlark-no-cosine", BERT4REC)
+"""In some tables only."""
+EVERY = tuple(name for name in MODELS if name not in APART)
 OURS = ("moonlark", "moonlark-cosine")
+PARTS = (*OURS, "moonlark-no-cosine")
 STRONG = ("sequential-knn", "sequential-knn+popular", "ease", "ease+popular")
 """The best of the baselines, which are measured again with little time."""
 LIVE = (*OURS, "sequential-knn", "sequential-knn+popular")
@@ -129,7 +134,7 @@ PLANS = (
         "IFDB, replay, the strongest baselines",
         "ifdb",
         "replay",
-        ("moonlark", "sequential-knn+popular", "ease+popular", "sasrec-rectools"),
+        (*PARTS, "sequential-knn+popular", "ease+popular", "sasrec-rectools"),
         train_days=728,
         fuse_days=84,
         is_drawn=False,
@@ -158,13 +163,14 @@ PLANS = (
         (*OURS, "ease+popular"),
         seeds=3,
         epochs=4,
+        http=300,
         is_drawn=False,
     ),
     Plan(
         "Online Retail, replay by basket, the strongest baselines",
         "online_retail",
         "replay",
-        ("moonlark", "sequential-knn+popular", "ease+popular"),
+        (*PARTS, "sequential-knn+popular", "ease+popular"),
         epochs=4,
         is_drawn=False,
     ),
@@ -254,7 +260,7 @@ def _over_http(plan: Plan, interactions: Interactions, request: Request) -> Over
     """None where it was not measured, and is not to be."""
     assert request.embed is not None
     assert request.kept is not None
-    digest = shelf_digest(encoders, ranking)
+    digest = shelf_digest(encoders, ranking, shards, serve, sql)
     path = request.kept / f"{interactions.name}_http_{plan.http}_{digest}.json"
     if path.is_file():
         return OverHttp(**json.loads(path.read_bytes()))

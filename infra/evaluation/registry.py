@@ -28,6 +28,8 @@ from infra.evaluation.rectools.peer import BERT4REC, SASREC, Model, PeerMissing,
 from infra.evaluation.task import Ranker
 from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import TrainConfig
+from ray_jobs.ranking.fusion import FEATURES
+from ray_jobs.ranking.fusion_fit import EVERY_F
 from ray_jobs.ranking.timeline import Timeline
 
 WINDOWS = (30.0, 7.0, 1.0)
@@ -126,13 +128,23 @@ def _cosine(setting: Setting) -> Moonlark:
     return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
 
 
-def _fused(setting: Setting, make_timeline: MakeTimeline = Timeline) -> Ranker:
+def _fused(
+    setting: Setting,
+    make_timeline: MakeTimeline = Timeline,
+    used_F: NDArray[np.bool_] = EVERY_F,
+) -> Ranker:
     cosine = _cosine(setting)
-    return Fused(cosine, OrPopular(cosine, WINDOWS), setting.fuse_days, make_timeline)
+    alone = OrPopular(cosine, WINDOWS)
+    return Fused(cosine, alone, setting.fuse_days, make_timeline, used_F)
 
 
 def _fused_hourly(setting: Setting) -> Ranker:
     return _fused(setting, HourlyTimeline)
+
+
+def _fused_without_cosine(setting: Setting) -> Ranker:
+    """What the user vector is worth to a list: it finds items still, but scores none."""
+    return _fused(setting, used_F=np.array([name != "cosine" for name in FEATURES]))
 
 
 def _transformer(model: Model) -> Make:
@@ -166,6 +178,9 @@ def _blended(make: Make) -> Make:
 MODELS: Mapping[str, Entry] = {
     "moonlark": Entry(_fused, seeded=True, is_ours=True, shelves=(encoders, ranking)),
     "moonlark-hourly": Entry(_fused_hourly, seeded=True, is_ours=True, shelves=(encoders, ranking)),
+    "moonlark-no-cosine": Entry(
+        _fused_without_cosine, seeded=True, is_ours=True, shelves=(encoders, ranking)
+    ),
     "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, is_ours=True, shelves=(encoders,)),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),

@@ -97,7 +97,7 @@ def test_answers_by_other_code_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("one = 2")
     assert shelf_digest(shelf) != before
     ours = [name for name, entry in MODELS.items() if entry.is_ours]
-    assert ours == ["moonlark", "moonlark-hourly", "moonlark-cosine"]
+    assert ours == ["moonlark", "moonlark-hourly", "moonlark-no-cosine", "moonlark-cosine"]
 
 
 def test_answers_of_another_recipe_are_not_taken(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
 from infra.evaluation.ablations.windows import Windowed
@@ -17,6 +18,8 @@ from infra.evaluation.replay import replay
 from infra.evaluation.task import Lesson, Question
 from infra.evaluation.walk import listed, walk
 from ray_jobs.encoders.fit import tiny
+from ray_jobs.ranking.fusion import FEATURES
+from ray_jobs.ranking.fusion_fit import EVERY_F
 
 GROUPS, EACH = 4, 12
 NONE = np.zeros(0, np.int64)
@@ -35,11 +38,11 @@ def groups(users: int, hours: int = 6) -> Interactions:
     return from_columns("groups", ["-"] * (GROUPS * EACH), *columns, "view", rule=rule)
 
 
-def fused(folder: Path) -> Fused:
+def fused(folder: Path, used_F: NDArray[np.bool_] = EVERY_F) -> Fused:
     rng = np.random.default_rng(1)
     texts = rng.normal(size=(GROUPS * EACH, 24)).astype(np.float32)  # they say nothing
     cosine = Moonlark(tiny(), texts, folder)
-    return Fused(cosine, OrPopular(cosine, (30.0,)))
+    return Fused(cosine, OrPopular(cosine, (30.0,)), used_F=used_F)
 
 
 def test_fusion_learns_and_lists_what_the_group_takes(tmp_path: Path) -> None:
@@ -53,6 +56,17 @@ def test_fusion_learns_and_lists_what_the_group_takes(tmp_path: Path) -> None:
             np.isin(shown, question.seen).any()
             for shown, question in zip(lists, questions, strict=True)
         )
+
+
+def test_a_feature_that_is_left_out_weighs_nothing_and_the_others_learn(tmp_path: Path) -> None:
+    task = replay(groups(400), "live")
+    is_cosine_F = np.array([name == "cosine" for name in FEATURES])
+    with_it, without = fused(tmp_path), fused(tmp_path, ~is_cosine_F)
+    lists = [walk(task, model).lists_QK for model in (with_it, without)]
+    assert "cosine" in with_it.choice
+    assert "cosine" not in without.choice
+    assert "neighbours" in without.choice
+    assert not np.array_equal(*lists)
 
 
 def test_events_of_the_day_change_the_scores_of_the_next_question(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A lesson does what the night does: train, count neighbours, and learn the weight
 newest events, which the weights of the LSTM have not seen. A question is answered by the night's
 own replay (`ray_jobs.nightly.replay.evidence_of`), which runs the shelves of the day.
 
-Shapes: I items.
+Shapes: I items, F features of fusion.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from ray_jobs.encoders.config import KINDS
 from ray_jobs.nightly.replay import Model, evidence_of
 from ray_jobs.ranking.activity import weight_of
 from ray_jobs.ranking.fusion import Evidence, Fusion
+from ray_jobs.ranking.fusion_fit import EVERY_F, fit_fusion
 from ray_jobs.ranking.fusion_fit import Question as Taught
-from ray_jobs.ranking.fusion_fit import fit_fusion
 from ray_jobs.ranking.neighbours import Neighbours, count_neighbours
 from ray_jobs.ranking.timeline import Timeline
 
@@ -46,13 +46,19 @@ MakeTimeline = Callable[[Ints, Ints, NDArray[np.float32], Ints, int], Timeline]
 
 class Fused:
     """`cosine` gives user and item vectors; `alone` ranks where there are too few questions to
-    learn fusion from. Its weights are learned anew every `days`: it takes 20 s."""
+    learn fusion from. Its weights are learned anew every `days`: it takes 20 s. Features that are
+    not `used_F` weigh nothing."""
 
     def __init__(
-        self, cosine: Moonlark, alone: Ranker, days: int = 7, make_timeline: MakeTimeline = Timeline
+        self,
+        cosine: Moonlark,
+        alone: Ranker,
+        days: int = 7,
+        make_timeline: MakeTimeline = Timeline,
+        used_F: NDArray[np.bool_] = EVERY_F,
     ) -> None:
         self._cosine, self._alone, self._make_timeline = cosine, alone, make_timeline
-        self._every = Every(days)
+        self._every, self._used_F = Every(days), used_F
         self._fusion: Fusion | None = None
         self._neighbours = Neighbours.nobody()
         self._timeline: Timeline | None = None
@@ -105,7 +111,7 @@ class Fused:
                 quiet.append(Taught(evidence.features(question.at_ms, quiet=True), place))
                 months.append(month)
         self.lessons = Lessons(lively, quiet, float(np.mean(months)) if months else 0.0)
-        self._fusion = fit_fusion(lively, quiet, self.lessons.usual_month)
+        self._fusion = fit_fusion(lively, quiet, self.lessons.usual_month, self._used_F)
         self._timeline = None  # questions may begin before the last that taught
 
     def scores(self, log: Log, question: Question) -> Floats:
