@@ -1,4 +1,5 @@
-"""Tables of ABLATIONS.md that need time to pass: fusion, and what drift does to epochs and windows.
+"""Tables of ABLATIONS.md that need time to pass: fusion, the encoder where there are new items, and
+what drift does to epochs and windows.
 
 A replay of the days before the cut, which the tests of ACCURACY.md begin at: what is chosen here
 has not seen them. Learned anew every 7 nights (weights of fusion on IFDB every 28), neural weights
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from infra.bench.accuracy_page import PACKAGES, TITLE, interval
 from infra.bench.machine import machine, told, versions
 from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
+from infra.evaluation.ablations.ranker import TorchCosine
+from infra.evaluation.ablations.variants import VARIANTS, Variant
 from infra.evaluation.ablations.windows import Windowed
 from infra.evaluation.answers_file import read_answers, write_answers
 from infra.evaluation.bar import question_bar
@@ -28,7 +31,7 @@ from infra.evaluation.rankers.fused import Fused
 from infra.evaluation.registry import WINDOWS
 from infra.evaluation.replay import replay
 from infra.evaluation.shelf_digest import shelf_digest
-from infra.evaluation.task import Task
+from infra.evaluation.task import Ranker, Task
 from infra.evaluation.walk import Answers, walk
 from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import nightly
@@ -37,6 +40,7 @@ ONCE = 10**6
 """Days: neural weights are learned on the first night and not again."""
 EPOCHS = (3, 6, 24)
 LASTS = (10, 20, 50, 100)
+OF_ENCODER = ("", "pooling", "gates", "items")
 PART_TITLES: Mapping[str, str] = {
     "warm": "warm items",
     "cold": "cold items",
@@ -99,15 +103,39 @@ def _drifts(task: Task, data: str, bench: Bench) -> list[Row]:
     cells: list[tuple[str, str, int, int | None]] = [("shipped", "", shipped, None)]
     cells += [(f"{epochs} epochs", "epochs", epochs, None) for epochs in EPOCHS]
     cells += [(f"the last {last} events read", "window", shipped, last) for last in LASTS]
+    made = [
+        (name, about, partial(_cosine, task, bench, epochs=epochs, last=last))
+        for name, about, epochs, last in cells
+    ]
+    return _walked(task, data, "drift", bench, made)
+
+
+def _encoders(task: Task, data: str, bench: Bench) -> list[Row]:
+    def of(variant: Variant, seed: int) -> Ranker:
+        bert_IT = bench.embed(task.log.interactions.texts_I)
+        return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write, {}, ONCE)
+
+    cells = [(row.name, row.about, partial(of, row)) for row in VARIANTS if row.about in OF_ENCODER]
+    return _walked(task, data, "encoder", bench, cells)
+
+
+def _walked(
+    task: Task,
+    data: str,
+    part: str,
+    bench: Bench,
+    cells: Sequence[tuple[str, str, Callable[[int], Ranker]]],
+) -> list[Row]:
+    """Of (name, about, what makes the ranker of a seed): users without a history get what was
+    popular. Rows that were not measured with all seeds are left out."""
     rows = []
-    for name, about, epochs, last in cells:
+    for name, about, make in cells:
         runs = []
         for seed in range(bench.seeds):
-            path = _path(bench, data, f"drift {name}", seed, shelf_digest(encoders))
+            path = _path(bench, data, f"{part} {name}", seed, shelf_digest(encoders))
             if not path.is_file() and not bench.only_kept:
-                windowed = _cosine(task, bench, seed, epochs, last)
                 bar = question_bar(f"{data}, {name}, seed {seed}", task.steps.count)
-                write_answers(path, walk(task, OrPopular(windowed, WINDOWS), bar), "")
+                write_answers(path, walk(task, OrPopular(make(seed), WINDOWS), bar), "")
             if path.is_file():
                 runs.append(read_answers(path)[0])
         if len(runs) == bench.seeds:
@@ -120,6 +148,7 @@ PLANS = (
     ReplayPlan(
         "Online Retail, fusion, 28 days before the cut", "online_retail", partial(_fusions, 7)
     ),
+    ReplayPlan("IFDB, the encoder, 180 days before the cut", "ifdb", _encoders),
     ReplayPlan("IFDB, epochs and windows, 180 days before the cut", "ifdb", _drifts),
     ReplayPlan(
         "Online Retail, epochs and windows, 28 days before the cut", "online_retail", _drifts

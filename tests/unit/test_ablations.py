@@ -15,9 +15,10 @@ from infra.evaluation.ablations.models import CountGate, SeedGates
 from infra.evaluation.ablations.ranker import TorchCosine, Trained
 from infra.evaluation.ablations.variants import OF_TEXTS, SHIPPED, VARIANTS, Variant
 from infra.evaluation.errors import NotHere
-from infra.evaluation.interactions import DAY_MS, Interactions, from_columns
+from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
 from infra.evaluation.leave_one_out import leave_one_out
 from infra.evaluation.rankers.moonlark import Moonlark
+from infra.evaluation.replay import replay
 from infra.evaluation.task import Task
 from ray_jobs.encoders.config import UserLSTMConfig
 from ray_jobs.encoders.fit import tiny
@@ -65,6 +66,27 @@ def test_the_shipped_row_is_what_ships(task: Task, shipped: np.ndarray, tmp_path
     fold.fit(task.log, lesson)
     by_fold = np.stack([fold.scores(task.log, question) for question in questions])
     np.testing.assert_allclose(shipped, by_fold, atol=1e-4)
+
+
+def test_in_a_replay_too_learned_once_and_histories_go_on(tmp_path: Path) -> None:
+    last = ReplayRule(cut_ms=20 * DAY_MS, validation_days=2)
+    task = replay(replace(rated(), rule=last), "nightly+live")
+    by_torch = TorchCosine(SHIPPED, RECIPE, TEXTS, lambda line: None, {}, days=1_000)
+    fold = Moonlark(RECIPE, TEXTS, tmp_path, days=1_000)
+    asked, results = 0, []
+    for lesson, questions in task.steps:
+        for ranker in (by_torch, fold):
+            ranker.fit(task.log, lesson)
+        results.append(by_torch._result)
+        for question in questions:
+            if len(question.history):
+                asked += 1
+                np.testing.assert_allclose(
+                    *(ranker.scores(task.log, question) for ranker in (by_torch, fold)), atol=1e-4
+                )
+    assert asked > 50
+    assert len(results) > 1
+    assert all(result is results[0] for result in results)
 
 
 @pytest.mark.parametrize("variant", VARIANTS[1:], ids=lambda variant: variant.name)

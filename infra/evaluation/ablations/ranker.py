@@ -1,5 +1,5 @@
-"""Fits a variant, and answers leave-one-out questions by torch instead of the fold: what a
-variant changes, the fold does not know. For what ships the two give the same lists.
+"""Fits a variant, and answers questions by torch instead of the fold: what a variant changes, the
+fold does not know. For what ships the two give the same lists.
 
 Shapes: I items, T text_dim, U users.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from infra.evaluation.ablations.variants import SHIPPED, Variant
 from infra.evaluation.interactions import Ints
 from infra.evaluation.log import Log
+from infra.evaluation.rankers.every import Every
 from infra.evaluation.rankers.moonlark import train_data
 from infra.evaluation.task import Floats, Lesson, Question
 from ray_jobs.encoders.fit import EpochReport, FitResult, TrainConfig, fit, model_config_of
@@ -26,7 +27,8 @@ Trained = MutableMapping[TrainConfig, FitResult]
 
 
 class TorchCosine:
-    """The user vector alone, of one variant. `config`: the recipe that the variant changes."""
+    """The user vector alone, of one variant. `config`: the recipe that the variant changes; it is
+    learned again after `days`."""
 
     def __init__(
         self,
@@ -35,13 +37,16 @@ class TorchCosine:
         bert_IT: NDArray[np.float32],
         say: Say,
         trained: Trained,
+        days: int = 0,
     ) -> None:
         self._variant, self._bert_IT, self._say, self._trained = variant, bert_IT, say, trained
-        self._config = variant.recipe(config)
+        self._config, self._every = variant.recipe(config), Every(days)
         self.validation = float("nan")
         """NDCG@10 of the epoch that was kept."""
 
     def fit(self, log: Log, lesson: Lesson) -> None:
+        if not self._every.is_due(log, lesson):
+            return
         variant, config = self._variant, self._config
         learned = self._events(log, lesson)
         reads_otherwise = replace(variant, name=SHIPPED.name, about="", last=None) == SHIPPED
