@@ -16,7 +16,7 @@ from tqdm import tqdm
 from infra.bench.growth_floors import measured_floors
 from infra.bench.growth_held import fitted, hold, run_module
 from infra.bench.growth_plots import plots
-from infra.bench.growth_served import served
+from infra.bench.growth_served import served, with_lists
 from infra.bench.growth_store import by_history, by_users
 from infra.bench.growth_tables import (
     CALCULATED,
@@ -46,7 +46,6 @@ class Plan:
     users: tuple[int, ...]
     histories: tuple[int, ...]
     rounds: int
-    requests: int
 
 
 PLANS: dict[Size, Plan] = {
@@ -57,7 +56,6 @@ PLANS: dict[Size, Plan] = {
         users=(1_000, 10_000, 100_000),
         histories=(10, 50, 200, 500, 1_000, 2_000),
         rounds=50,
-        requests=400,
     ),
     "small": Plan(
         items=(2_000, 30_000),
@@ -66,7 +64,6 @@ PLANS: dict[Size, Plan] = {
         users=(100, 1_000),
         histories=(10, 100),
         rounds=10,
-        requests=40,
     ),
 }
 
@@ -85,11 +82,11 @@ def measure(size: Size) -> Report:
                 delta_s = {int(count): seconds for count, seconds in told.items()}
     tiny, *sizes = held
     once = tiny.grown.private - generation_bytes(tiny.ask).private
-    floors = measured_floors(fitted(sizes), once, size, plan.requests)
+    found_served = served()
+    floors = with_lists(measured_floors(fitted(sizes), once), found_served)
     users = by_users(plan.users, plan.rounds)
     floors = replace(floors, event_bytes=users[-1].event_bytes)
     histories = by_history(plan.histories, plan.rounds)
-    found_served = served()
     drawn = () if size == "small" else plots(tiny, sizes, delta_s, users, histories)
     ratios = (
         *memory_ratios(tiny, sizes, floors),
@@ -101,7 +98,7 @@ def measure(size: Size) -> Report:
         about=(
             "What more costs: generations of several sizes (made vectors of 128, texts of 384) "
             "each loaded, warmed and touched in a process of its own; the read and the fold of one "
-            "list on SQLite; one replica on a real stack for what does not follow from bytes."
+            "list on SQLite; a replica on a real stack for memory that does not follow from bytes."
         ),
         ratios=ratios,
         tables=(
@@ -129,8 +126,8 @@ def measure(size: Size) -> Report:
             f"{CALCULATED:,} items are calculated, not measured.",
             "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
             f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",
-            "The CPU of a list is `list_cost`'s whole request without faiss, and an answer of "
-            "nothing by the gateway and HAProxy, times what busy cores add; a search's is alone.",
+            "The CPU of a list is that of one client in `serve`, 100,000 items, times what busy "
+            "cores add; a search's is of a process that does nothing else.",
             *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
         plots=drawn,

@@ -1,5 +1,6 @@
 """What the last full run of `serve` measured, which the sizing formula is held against."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from infra.bench.report import RESULTS, Report
 from infra.bench.serve import PLANS
 from infra.bench.serving.made_catalog import EVENTS
 from infra.bench.serving.page import (
+    ALONE,
     LISTS_ANSWERED,
     MAPPED_AFTER,
     MB,
@@ -30,6 +32,9 @@ class Served:
     mapped: float
     lists: float
     list_cpu_s: float
+    """Under 16 clients."""
+    alone_cpu_s: float
+    """For one client, in turn with them."""
 
     def expected(self) -> sizing.Bytes:
         """The same by the formula, as `moonlark size` has it, and with its usual neighbours: each
@@ -54,7 +59,9 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             _number(*cells[f"{plan.name}: floors and memory", row])
             for row in (OWN_AFTER, MAPPED_AFTER, LISTS_ANSWERED)
         )
-        cpu_ms = _number(cells[f"{plan.name}: rates", RECOMMENDATIONS][1])
+        many_ms, alone_ms = (
+            _number(cells[f"{plan.name}: rates", row][1]) for row in (RECOMMENDATIONS, ALONE)
+        )
         ask = sizing.Ask(
             items=plan.items,
             users=plan.users,
@@ -62,8 +69,18 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             residual_share=0.0,
             seen=sum(EVENTS) // 2,
         )
-        found.append(Served(ask, REPLICAS, own_mb * MB, mapped_mb * MB, lists, cpu_ms / 1000))
+        memory = (own_mb * MB, mapped_mb * MB)
+        found.append(Served(ask, REPLICAS, *memory, lists, many_ms / 1000, alone_ms / 1000))
     return found
+
+
+def with_lists(floors: sizing.Floors, found: Sequence[Served]) -> sizing.Floors:
+    """`floors` with the CPU of a list for one client at the smallest catalog, less its search by
+    the formula; as they are where nothing was served."""
+    if not found:
+        return floors
+    searched_s = floors.search_cpu_s + sizing.search_bytes(found[0].ask) * floors.byte_cpu_s
+    return replace(floors, request_cpu_s=found[0].alone_cpu_s - searched_s)
 
 
 def _number(cell: str) -> float:

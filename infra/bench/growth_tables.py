@@ -75,7 +75,7 @@ def served_ratios(served: Sequence[Served], floors: sizing.Floors) -> list[Ratio
             _within(
                 f"CPU of a list of `serve`, {items}",
                 sizing.size(found.ask, floors).list_cpu_s / found.list_cpu_s,
-                "by the formula, with this run's floors / replicas and HAProxy under 16 clients",
+                "by the formula, one client at the smallest / replicas and HAProxy, 16 clients",
             ),
         ]
     return ratios
@@ -197,9 +197,8 @@ def floors_table(floors: sizing.Floors, served: Sequence[Served]) -> Table:
     busy = caches = ""
     if served:
         small = served[0]
-        alone_s = sizing.size(small.ask, floors).list_cpu_s / floors.busy
         more = small.private - small.expected().private
-        busy = f"{small.list_cpu_s / alone_s:.2f}"
+        busy = f"{small.list_cpu_s / small.alone_cpu_s:.2f}"
         caches = f"{(default.page_caches + more / small.gateways) / MB:.0f} MB"
     rows += [
         ("CPU of a list on busy cores / alone", busy, f"{default.busy:.2f}"),

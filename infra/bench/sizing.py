@@ -87,18 +87,15 @@ class Floors:
     ray: int = 1_220 << 20
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
     request_cpu_s: float = 3.6e-3
-    """Of a list, Serve's and HAProxy's part included, without the search: `list_cost` at 100,000
-    items less faiss, and the no-op of `serve`, on the fastest processor that was at hand; on the
-    slowest it is 6.8: `growth` measures it."""
+    """Of a list for one client, Serve's and HAProxy's part included, without the search: what
+    `serve` measures at 100,000 items, on the fastest processor that was at hand."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
     """Of a byte that a search reads."""
     busy: float = 1.28
-    """A list's CPU under 16 clients on two cores, by that of a list alone: between what `serve` was
-    beside these floors, as measured in the same hours, at 100,000 and at 1,000,000 items. A machine
-    that is shared is half as fast again in some hours, and whoever measures the two apart finds
-    1.06 to 1.6."""
+    """A list's CPU under 16 clients on two cores, by that for one client, as `serve` measures them
+    in turn."""
     event_bytes: float = 140.0
     """In the database, with its indexes."""
 

@@ -8,7 +8,7 @@ import pytest
 from infra.bench import sizing
 from infra.bench.growth_held import Held, expected, expected_growth, fitted, hold
 from infra.bench.growth_plots import plots
-from infra.bench.growth_served import Served, served
+from infra.bench.growth_served import Served, served, with_lists
 from infra.bench.growth_store import EVENTS_A_USER, ByHistory, ByUsers, by_history, by_users
 from infra.bench.growth_tables import (
     TINY,
@@ -93,10 +93,12 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
         assert 1e8 < found.private < 1e11
         assert 1e6 < found.mapped < 1e11
         assert 0 < found.list_cpu_s < 1
+        assert 0 < found.alone_cpu_s < 1
     ask, floors = sizing.Ask(items=10_000, users=10), sizing.Floors()
     one = sizing.replica_bytes(ask, 1, floors)  # with the sessions of ten users
     own = 2 * one.private
-    exact = Served(ask, 2, own, one.mapped / 2, 20, 2 * sizing.size(ask).list_cpu_s)
+    many_s = 2 * sizing.size(ask).list_cpu_s
+    exact = Served(ask, 2, own, one.mapped / 2, 20, many_s, many_s / (2 * floors.busy))
     memory, pages, cpu = served_ratios([exact], floors)
     assert memory.value == pytest.approx(1)
     assert pages.value == pytest.approx(0.5)
@@ -109,6 +111,12 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
     )
     assert float(busy[0]) == pytest.approx(2 * float(busy[1]), abs=0.02)
     assert caches[0] == caches[1]
+    # A list alone that costs half as much again: so does the list of the formula.
+    dearer = replace(exact, alone_cpu_s=1.5 * exact.alone_cpu_s)
+    assert with_lists(floors, []) == floors
+    assert with_lists(floors, [exact]).request_cpu_s == pytest.approx(floors.request_cpu_s)
+    found = sizing.size(ask, with_lists(floors, [dearer])).list_cpu_s
+    assert found == pytest.approx(1.5 * sizing.size(ask).list_cpu_s)
     more = replace(exact, private=own + 20e6)  # of two gateways
     more_caches = floors_table(floors, [more]).rows[-1][1]
     assert float(more_caches.split()[0]) - float(caches[0].split()[0]) == pytest.approx(10, abs=1)
