@@ -49,8 +49,9 @@ from sql.pulse import Pulse
 from sql.schema import check_schema
 from sql.settings import StoreSettings
 
-CHECKPOINT_S = 0.5
-"""Between two copies of SQLite's log: a thousand pages at a hundred groups a second."""
+CHECKPOINT_S = 1.0
+"""Between two copies of SQLite's log, which the disk syncs beside the commits; pages that were
+written again meanwhile are copied once."""
 
 
 def _tell_nobody(reading: Reading) -> None:

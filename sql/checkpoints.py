@@ -6,26 +6,26 @@ returns: every 50th commit of five events, 50 to 280 ms each. Engines that are o
 where the log grew to `LONGEST_LOG_PAGES` all the same.
 
 PASSIVE copies what it can and holds up nobody, but while others write it never comes to the end of
-the log, and only then does the log begin anew. So a long one is ended by RESTART, which has writers
-wait while it copies what came during the last PASSIVE.
+the log, and only a writer who finds it copied to its end begins it anew. So a long one is copied to
+its end with the writers' lock held. (RESTART would do both, but waits for that lock in steps of up
+to 100 ms; where others leave it for a millisecond at a time it hardly ever gets it, and the log
+grows until commits have to copy it.)
 """
 
 from typing import Any
 
 from sqlalchemy import Engine
 
-from sql.engine import LOCK_TIMEOUT_MS
+from sql.engine import write
 from sql.transactions import driver_errors
 
-LONG_LOG_PAGES = 10_000
-"""40 MB: from here on the log is to begin anew."""
-
-RESTART_TIMEOUT_MS = 250
-"""RESTART waits so long for the writers' lock, and for readers while it has it."""
+LONG_LOG_PAGES = 30_000
+"""120 MB: from here on the log is to begin anew."""
 
 
 def checkpoint(engine: Engine, long_log_pages: int = LONG_LOG_PAGES) -> bool:
-    """Copy what the log has; a long log begins anew. Returns whether it was told to and could.
+    """Copy what the log has. Returns whether it was a long one and is copied to its end: whoever
+    writes next begins it anew, unless somebody still reads an old state of it.
 
     Raises as `transactions.write` does.
     """
@@ -33,22 +33,19 @@ def checkpoint(engine: Engine, long_log_pages: int = LONG_LOG_PAGES) -> bool:
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
-            pages, _ = _copy(cursor, "PASSIVE")
+            pages, _ = _copy(cursor)
             if pages <= long_log_pages:
                 return False
-            if _copy(cursor, "PASSIVE")[1] < pages:
-                return False  # a reader of an old state keeps its pages: RESTART would be in vain
-            cursor.execute(f"PRAGMA busy_timeout = {RESTART_TIMEOUT_MS}")
-            try:
-                (is_busy, *_) = cursor.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
-            return not is_busy
+            if _copy(cursor)[1] < pages:
+                return False  # a reader of an old state keeps its pages: it would be in vain
+            with write(engine):  # little came meanwhile, and nothing comes now
+                pages, copied = _copy(cursor)
+                return 0 < pages == copied
         finally:
             connection.close()  # back to the pool
 
 
-def _copy(cursor: Any, mode: str) -> tuple[int, int]:
+def _copy(cursor: Any) -> tuple[int, int]:
     """(pages of the log, pages of it that were copied so far); -1 where another copies now."""
-    (_, pages, copied) = cursor.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    (_, pages, copied) = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return pages, copied

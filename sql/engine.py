@@ -25,8 +25,8 @@ LOCK_TIMEOUT_MS = 30_000
 CACHE_KIB = 32_000
 """Of pages, a connection of SQLite at most: a group of 800 events writes some 2,500 of 4 KiB, and
 what does not fit goes to the log before its commit, and is read again."""
-LONGEST_LOG_PAGES = 50_000
-"""200 MB: where nobody else copied it, the commit does that makes SQLite's log so long."""
+LONGEST_LOG_PAGES = 100_000
+"""400 MB: where nobody else copied it, the commit does that makes SQLite's log so long."""
 WAL_RETRY_S = 0.005
 LOCK_RETRY_S = 0.001
 """Half of it to one and a half: two who wait, and one who comes again each few ms, take turns."""

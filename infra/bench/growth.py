@@ -126,8 +126,8 @@ def measure(size: Size) -> Report:
             f"{CALCULATED:,} items are calculated, not measured.",
             "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
             f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",
-            "The CPU of a list is that of one client in `serve`, 100,000 items, times what busy "
-            "cores add; a search's is of a process that does nothing else.",
+            "The CPU of a list is that of `serve` under 16 clients at 100,000 items, its search by "
+            "the formula apart; a search's is of a process that does nothing else.",
             *(() if drawn or size == "small" else (NO_PLOTS,)),
         ),
         plots=drawn,

@@ -9,7 +9,6 @@ from infra.bench.report import RESULTS, Report
 from infra.bench.serve import PLANS
 from infra.bench.serving.made_catalog import EVENTS
 from infra.bench.serving.page import (
-    ALONE,
     LISTS_ANSWERED,
     MAPPED_AFTER,
     MB,
@@ -33,8 +32,6 @@ class Served:
     lists: float
     list_cpu_s: float
     """Under 16 clients."""
-    alone_cpu_s: float
-    """For one client, in turn with them."""
 
     def expected(self) -> sizing.Bytes:
         """The same by the formula, as `moonlark size` has it, and with its usual neighbours: each
@@ -59,9 +56,7 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             _number(*cells[f"{plan.name}: floors and memory", row])
             for row in (OWN_AFTER, MAPPED_AFTER, LISTS_ANSWERED)
         )
-        many_ms, alone_ms = (
-            _number(cells[f"{plan.name}: rates", row][1]) for row in (RECOMMENDATIONS, ALONE)
-        )
+        cpu_ms = _number(cells[f"{plan.name}: rates", RECOMMENDATIONS][1])
         ask = sizing.Ask(
             items=plan.items,
             users=plan.users,
@@ -69,18 +64,17 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             residual_share=0.0,
             seen=sum(EVENTS) // 2,
         )
-        memory = (own_mb * MB, mapped_mb * MB)
-        found.append(Served(ask, REPLICAS, *memory, lists, many_ms / 1000, alone_ms / 1000))
+        found.append(Served(ask, REPLICAS, own_mb * MB, mapped_mb * MB, lists, cpu_ms / 1000))
     return found
 
 
 def with_lists(floors: sizing.Floors, found: Sequence[Served]) -> sizing.Floors:
-    """`floors` with the CPU of a list for one client at the smallest catalog, less its search by
-    the formula; as they are where nothing was served."""
+    """`floors` with the CPU of a list at the smallest catalog, less its search by the formula; as
+    they are where nothing was served."""
     if not found:
         return floors
     searched_s = floors.search_cpu_s + sizing.search_bytes(found[0].ask) * floors.byte_cpu_s
-    return replace(floors, request_cpu_s=found[0].alone_cpu_s - searched_s)
+    return replace(floors, request_cpu_s=found[0].list_cpu_s - searched_s)
 
 
 def _number(cell: str) -> float:

@@ -72,12 +72,16 @@ def served_ratios(served: Sequence[Served], floors: sizing.Floors) -> list[Ratio
                 value=found.mapped / expected.mapped,
                 of="measured / by the formula, which counts all",
             ),
-            _within(
-                f"CPU of a list of `serve`, {items}",
-                sizing.size(found.ask, floors).list_cpu_s / found.list_cpu_s,
-                "by the formula, one client at the smallest / replicas and HAProxy, 16 clients",
-            ),
         ]
+    if len(served) > 1:  # the smallest says what all but the search costs
+        large = served[-1]
+        ratios.append(
+            _within(
+                f"CPU of a list of `serve`, {large.ask.items:,} items",
+                sizing.size(large.ask, floors).list_cpu_s / large.list_cpu_s,
+                f"by the formula from {served[0].ask.items:,} items / measured, 16 clients",
+            )
+        )
     return ratios
 
 
@@ -161,7 +165,7 @@ def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
     for items in (10_000, 100_000, 1_000_000, CALCULATED):
         ask = replace(of, items=items, users=100_000, rate=300.0)
         found = sizing.size(ask, floors)
-        searched = found.list_cpu_s / floors.busy - floors.request_cpu_s
+        searched = found.list_cpu_s - floors.request_cpu_s
         rows.append(
             (
                 f"{items:,}",
@@ -180,8 +184,8 @@ def calculated(of: sizing.Ask, floors: sizing.Floors) -> Table:
 
 
 def floors_table(floors: sizing.Floors, served: Sequence[Served]) -> Table:
-    """Those of this run, and what the smallest catalog of `serve` says beside them of the two that
-    a process alone does not show."""
+    """Those of this run, and what the smallest catalog of `serve` says of page caches, which a
+    process alone does not show."""
     told: dict[str, Callable[[sizing.Floors], str]] = {
         "gateway replica before a generation, own": lambda f: f"{f.replica_private / MB:.0f} MB",
         "gateway replica, share of files": lambda f: f"{f.replica_mapped / MB:.0f} MB",
@@ -194,16 +198,12 @@ def floors_table(floors: sizing.Floors, served: Sequence[Served]) -> Table:
     }
     default = sizing.Floors()
     rows = [(name, show(floors), show(default)) for name, show in told.items()]
-    busy = caches = ""
+    caches = ""
     if served:
         small = served[0]
         more = small.private - small.expected().private
-        busy = f"{small.list_cpu_s / small.alone_cpu_s:.2f}"
         caches = f"{(default.page_caches + more / small.gateways) / MB:.0f} MB"
-    rows += [
-        ("CPU of a list on busy cores / alone", busy, f"{default.busy:.2f}"),
-        ("SQLite's page caches of a replica", caches, f"{default.page_caches / MB:.0f} MB"),
-    ]
+    rows.append(("SQLite's page caches of a replica", caches, f"{default.page_caches / MB:.0f} MB"))
     return table_of("Floors", ("", "measured", "in `moonlark size`"), rows)
 
 

@@ -86,16 +86,13 @@ class Floors:
     """The process that holds MiniLM."""
     ray: int = 1_220 << 20
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
-    request_cpu_s: float = 3.6e-3
-    """Of a list for one client, Serve's and HAProxy's part included, without the search: what
-    `serve` measures at 100,000 items, on the fastest processor that was at hand."""
+    request_cpu_s: float = 4.6e-3
+    """Of a list under 16 clients, Serve's and HAProxy's part included, without the search. `serve`
+    measured 2.8 at 100,000 items on the fastest processor that was at hand, 8.5 on the slowest."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10
     """Of a byte that a search reads."""
-    busy: float = 1.28
-    """A list's CPU under 16 clients on two cores, by that for one client, as `serve` measures them
-    in turn."""
     event_bytes: float = 140.0
     """In the database, with its indexes."""
 
@@ -222,8 +219,7 @@ def size(ask: Ask, floors: Floors | None = None) -> Size:
     known = floors or Floors()
     one = generation_bytes(ask)
     held = [replica_bytes(ask, count, known) for count in (KEPT, KEPT + 1)]
-    alone_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
-    cpu_s = known.busy * alone_s
+    cpu_s = known.request_cpu_s + known.search_cpu_s + search_bytes(ask) * known.byte_cpu_s
     cores = ask.rate * cpu_s / USED
     replicas = max(2, round(cores + 0.5))
     log = ask.events * known.event_bytes

@@ -62,6 +62,8 @@ def event_time(occurred_at_ms: int, received_at_ms: int) -> int:
 
 def effective(events: Sequence[FoldEvent]) -> list[FoldEvent]:
     """The events that count: without undos, and without what an undo or a re-rating took back."""
+    if len(events) == 1:  # what the day folds for almost every answer; nothing else takes it back
+        return [] if events[0].kind == UNDO else [events[0]]
     undone = {event.undoes_seq for event in events if event.undoes_seq is not None}
     return [event for event in events if event.kind != UNDO and event.user_seq not in undone]
 

@@ -114,7 +114,6 @@ def made_figures() -> Figures:
     return Figures(
         loops={
             "lists": loop(500, 2.6, "gateway"),
-            "lists alone": loop(90, 2.2, "gateway"),
             "noop": loop(1000, 0.4, "noop"),
             "noop fastapi": loop(900, 0.5, "noop fastapi"),
             "events": loop(700, 1.0, "gateway"),

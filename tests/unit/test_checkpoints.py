@@ -90,6 +90,34 @@ def test_a_long_log_begins_anew_while_others_write(engine: Engine, database: Pat
     assert log_bytes(database) == size, "the log is written from its beginning"
 
 
+def test_a_long_log_begins_anew_also_where_the_lock_is_hardly_ever_free(
+    engine: Engine, database: Path
+) -> None:
+    stopping = threading.Event()
+
+    def writer() -> None:
+        while not stopping.is_set():
+            with write(engine) as conn:
+                conn.exec_driver_sql("INSERT INTO t (body) VALUES (?)", [(bytes(4_000),)] * 20)
+                time.sleep(0.02)
+
+    writers = [threading.Thread(target=writer) for _ in range(3)]
+    for thread in writers:
+        thread.start()
+    try:
+        deadline_s = time.monotonic() + 20
+        while not (begun_anew := checkpoint(engine, LONG)) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+    finally:
+        stopping.set()
+        for thread in writers:
+            thread.join()
+    assert begun_anew
+    size = log_bytes(database)
+    put(engine, 20)
+    assert log_bytes(database) == size, "the log is written from its beginning"
+
+
 def test_a_reader_of_an_old_state_holds_up_no_writer(engine: Engine) -> None:
     put(engine, 1)
     with read_snapshot(engine) as conn:

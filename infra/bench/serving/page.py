@@ -20,7 +20,6 @@ SERVER = ("gateway", "haproxy")
 MOST_WRONG = 3
 RAN = "all phases ran"
 RECOMMENDATIONS = "recommendations"
-ALONE = "recommendations, one connection"
 OWN_AFTER = "own memory of the gateways after, MB"
 MAPPED_AFTER = "pages of files of the gateways after, MB"
 LISTS_ANSWERED = "lists answered meanwhile"
@@ -94,7 +93,6 @@ def tables(name: str, figures: Figures) -> list[Table]:
 def _rates(name: str, figures: Figures) -> Table:
     shown: Mapping[str, tuple[str, Sequence[str]]] = {
         "lists": (RECOMMENDATIONS, SERVER),
-        "lists alone": (ALONE, SERVER),
         "events": ("events, one a post", SERVER),
         "batches": (f"posts of {BATCH} events", SERVER),
         "visits": ("event, then list", SERVER),
@@ -115,7 +113,7 @@ def _rates(name: str, figures: Figures) -> Table:
                 f"{loop.sender_ms:.3f}",
             )
         )
-    columns = ("closed loop, 16 connections if not said", "/s", "server CPU ms", "of it HAProxy")
+    columns = ("closed loop, 16 connections", "/s", "server CPU ms", "of it HAProxy")
     return Table(
         title=f"{name}: rates",
         columns=(*columns, "database CPU ms", "sender CPU ms"),
@@ -181,7 +179,7 @@ def wrong(name: str, figures: Figures) -> list[str]:
 def _all_sent(figures: Figures) -> dict[str, Sent]:
     """By what they are called where something went wrong."""
     assert figures.searches is not None, RAN
-    titles = {"lists": RECOMMENDATIONS, "lists alone": ALONE, "noop": f"{NOOP}, ASGI"}
+    titles = {"lists": RECOMMENDATIONS, "noop": f"{NOOP}, ASGI"}
     titles |= {"noop fastapi": f"{NOOP}, FastAPI", BARE: f"{NOOP}, FastAPI under uvicorn"}
     found = {titles.get(key, key): loop.whole for key, loop in figures.loops.items()}
     for key, sent in figures.at_half.items():

@@ -41,7 +41,7 @@ ASKED_AT_ONCE = 1_000
 MOST_PER_S = 6_000
 """Visits are made before the clock runs: no stack here answers more."""
 BARE = "bare fastapi"
-WITH_A_LIST = ("lists", "lists alone", "visits")
+WITH_A_LIST = ("lists", "visits")
 NOOPS = {"noop": "/noop-asgi/nothing", "noop fastapi": "/noop-fastapi/nothing"}
 FLOOR_USERS = 200
 SEARCH_TEXTS = ("a quiet film about the sea", "winter boots for children", "jazz of the sixties")
@@ -146,14 +146,12 @@ class Phases:
         figures.worked = memory(stack.replicas)
         return figures
 
-    def _loop(
-        self, name: str, visits: Sequence[Visit], *groups: str, clients: int = CLIENTS
-    ) -> Loop:
+    def _loop(self, name: str, visits: Sequence[Visit], *groups: str) -> Loop:
         """One closed loop more of that name."""
         loop = self.figures.loops.setdefault(name, Loop())
         before = self._stack.meter.read()
         seconds = self._lengths.loop_s
-        sent = self._pool.submit(closed_loop, self._stack.port, visits, clients, seconds).result()
+        sent = self._pool.submit(closed_loop, self._stack.port, visits, CLIENTS, seconds).result()
         spent = self._stack.meter.since(before)
         loop.sent.append(sent)
         self._count_lists(name, sent)
@@ -166,8 +164,7 @@ class Phases:
             self.figures.lists_answered += len(sent.ends_s_NP)
 
     def _in_turn(self) -> None:
-        """Lists, for many and for one who asks again when answered, and the apps that do nothing,
-        round by round. The first round only warms."""
+        """Lists, and the apps that do nothing, round by round. The first round only warms."""
         most = int(MOST_PER_S * self._lengths.loop_s)
         rate = 0.0
         for number in range(1 + self._lengths.rounds):
@@ -175,9 +172,8 @@ class Phases:
                 self._loop(name, [Visit((self._asker.get(path),))] * most, name, "haproxy")
             # As many as will be answered, and some: users who have something new are used up.
             count = int(max(200.0, 1.5 * rate) * self._lengths.loop_s)
-            groups = ("gateway", "haproxy", "database")
-            rate = self._loop("lists", self._fresh(count), *groups).per_s
-            self._loop("lists alone", self._fresh(count), *groups, clients=1)
+            lists = self._loop("lists", self._fresh(count), "gateway", "haproxy", "database")
+            rate = lists.per_s
             if not number:
                 self.figures.loops.clear()
         with bare_fastapi() as (port, process):
