@@ -12,7 +12,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,6 @@ class Plan:
     seeds: int = 1
     train_days: int = 84
     fuse_days: int = 7
-    epochs: int = 12
     http: int = 0
     """So many lists are asked of the shipped API as well."""
     is_drawn: bool = True
@@ -154,7 +153,6 @@ PLANS = (
         "online_retail",
         "replay",
         EVERY,
-        epochs=4,
     ),
     Plan(
         "Online Retail, replay by basket, three seeds",
@@ -162,7 +160,6 @@ PLANS = (
         "replay",
         (*OURS, "ease+popular"),
         seeds=3,
-        epochs=4,
         http=300,
         is_drawn=False,
     ),
@@ -171,10 +168,9 @@ PLANS = (
         "online_retail",
         "replay",
         (*PARTS, "sequential-knn+popular", "ease+popular"),
-        epochs=4,
         is_drawn=False,
     ),
-    Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS, epochs=4),
+    Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS),
 )
 
 TITLES = (*(plan.title for plan in PLANS), *DIVERSITY_TITLES.values(), GATE_TITLE)
@@ -205,7 +201,7 @@ def measured(
         repeat_baselines=plan.protocol != "replay",
         train_days=plan.train_days,
         fuse_days=plan.fuse_days,
-        recipe=lambda seed: replace(nightly(seed), epochs=plan.epochs),
+        recipe=nightly,
         embed=TextVectors(cache, bert, tqdm.write).of,
         cache=cache,
         kept=cache / "answers",
@@ -223,7 +219,7 @@ def measured(
         for path in draw(table, PLOTS, f"{interactions.name}-{table.variant}", PLOTTED)
     ]
     command = f"python -m infra.bench.accuracy --data FOLDER --plans '{plan.title}'"
-    training = f"neural weights of {plan.epochs} epochs at most"
+    training = f"neural weights of {nightly().epochs} epochs at most"
     if plan.protocol == "replay":
         training += f", learned at the cut and every {plan.train_days} days, weights of fusion "
         training += f"every {plan.fuse_days}"
