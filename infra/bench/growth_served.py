@@ -12,6 +12,7 @@ from infra.bench.serving.page import (
     LISTS_ANSWERED,
     MAPPED_AFTER,
     MB,
+    NOOP_ASGI,
     OWN_AFTER,
     RECOMMENDATIONS,
 )
@@ -32,6 +33,8 @@ class Served:
     lists: float
     list_cpu_s: float
     """Under 16 clients."""
+    noop_cpu_s: float
+    """Of an answer of the app that does nothing, in turn with the lists."""
 
     def expected(self) -> sizing.Bytes:
         """The same by the formula, as `moonlark size` has it, and with its usual neighbours: each
@@ -56,7 +59,10 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             _number(*cells[f"{plan.name}: floors and memory", row])
             for row in (OWN_AFTER, MAPPED_AFTER, LISTS_ANSWERED)
         )
-        cpu_ms = _number(cells[f"{plan.name}: rates", RECOMMENDATIONS][1])
+        cpu_s = [
+            _number(cells[f"{plan.name}: rates", row][1]) / 1000
+            for row in (RECOMMENDATIONS, NOOP_ASGI)
+        ]
         ask = sizing.Ask(
             items=plan.items,
             users=plan.users,
@@ -64,7 +70,7 @@ def served(path: Path = RESULTS / "serve.json") -> list[Served]:
             residual_share=0.0,
             seen=sum(EVENTS) // 2,
         )
-        found.append(Served(ask, REPLICAS, own_mb * MB, mapped_mb * MB, lists, cpu_ms / 1000))
+        found.append(Served(ask, REPLICAS, own_mb * MB, mapped_mb * MB, lists, *cpu_s))
     return found
 
 

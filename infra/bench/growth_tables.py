@@ -74,12 +74,14 @@ def served_ratios(served: Sequence[Served], floors: sizing.Floors) -> list[Ratio
             ),
         ]
     if len(served) > 1:  # the smallest says what all but the search costs
-        large = served[-1]
+        small, large = served[0], served[-1]
+        slower = large.noop_cpu_s / small.noop_cpu_s
         ratios.append(
             _within(
                 f"CPU of a list of `serve`, {large.ask.items:,} items",
-                sizing.size(large.ask, floors).list_cpu_s / large.list_cpu_s,
-                f"by the formula from {served[0].ask.items:,} items / measured, 16 clients",
+                sizing.size(large.ask, floors).list_cpu_s * slower / large.list_cpu_s,
+                f"by the formula from {small.ask.items:,} items, times what the no-op cost beside "
+                "each / measured, 16 clients",
             )
         )
     return ratios

@@ -92,11 +92,11 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
     for found in served():  # of the results that are kept
         assert 1e8 < found.private < 1e11
         assert 1e6 < found.mapped < 1e11
-        assert 0 < found.list_cpu_s < 1
+        assert 0 < found.noop_cpu_s < found.list_cpu_s < 1
     ask, floors = sizing.Ask(items=10_000, users=10), sizing.Floors()
     one = sizing.replica_bytes(ask, 1, floors)  # with the sessions of ten users
     own = 2 * one.private
-    exact = Served(ask, 2, own, one.mapped / 2, 20, 2 * sizing.size(ask).list_cpu_s)
+    exact = Served(ask, 2, own, one.mapped / 2, 20, 2 * sizing.size(ask).list_cpu_s, 2e-4)
     memory, pages = served_ratios([exact], floors)
     assert memory.value == pytest.approx(1)
     assert pages.value == pytest.approx(0.5)
@@ -109,6 +109,8 @@ def test_the_formula_is_held_against_what_serve_measured(tmp_path: Path) -> None
     cpu = served_ratios([exact, large], found)[-1]
     assert cpu.value == pytest.approx(1)
     assert cpu.is_reached
+    slower = replace(large, list_cpu_s=2 * large.list_cpu_s, noop_cpu_s=4e-4)
+    assert served_ratios([exact, slower], found)[-1].value == pytest.approx(1)
     dearer = replace(large, list_cpu_s=1.2 * large.list_cpu_s)
     assert not served_ratios([exact, dearer], found)[-1].is_reached
     caches = floors_table(floors, [exact]).rows[-1][1:]

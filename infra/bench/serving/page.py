@@ -27,6 +27,7 @@ LISTS_ANSWERED = "lists answered meanwhile"
 MB = 1e6
 NOOP = "no-op"
 """In the title of each loop that is not moonlark's."""
+NOOP_ASGI = f"{NOOP}, ASGI"
 
 
 def ratios(name: str, figures: Figures, *, is_judged: bool, is_smaller: bool) -> list[Ratio]:
@@ -96,7 +97,7 @@ def _rates(name: str, figures: Figures) -> Table:
         "events": ("events, one a post", SERVER),
         "batches": (f"posts of {BATCH} events", SERVER),
         "visits": ("event, then list", SERVER),
-        "noop": ("no-op, ASGI", ("noop", "haproxy")),
+        "noop": (NOOP_ASGI, ("noop", "haproxy")),
         "noop fastapi": ("no-op, FastAPI", ("noop fastapi", "haproxy")),
         BARE: ("FastAPI under uvicorn, one process", (BARE,)),
     }
@@ -145,7 +146,7 @@ def _latencies(name: str, figures: Figures) -> Table:
     rows = [
         *_rows("recommendation", half["lists"]),
         *_rows("event, acknowledged", half["events"]),
-        *_rows("no-op, ASGI", half["noop"]),
+        *_rows(NOOP_ASGI, half["noop"]),
         ("bare commit", "", f"{commits_ms[0]:.1f}", f"{commits_ms[1]:.1f}"),
         *_rows("event and list", half["visits"], ("the event", "the list after it")),
         *_rows("search event and list, one client", figures.searches, ("the event (BERT)", "")),
@@ -179,7 +180,7 @@ def wrong(name: str, figures: Figures) -> list[str]:
 def _all_sent(figures: Figures) -> dict[str, Sent]:
     """By what they are called where something went wrong."""
     assert figures.searches is not None, RAN
-    titles = {"lists": RECOMMENDATIONS, "noop": f"{NOOP}, ASGI"}
+    titles = {"lists": RECOMMENDATIONS, "noop": NOOP_ASGI}
     titles |= {"noop fastapi": f"{NOOP}, FastAPI", BARE: f"{NOOP}, FastAPI under uvicorn"}
     found = {titles.get(key, key): loop.whole for key, loop in figures.loops.items()}
     for key, sent in figures.at_half.items():
