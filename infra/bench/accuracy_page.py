@@ -99,8 +99,8 @@ run, all trainings together.
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it
 counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does (a table of its
 own: no difference), and `moonlark-no-cosine` has learned fusion without the cosine: what the user
-vector is worth to the list. `sasrec-rectools` and `bert4rec-rectools` are those of RecTools 0.19 in an
-environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
+vector is worth to the list. `sasrec-rectools` and `bert4rec-rectools` are those of RecTools 0.19 in
+an environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
 stop it, with one seed where no others are shown (a run takes ten CPU minutes and more). They list
 100 items: what comes later has reciprocal rank 0. BERT4Rec takes the better of two settings by the
 held-out events, in a table of its own that was not measured yet; its row of 2026-11-29 is of the

@@ -69,10 +69,24 @@ def test_the_shipped_row_is_what_ships(task: Task, shipped: np.ndarray, tmp_path
 
 
 def test_in_a_replay_too_learned_once_and_histories_go_on(tmp_path: Path) -> None:
-    last = ReplayRule(cut_ms=20 * DAY_MS, validation_days=2)
-    task = replay(replace(rated(), rule=last), "nightly+live")
-    by_torch = TorchCosine(SHIPPED, RECIPE, TEXTS, lambda line: None, {}, days=1_000)
-    fold = Moonlark(RECIPE, TEXTS, tmp_path, days=1_000)
+    old = rated()
+    late = 25 * DAY_MS  # one more item comes after the cut, and users take it
+    users, times = np.arange(24, USERS), np.full(USERS - 24, late + DAY_MS)
+    events = from_columns(
+        "rated",
+        ["-"] * (ITEMS + 1),
+        np.concatenate([old.users_E, users]),
+        np.concatenate([old.items_E, np.full(len(users), ITEMS)]),
+        np.concatenate([old.at_ms_E, times]),
+        "rating",
+        np.concatenate([old.values_E, np.full(len(users), 4, np.float32)]),
+        published_ms_I=np.append(np.zeros(ITEMS, np.int64), late),
+        rule=ReplayRule(cut_ms=20 * DAY_MS, validation_days=2),
+    )
+    task = replay(events, "nightly+live")
+    texts = np.concatenate([TEXTS, TEXTS[:1] + 1])
+    by_torch = TorchCosine(SHIPPED, RECIPE, texts, lambda line: None, {}, days=1_000)
+    fold = Moonlark(RECIPE, texts, tmp_path, days=1_000)
     asked, results = 0, []
     for lesson, questions in task.steps:
         for ranker in (by_torch, fold):

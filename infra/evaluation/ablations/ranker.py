@@ -20,6 +20,7 @@ from infra.evaluation.task import Floats, Lesson, Question
 from ray_jobs.encoders.fit import EpochReport, FitResult, TrainConfig, fit, model_config_of
 from ray_jobs.encoders.fit_batches import Columns, columns_of
 from ray_jobs.encoders.train_data import TrainData
+from ray_jobs.encoders.user_lstm import NO_RESIDUAL
 
 Say = Callable[[str], None]
 Trained = MutableMapping[TrainConfig, FitResult]
@@ -61,7 +62,9 @@ class TorchCosine:
         if reads_otherwise:
             self._trained[config] = self._result
         self.validation = self._result.history[self._result.best_epoch].valid_ndcg
-        _, residual_rows_I = model_config_of(config, learned)
+        _, learned_rows = model_config_of(config, learned)
+        residual_rows_I = np.full(len(self._bert_IT), NO_RESIDUAL, learned_rows.dtype)
+        residual_rows_I[: len(learned_rows)] = learned_rows  # items to come have none
         everything = np.arange(len(log.interactions.users_E))
         known = self._events(log, Lesson(lesson.at_ms, everything, everything[:0]))
         self._columns: Columns = columns_of(known, self._result.model.config, residual_rows_I)
