@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from infra.bench.accuracy_page import PACKAGES, TITLE, interval
 from infra.bench.machine import machine, told, versions
+from infra.evaluation import ablations
 from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.variants import VARIANTS, Variant
@@ -132,7 +133,7 @@ def _walked(
     for name, about, make in cells:
         runs = []
         for seed in range(bench.seeds):
-            path = _path(bench, data, f"{part} {name}", seed, shelf_digest(encoders))
+            path = _path(bench, data, f"{part} {name}", seed, shelf_digest(encoders, ablations))
             if not path.is_file() and not bench.only_kept:
                 bar = question_bar(f"{data}, {name}, seed {seed}", task.steps.count)
                 write_answers(path, walk(task, OrPopular(make(seed), WINDOWS), bar), "")

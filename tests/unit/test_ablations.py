@@ -69,22 +69,25 @@ def test_the_shipped_row_is_what_ships(task: Task, shipped: np.ndarray, tmp_path
 
 
 def test_in_a_replay_too_learned_once_and_histories_go_on(tmp_path: Path) -> None:
-    old = rated()
-    late = 25 * DAY_MS  # one more item comes after the cut, and users take it
-    users, times = np.arange(24, USERS), np.full(USERS - 24, late + DAY_MS)
+    old, late = rated(), 5
+    # One more item among the others comes after the cut, and users take it: ordinals of what was
+    # learned are no places in it.
+    users = np.arange(24, USERS)
+    published = np.zeros(ITEMS + 1, np.int64)
+    published[late] = 25 * DAY_MS
     events = from_columns(
         "rated",
         ["-"] * (ITEMS + 1),
         np.concatenate([old.users_E, users]),
-        np.concatenate([old.items_E, np.full(len(users), ITEMS)]),
-        np.concatenate([old.at_ms_E, times]),
+        np.concatenate([old.items_E + (old.items_E >= late), np.full(len(users), late)]),
+        np.concatenate([old.at_ms_E, np.full(len(users), 26 * DAY_MS)]),
         "rating",
         np.concatenate([old.values_E, np.full(len(users), 4, np.float32)]),
-        published_ms_I=np.append(np.zeros(ITEMS, np.int64), late),
+        published_ms_I=published,
         rule=ReplayRule(cut_ms=20 * DAY_MS, validation_days=2),
     )
     task = replay(events, "nightly+live")
-    texts = np.concatenate([TEXTS, TEXTS[:1] + 1])
+    texts = np.insert(TEXTS, late, TEXTS[0] + 1, axis=0)
     by_torch = TorchCosine(SHIPPED, RECIPE, texts, lambda line: None, {}, days=1_000)
     fold = Moonlark(RECIPE, texts, tmp_path, days=1_000)
     asked, results = 0, []

@@ -64,10 +64,12 @@ class TorchCosine:
         self.validation = self._result.history[self._result.best_epoch].valid_ndcg
         _, learned_rows = model_config_of(config, learned)
         residual_rows_I = np.full(len(self._bert_IT), NO_RESIDUAL, learned_rows.dtype)
-        residual_rows_I[: len(learned_rows)] = learned_rows  # items to come have none
+        residual_rows_I[learned.item_ordinals_I] = learned_rows  # items to come have none
         everything = np.arange(len(log.interactions.users_E))
         known = self._events(log, Lesson(lesson.at_ms, everything, everything[:0]))
-        self._columns: Columns = columns_of(known, self._result.model.config, residual_rows_I)
+        self._columns: Columns = columns_of(
+            known, self._result.model.config, residual_rows_I[known.item_ordinals_I]
+        )
         users = np.unique(log.interactions.users_E)
         self._starts = dict(zip(users.tolist(), known.offsets_U1[:-1].tolist(), strict=True))
         self._bert_NT = torch.from_numpy(known.bert_NT)
