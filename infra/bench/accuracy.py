@@ -35,6 +35,7 @@ from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.text_vectors import TextVectors
 from ray_jobs import encoders, ranking, shards
+from ray_jobs import nightly as jobs
 from ray_jobs.encoders.fit import nightly
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.shards.atomic import whole_file
@@ -265,7 +266,7 @@ def _over_http(plan: Plan, interactions: Interactions, request: Request) -> Over
     """None where it was not measured, and is not to be."""
     assert request.embed is not None
     assert request.kept is not None
-    digest = shelf_digest(encoders, ranking, shards, serve, sql)
+    digest = shelf_digest(encoders, ranking, shards, jobs, serve, sql)
     path = request.kept / f"{interactions.name}_http_{plan.http}_{digest}.json"
     if path.is_file():
         return OverHttp(**json.loads(path.read_bytes()))

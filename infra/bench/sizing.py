@@ -88,7 +88,7 @@ class Floors:
     """All else of a node: GCS, raylet, dashboard, agents, Serve's controller, HAProxy."""
     request_cpu_s: float = 4.6e-3
     """Of a list under 16 clients, Serve's and HAProxy's part included, without the search. `serve`
-    measured 2.8 at 100,000 items on the fastest processor that was at hand, 8.5 on the slowest."""
+    measured 3.4 at 100,000 items on the fastest processor that was at hand, 8.5 on the slowest."""
     search_cpu_s: float = 250e-6
     """Of a search of next to nothing."""
     byte_cpu_s: float = 1.5e-10

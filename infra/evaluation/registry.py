@@ -29,7 +29,6 @@ from infra.evaluation.task import Ranker
 from ray_jobs import encoders, ranking
 from ray_jobs.encoders.fit import TrainConfig
 from ray_jobs.ranking.fusion import FEATURES
-from ray_jobs.ranking.fusion_fit import EVERY_F
 from ray_jobs.ranking.timeline import Timeline
 
 WINDOWS = (30.0, 7.0, 1.0)
@@ -128,14 +127,9 @@ def _cosine(setting: Setting) -> Moonlark:
     return Moonlark(setting.recipe, bert_IT, setting.cache, setting.say, setting.train_days)
 
 
-def _fused(
-    setting: Setting,
-    make_timeline: MakeTimeline = Timeline,
-    used_F: NDArray[np.bool_] = EVERY_F,
-) -> Ranker:
+def _fused(setting: Setting, make_timeline: MakeTimeline = Timeline) -> Ranker:
     cosine = _cosine(setting)
-    alone = OrPopular(cosine, WINDOWS)
-    return Fused(cosine, alone, setting.fuse_days, make_timeline, used_F)
+    return Fused(cosine, OrPopular(cosine, WINDOWS), setting.fuse_days, make_timeline)
 
 
 def _fused_hourly(setting: Setting) -> Ranker:
@@ -144,7 +138,8 @@ def _fused_hourly(setting: Setting) -> Ranker:
 
 def _fused_without_cosine(setting: Setting) -> Ranker:
     """What the user vector is worth to a list: it finds items still, but scores none."""
-    return _fused(setting, used_F=np.array([name != "cosine" for name in FEATURES]))
+    used_F = np.array([name != "cosine" for name in FEATURES])
+    return Fused(_cosine(setting), Popularity(WINDOWS[0]), setting.fuse_days, used_F=used_F)
 
 
 def _transformer(model: Model) -> Make:
