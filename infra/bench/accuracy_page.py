@@ -87,11 +87,11 @@ night's 12 now, and the fused list is as good with both.
 What to know of the figures: in the replays of IFDB and Online Retail the user vector alone
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
 wins, and would nearly without the cosine: the sections that have `moonlark-no-cosine` show 0.002
-less on IFDB, which may be chance, and nothing on Online Retail. Live events add much on MovieLens and IFDB, nothing on Online Retail (the sections
-"variants"). Newest first on IFDB gives 0.036 where the protocol's authors have 0.039, and
-popularity of the last 30 days 0.013 warm and 0.098 cold where they have 0.016 and 0.092: not
-reproduced. Other orders within a day of publication, and days taken otherwise, came no nearer than
-0.037.
+less on IFDB, which may be chance, and nothing on Online Retail. Live events add much on MovieLens
+and IFDB, nothing on Online Retail (the sections "variants"). Newest first on IFDB gives 0.036 where
+the protocol's authors have 0.039, and popularity of the last 30 days 0.013 warm and 0.098 cold
+where they have 0.016 and 0.092: not reproduced. Other orders within a day of publication, and days
+taken otherwise, came no nearer than 0.037.
 
 Intervals: 95 %, paired bootstrap over users, 1,000 resamples. "less" is NDCG@10 of the first
 model less the row's: a row whose interval leaves 0 out differs really. "warm" and "cold": items
