@@ -24,10 +24,10 @@ such error. What else speaks:
   on validation and 0.0044 on the test, which may be chance;
   each public set has one kind alone, so that these kinds are made of its ratings. Wider states:
   two thirds more time.
-- pooling, gates and what an item is, where items are new ("IFDB, the encoder", the
-  same by torch): nothing is ahead of what ships but the gate that reads the cell, by 0.0003. Residuals
-  alone find no new item (0.0004), texts alone what ships finds of them. Not measured there yet: the
-  mean with that gate, and residuals gated by the item's events.
+- pooling, gates and what an item is, where items are new ("IFDB, the encoder", the same by torch):
+  nothing is ahead of what ships but the gate that reads the cell, by 0.0003. Residuals alone find
+  no new item (0.0004), texts alone what ships finds of them. Not measured there yet: the mean with
+  that gate, and residuals gated by the item's events.
 - texts without stop words or punctuation: lists of words are of one language each, and catalogs
   are of any.
 """
