@@ -13,6 +13,7 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_FREE_BYTES = 1 << 28
+"""A container may have 64 MB there."""
 STORAGE_PATH = "RAY_gcs_storage_path"
 
 
