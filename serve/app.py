@@ -2,8 +2,8 @@
 
 One HTTP hop: state, deltas and search are in the replica that took the request (a handle call
 costs five times a no-op request, ANCHORS.md). A catalog that does not fit in each replica's memory
-has its shards in deployments of their own (`MOONLARK_SHARD_PLACEMENT=deployments`), at a handle
-call a deployment and list. Deployed by `moonlark serve`, or by hand:
+has its shards in deployments of their own (`MOONLARK_SHARD_PLACEMENT=deployments`), at three handle
+calls a deployment and list. Deployed by `moonlark serve`, or by hand:
 
     serve run serve.app:build
 """

@@ -6,6 +6,7 @@ users and no items: masks, the delta and the merge are the gateway's.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import uuid
@@ -30,6 +31,8 @@ from sql.engine import open_engine
 from sql.pulse import Pulse
 from sql.schema import check_schema
 from sql.settings import StoreSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,19 @@ class ShardsOfGeneration:
         numbers = range(index, manifest.shard_count, deployments)
         mine = {*map(shard_name, numbers), COARSE_NAME}
         verify(directory, manifest, names=mine)
+        if not numbers:
+            log.warning(
+                "generation %s has %d shards for %d deployments, and none for this one; a night "
+                "makes as many as MOONLARK_SHARDS says",
+                *(generation_id, manifest.shard_count, deployments),
+            )
         return cls(generation_id, HeldShards.open(directory, manifest, numbers))
 
     def catch_up(self, engine: Engine) -> None:
         """Nothing to do: the delta is the gateway's."""
 
     def warm(self) -> None:
-        """One search a shard, and the table by which vectors are read back."""
+        """One search a shard, and the table and kernel by which vectors are read back."""
         for shard in self.shards.shards.values():
             query_BD = np.zeros((1, shard.dim), np.float32)
             query_BD[0, 0] = 1.0
@@ -71,7 +80,7 @@ class ShardsOfGeneration:
             if shard.nlist:
                 first = Assignment(np.zeros((1, 1), np.int64), np.zeros((1, 1), np.float32))
             shard.best(query_BD, 10, first, None)
-            shard.vectors_of(shard.ordinals[:1])
+            shard.dots_of(shard.ordinals[:1].copy(), np.vstack([query_BD, query_BD]))
 
 
 class ShardServer:

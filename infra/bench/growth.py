@@ -122,7 +122,8 @@ def measure(size: Size) -> Report:
         ),
         notes=(
             f"Sizes of the catalog run one after the other, not in turn; of the delta (over "
-            f"{plan.delta_of:,} items) in turn, of users in turn, and of histories in turn.",
+            f"{plan.delta_of:,} items) in turn, of users in turn, and of histories in turn, tails "
+            "and whole ones apart.",
             f"{CALCULATED:,} items are calculated, not measured.",
             "Memory is checked with the floors of `moonlark size`, not with this run's; mapped "
             f"pages count as touched. Below 10,000 items (the row of {TINY:,}) it says too much.",

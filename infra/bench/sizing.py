@@ -9,6 +9,7 @@ A generation is `private` where each replica has its own copy, `mapped` where it
 that the replicas of a node share; mapped pages count as all touched, which a day of requests does.
 """
 
+import math
 from dataclasses import dataclass
 
 from ray_jobs.ranking.activity import HORIZONS_DAYS
@@ -237,9 +238,11 @@ def size(ask: Ask, floors: Floors | None = None) -> Size:
 
 
 def shard_server_bytes(ask: Ask, deployments: int, floors: Floors | None = None) -> Bytes:
-    """A replica of one of so many deployments of shards, while it switches: what it asks Ray for
-    (`MOONLARK_SHARD_MEMORY_BYTES`)."""
+    """A replica of the fullest of so many deployments of shards, while it switches: what it asks
+    Ray for (`MOONLARK_SHARD_MEMORY_BYTES`). Whole shards are dealt out, of which there are then to
+    be as many as deployments at least (`MOONLARK_SHARDS`)."""
     known = floors or Floors()
     index = generation_parts(ask)["index"]
-    share = (KEPT + 1) / deployments
+    shards = max(deployments, choose_shard_count(ask.items))
+    share = (KEPT + 1) * math.ceil(shards / deployments) / shards
     return Bytes(known.shard_server + share * index.private, share * index.mapped)

@@ -30,7 +30,7 @@ from ray_jobs.shards.manifest import (
     shard_name,
     write_manifest,
 )
-from ray_jobs.shards.placement import MIN_SHARDS, FamilyChoice, choose_family, shard_of
+from ray_jobs.shards.placement import FamilyChoice, choose_family, shard_of
 from ray_jobs.shards.texts import write_text_vectors
 from ray_jobs.shards.writer import train_coarse, write_coarse, write_shard
 from sql import catalog, generations
@@ -40,6 +40,8 @@ from sql.sessions import SessionRow
 
 DIM = 16
 PAGE = 5_000
+SHARDS = 2
+"""More than a night makes of a small catalog: so that there is something to merge."""
 
 
 def make_generation(
@@ -51,7 +53,7 @@ def make_generation(
     at_ms: int,
     dim: int = DIM,
     choice: FamilyChoice | None = None,
-    shards: int = MIN_SHARDS,
+    shards: int = SHARDS,
 ) -> None:
     """Write the files of a generation of the catalog as it stands, and seal it.
 

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from infra.drills.generation import fold_sessions, make_generation
+from infra.drills.generation import SHARDS, fold_sessions, make_generation
 from ray_jobs.encoders.weights import load_weights
 from ray_jobs.nightly.step import NICENESS
 from ray_jobs.nightly.workspace import generation_directory
-from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import open_engine, read_snapshot
 from sql.generations import read_live
 from sql.sessions import SessionRow, prune_sessions, write_sessions
@@ -25,7 +24,7 @@ class Span(NamedTuple):
 
 
 def make(
-    database_url: str, root: Path, generation_id: str, seed: int, shards: int = MIN_SHARDS
+    database_url: str, root: Path, generation_id: str, seed: int, shards: int = SHARDS
 ) -> Span:
     """Make and seal a generation, store the sessions of all users; returns when these were written.
 

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from infra.drills.catalog import fill_catalog
 from infra.drills.clock import CLOCKS_VARIABLE
+from infra.drills.generation import SHARDS
 from infra.drills.memory import kept_gcs
 from infra.drills.night_worker import make
 from infra.drills.sickness import FOLDER_VARIABLE
@@ -24,7 +25,6 @@ from infra.stack.ray_cluster import LocalRay
 from infra.stack.serve_app import deploy
 from ray_jobs.nightly.publish import stage_and_flip
 from ray_jobs.nightly.settings import NightSettings
-from ray_jobs.shards.placement import MIN_SHARDS
 from sql.engine import migrate, open_engine
 from sql.events import EventKind, NewEvent, append
 
@@ -72,7 +72,7 @@ def drill_stack(
     replicas: int = 2,
     env: Mapping[str, str] | None = None,
     app: str = APP,
-    shards: int = MIN_SHARDS,
+    shards: int = SHARDS,
     database_url: str | None = None,
     nodes: int = 0,
     node_memory_bytes: int | None = None,

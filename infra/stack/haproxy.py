@@ -38,8 +38,10 @@ SERVE_HEADERS = (
 REPLICA_REQUESTS = 16
 """At 3 ms of a core each some 50 ms of work: enough that it never waits for the next."""
 
-QUEUED_REQUESTS = 64
-"""Of all replicas together; some 0.2 s of two cores."""
+QUEUED_REQUESTS = 256
+"""Of all replicas together: 0.2 s of two cores where all are events, so that a stall of that length
+refuses none. Where they are lists, most would wait longer than `QUEUE_TIMEOUT_MS`, which bounds
+it."""
 
 QUEUE_TIMEOUT_MS = 300
 """Where lists cost more or the machine does other work, so many wait longer than anyone wants an

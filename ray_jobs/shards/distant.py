@@ -51,10 +51,20 @@ class VectorsQuery:
     ordinals: Ordinals
 
 
-ShardQuery = BestQuery | VectorsQuery
+@dataclass(frozen=True, slots=True)
+class DotsQuery:
+    """Inner products of the stored vectors of ordinals (N,) with queries (Q, D): 4 Q bytes an
+    ordinal on the way back instead of 4 D."""
+
+    ordinals: Ordinals
+    queries_QD: NDArray[np.float32]
+
+
+ShardQuery = BestQuery | VectorsQuery | DotsQuery
 
 Reply = tuple[NDArray[Any], NDArray[Any]]
-"""Of a BestQuery scores and ordinals (K,), of a VectorsQuery found (N,) and vectors (N, D)."""
+"""Of a BestQuery scores and ordinals (K,), else found (N,) and vectors (N, D) or products (N, Q).
+"""
 
 AskShards = Callable[[str, Mapping[int, ShardQuery], float], Mapping[int, Reply]]
 """(generation id, shard number -> query, seconds to wait) -> replies of those that answered."""
@@ -85,6 +95,9 @@ class HeldShards:
     def _answer(shard: Shard, query: ShardQuery) -> Reply:
         if isinstance(query, VectorsQuery):
             return shard.vectors_of(query.ordinals)
+        if isinstance(query, DotsQuery):
+            # Copies: what another process sent may not be written, and is another type to a kernel.
+            return shard.dots_of(query.ordinals.copy(), query.queries_QD.copy())
         bits = query.allowed_bits
         allowed = None if bits is None else AllowedOrdinals.from_bits(bits)
         return shard.best(query.query_BD, query.fetch, query.assignment, allowed)
@@ -185,28 +198,33 @@ class DistantShards:
 
     def vectors_of(self, ordinals: Ordinals) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Stored vectors: (found (N,), vectors (N, D)); not found is also what does not answer."""
-        ordinals = np.asarray(ordinals, dtype=np.int64)
-        found = np.zeros(len(ordinals), dtype=np.bool_)
-        vectors_ND = np.zeros((len(ordinals), self.dim), dtype=np.float32)
-        rows = np.flatnonzero(self.contains(ordinals))
-        numbers = shard_of(ordinals[rows], self.shard_count)
-        rows_of = {int(number): rows[numbers == number] for number in np.unique(numbers)}
-        queries = {number: VectorsQuery(ordinals[rows]) for number, rows in rows_of.items()}
-        for number, (here, vectors) in self._asked(queries).items():
-            found[rows_of[number]] = here
-            vectors_ND[rows_of[number]] = vectors
-        return found, vectors_ND
+        return self._of_stored(ordinals, VectorsQuery, self.dim)
 
     def dots_of(
         self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Of stored vectors: (found (N,), inner products (N, Q) with zero rows where not found)."""
-        found, vectors_ND = self.vectors_of(ordinals)
-        return found, np.vecdot(vectors_ND[:, None], queries_QD[None])
+        return self._of_stored(ordinals, lambda some: DotsQuery(some, queries_QD), len(queries_QD))
 
     def contains(self, ordinals: Ordinals) -> NDArray[np.bool_]:
         """For each ordinal (N,), whether some shard holds it."""
         return self._rows.has(ordinals)
+
+    def _of_stored(
+        self, ordinals: Ordinals, query_of: Callable[[Ordinals], ShardQuery], width: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(found (N,), rows (N, width)) of what each shard says of those it holds."""
+        ordinals = np.asarray(ordinals, dtype=np.int64)
+        found = np.zeros(len(ordinals), dtype=np.bool_)
+        rows_NW = np.zeros((len(ordinals), width), dtype=np.float32)
+        held = np.flatnonzero(self.contains(ordinals))
+        numbers = shard_of(ordinals[held], self.shard_count)
+        places_of = {int(number): held[numbers == number] for number in np.unique(numbers)}
+        queries = {number: query_of(ordinals[places]) for number, places in places_of.items()}
+        for number, (here, rows) in self._asked(queries).items():
+            found[places_of[number]] = here
+            rows_NW[places_of[number]] = rows
+        return found, rows_NW
 
     def _asked(self, queries: Mapping[int, ShardQuery]) -> dict[int, Reply]:
         """Replies in the order of shard numbers: which came first must not show in an answer."""

@@ -17,8 +17,9 @@ Family = Literal["Flat", "IVF,SQfp16"]
 
 # A Flat search of 20,000 x 128 takes about 0.4 ms; above, IVF is quicker and half the bytes.
 FLAT_LIMIT = 20_000
-MIN_SHARDS = 2
 MAX_SHARDS = 256
+# In one process a second shard costs a search a third more and gains nothing; more are for more
+# memory than one has, and to build beside each other (`MOONLARK_SHARDS`).
 ITEMS_PER_SHARD = 2_000_000
 # nlist = 4 sqrt(n): probing nprobe lists then costs about as much as ranking the centroids
 # (faiss wiki, "Guidelines to choose an index").
@@ -67,10 +68,8 @@ def choose_family(item_count: int) -> FamilyChoice:
     return FamilyChoice("IVF,SQfp16", nlist, min(nlist, max(MIN_NPROBE, nlist // NPROBE_SHARE)))
 
 
-def choose_shard_count(item_count: int, *, at_least: int = MIN_SHARDS) -> int:
-    """One shard for each ITEMS_PER_SHARD begun, at least `at_least`, at most MAX_SHARDS."""
+def choose_shard_count(item_count: int) -> int:
+    """One shard for each ITEMS_PER_SHARD begun, at least one, at most MAX_SHARDS."""
     if item_count < 0:
         raise ValueError(f"item_count must not be negative, got {item_count}")
-    if not 1 <= at_least <= MAX_SHARDS:
-        raise ValueError(f"at_least must be in 1..{MAX_SHARDS}, got {at_least}")
-    return min(MAX_SHARDS, max(at_least, math.ceil(item_count / ITEMS_PER_SHARD)))
+    return min(MAX_SHARDS, max(1, math.ceil(item_count / ITEMS_PER_SHARD)))

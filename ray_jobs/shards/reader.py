@@ -129,6 +129,12 @@ class Shard:
         """Stored vectors: (found (N,), vectors (N, D) with zero rows where not found)."""
         return self._stored.get(np.asarray(ordinals, dtype=np.int64))
 
+    def dots_of(
+        self, ordinals: Ordinals, queries_QD: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Of stored vectors: (found (N,), inner products (N, Q) with zero rows where not found)."""
+        return self._stored.dots(ordinals, queries_QD)
+
     @property
     def ordinals(self) -> Ordinals:
         """All ordinals of the shard, sorted."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from infra.bench.growth_tables import (
     served_ratios,
 )
 from infra.bench.made_generation import Shape
+from sql import quick_snapshot, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,25 @@ def test_reads_are_measured_by_users_and_by_history() -> None:
     assert (short.events, long.events) == (5, 200)
     measured = (long.tail_read_s, long.tail_fold_s, long.whole_read_s, long.whole_fold_s)
     assert min(measured) > 0
+
+
+def test_the_reads_of_growth_are_those_of_a_live_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick: list[bool] = []
+
+    def spied(*arguments: Any) -> Any:
+        found = quick_snapshot.read_quickly(*arguments)
+        quick.append(found is not None)
+        return found
+
+    monkeypatch.setattr(snapshot, "read_quickly", spied)
+    by_users((20,), rounds=2)
+    assert quick
+    assert all(quick)
+    quick.clear()
+    by_history((5,), rounds=2)
+    assert quick.count(True) == quick.count(False)  # without a session it is not to be had
 
 
 def test_ratios_and_tables_hold_what_was_measured(held: list[Held]) -> None:

@@ -21,7 +21,7 @@ from infra.bench.serving.made_store import GENERATION, MadeStore, build
 from infra.bench.serving.page import ratios, tables, wrong
 from infra.bench.serving.phases import BARE, Figures, Loop
 from infra.bench.serving.requests import Asker
-from infra.bench.serving.sender import Sent, _what_is_wrong, pooled
+from infra.bench.serving.sender import Sent, Visit, _what_is_wrong, pooled
 from ray_jobs.encoders.fold import user_vector
 from ray_jobs.encoders.session import Session
 from ray_jobs.shards.search import live_vectors_of, search
@@ -60,7 +60,7 @@ def test_a_made_user_is_near_to_what_they_did(store: MadeStore, tmp_path: Path) 
     engine.dispose()
 
 
-def test_the_floors_read_what_the_day_reads(store: MadeStore, tmp_path: Path) -> None:
+def test_the_floors_run_on_a_copy_of_the_store(store: MadeStore, tmp_path: Path) -> None:
     url = store.copy_sqlite(tmp_path / "run.db")
     engine = open_engine(url)
     users = [user_id(number) for number in range(5)]
@@ -82,10 +82,15 @@ def test_an_answer_that_breaks_a_promise_is_found_out() -> None:
         answer = {"user_seq": user_seq, "items": [{"item_id": shown}], "degraded": degraded}
         return [orjson.dumps({"events": [{"user_seq": 7}]}), orjson.dumps(answer)]
 
-    assert _what_is_wrong(bodies(7, "i2", []), "i1") is None
-    assert "older" in str(_what_is_wrong(bodies(6, "i2", []), "i1"))
-    assert "clicked" in str(_what_is_wrong(bodies(7, "i1", []), "i1"))
-    assert "degraded" in str(_what_is_wrong(bodies(7, "i2", ["user_behind"]), "i1"))
+    visit = Visit((), "i1", listed=1)
+    assert _what_is_wrong(bodies(7, "i2", []), visit) is None
+    assert "older" in str(_what_is_wrong(bodies(6, "i2", []), visit))
+    assert "clicked" in str(_what_is_wrong(bodies(7, "i1", []), visit))
+    assert "degraded" in str(_what_is_wrong(bodies(7, "i2", ["user_behind"]), visit))
+    assert "1 items instead of 20" in str(_what_is_wrong(bodies(7, "i2", []), Visit((), "", 20)))
+    # A list alone, of a user whose event was stored before.
+    assert _what_is_wrong(bodies(0, "i2", [])[1:], visit) is None
+    assert "clicked" in str(_what_is_wrong(bodies(0, "i1", [])[1:], visit))
 
 
 def test_requests_are_http_with_the_key() -> None:
@@ -100,7 +105,7 @@ def test_requests_are_http_with_the_key() -> None:
         "item_id": "i4",
         "event_id": "run-5",
     }
-    assert visit.clicked == "i4"
+    assert (visit.clicked, visit.listed) == ("i4", 20)
 
 
 def loop(count: int, cpu_ms: float, group: str, wall_s: float = 1.0) -> Loop:

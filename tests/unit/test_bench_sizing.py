@@ -122,8 +122,11 @@ def test_cores_grow_with_the_rate_and_the_cache_ends_where_it_is_said_to() -> No
 def test_shards_in_deployments_share_what_they_hold() -> None:
     asked, floors = Ask(items=10_000_000), Floors()
     floor = floors.shard_server
-    one, four = (shard_server_bytes(asked, count).all - floor for count in (1, 4))
-    assert one == pytest.approx(4 * four)
+    held = {count: shard_server_bytes(asked, count).all - floor for count in (1, 4, 5, 10)}
+    # Five shards, whole: of four deployments one has two of them.
+    assert held[4] == pytest.approx(2 / 5 * held[1])
+    assert held[5] == pytest.approx(1 / 5 * held[1])
+    assert held[10] == pytest.approx(1 / 10 * held[1])
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -19,7 +19,7 @@ from ray_jobs.shards.errors import ShardMismatch
 from ray_jobs.shards.manifest import Manifest
 from ray_jobs.shards.placement import shard_of
 from ray_jobs.shards.reader import ShardSet
-from ray_jobs.shards.search import live_vectors_of, search
+from ray_jobs.shards.search import live_dots_of, live_vectors_of, search
 from tests.unit.shards_builder import brute_force, grid_vectors, pairs, write_generation
 
 DIM, COUNT, SHARDS, DEPLOYMENTS = 6, 900, 4, 3
@@ -139,6 +139,10 @@ def test_distant_shards_give_the_answer_of_shards_in_the_process_bit_for_bit(
     assert here[1].tobytes() == there[1].tobytes()
     wanted = rng.integers(-1, delta.ordinal_span + 5, 50)
     ours, theirs = (live_vectors_of(base, delta, wanted) for base in (generation.here, answer))
+    assert ours[0].tobytes() == theirs[0].tobytes()
+    assert ours[1].tobytes() == theirs[1].tobytes()
+    two_QD = grid_vectors(rng, 2, DIM)
+    ours, theirs = (live_dots_of(base, delta, wanted, two_QD) for base in (generation.here, answer))
     assert ours[0].tobytes() == theirs[0].tobytes()
     assert ours[1].tobytes() == theirs[1].tobytes()
     assert answer.missing == ()

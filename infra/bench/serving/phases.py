@@ -254,7 +254,7 @@ class Phases:
             (user,) = self._rng.integers(self._store.users, size=1).tolist()
             text = f"{SEARCH_TEXTS[self._number % len(SEARCH_TEXTS)]} {self._number}"
             search = self._asker.search(user, text, self._number)
-            visits.append(Visit((search, self._asker.list_of(user)), clicked=""))
+            visits.append(Visit((search, self._asker.list_of(user)), listed=K))
             self._number += 1
         sent = self._pool.submit(closed_loop, self._stack.port, visits, 1, 60.0)
         self.figures.searches = sent.result()
@@ -281,7 +281,10 @@ class Phases:
         for first in range(0, count, ASKED_AT_ONCE):
             part = posts[first : first + ASKED_AT_ONCE]
             append(self._stack.engine, part, received_at_ms=now_ms)
-        return [Visit((self._asker.list_of(user),)) for user in chosen]
+        return [
+            Visit((self._asker.list_of(user),), item_id(item), K)
+            for user, item in zip(chosen, items, strict=True)
+        ]
 
     def _drawn(self, count: int) -> list[tuple[int, int, int]]:
         """(user, item, number of the event) of so many clicks."""

@@ -51,7 +51,7 @@ class Asker:
     def visit(self, user: int, item: int, number: int) -> Visit:
         """A click, and the list that must reflect it."""
         requests = (self.click(user, item, number), self.list_of(user))
-        return Visit(requests, item_id(item))
+        return Visit(requests, item_id(item), K)
 
     def _event(self, user: int, item: int, number: int) -> dict[str, str]:
         return {

@@ -24,11 +24,12 @@ from infra.drills.load import SWEEP_S, Connections
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """`requests`, in order. `clicked`: the item of the event before the list, which the list must
-    not hold; None where the answers are not looked at."""
+    """`requests`, in order; where they end with a list, `clicked` is the item of the event before
+    it, which the list must not hold, and `listed` how many it must."""
 
     requests: tuple[bytes, ...]
-    clicked: str | None = None
+    clicked: str = ""
+    listed: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class _Round:
             elif len(bodies) < len(visit.requests):
                 self.connections.send(visit.requests[len(bodies)], answered)
             else:
-                why = None if visit.clicked is None else _what_is_wrong(bodies, visit.clicked)
+                why = _what_is_wrong(bodies, visit) if visit.listed else None
                 if why is None:
                     self.ends.append(ends)
                 else:
@@ -134,13 +135,16 @@ class _Round:
         )
 
 
-def _what_is_wrong(bodies: Sequence[bytes], clicked: str) -> str | None:
-    """Of an acknowledged event and the list that follows it."""
-    event = orjson.loads(bodies[0])["events"][0]
+def _what_is_wrong(bodies: Sequence[bytes], visit: Visit) -> str | None:
+    """Of a list, and of the acknowledged event before it where it was sent, too."""
     answer = orjson.loads(bodies[-1])
-    if answer["user_seq"] < event["user_seq"]:
-        return "a list older than the event that was acknowledged before it"
-    if any(item["item_id"] == clicked for item in answer["items"]):
+    if len(bodies) > 1:
+        event = orjson.loads(bodies[0])["events"][0]
+        if answer["user_seq"] < event["user_seq"]:
+            return "a list older than the event that was acknowledged before it"
+    if len(answer["items"]) != visit.listed:
+        return f"a list of {len(answer['items'])} items instead of {visit.listed}"
+    if any(item["item_id"] == visit.clicked for item in answer["items"]):
         return "a list with the item that was clicked before it"
     return "an answer that says it is degraded" if answer["degraded"] else None
 
