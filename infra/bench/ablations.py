@@ -27,6 +27,7 @@ from infra.bench.ablations_why import why
 from infra.bench.accuracy_page import PACKAGES, TITLE, interval, sections_of
 from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
+from infra.evaluation import ablations
 from infra.evaluation.ablations.ranker import TorchCosine, Trained
 from infra.evaluation.ablations.texts import RAW, as_it_comes, cleaned
 from infra.evaluation.ablations.variants import AGAIN, OF_TEXTS, VARIANTS, Variant
@@ -90,12 +91,12 @@ def table(plan: Plan, source: str, state_dir: Path, seeds: int, only_kept: bool)
     task = leave_one_out(load_interactions(source, state_dir))
     facts = facts_of(task)
     rows: dict[str, tuple[Variant, list[Answers], float]] = {}
-    seeds = max(seeds, plan.seeds)
+    seeds, digest = max(seeds, plan.seeds), shelf_digest(encoders, ablations)
     trained: Trained = {}
     for variant in plan.variants:
         runs, validation = [], []
         for seed in range(seeds):
-            name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{shelf_digest(encoders)}.npz"
+            name = f"{plan.data}_{_slug(variant.name)}_s{seed}_{digest}.npz"
             path = cache / "ablations" / name
             if not path.is_file():
                 if only_kept:

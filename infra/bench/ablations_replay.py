@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from infra.bench.accuracy_page import PACKAGES, TITLE, interval
 from infra.bench.machine import machine, told, versions
-from infra.evaluation import ablations
+from infra.evaluation import ablations, rankers
 from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
 from infra.evaluation.ablations.ranker import TorchCosine
 from infra.evaluation.ablations.variants import VARIANTS, Variant
@@ -29,19 +29,19 @@ from infra.evaluation.figures import Facts, difference, facts_of, mean_ndcg, par
 from infra.evaluation.load import load_interactions
 from infra.evaluation.rankers.choosing import OrPopular
 from infra.evaluation.rankers.fused import Fused
-from infra.evaluation.registry import WINDOWS
+from infra.evaluation.registry import FUSED, WINDOWS
 from infra.evaluation.replay import replay
 from infra.evaluation.shelf_digest import shelf_digest
 from infra.evaluation.task import Ranker, Task
 from infra.evaluation.walk import Answers, walk
-from ray_jobs import encoders, ranking
+from ray_jobs import encoders
 from ray_jobs.encoders.fit import nightly
 
 ONCE = 10**6
 """Days: neural weights are learned on the first night and not again."""
 EPOCHS = (3, 6, 24)
 LASTS = (10, 20, 50, 100)
-OF_ENCODER = ("", "pooling", "gates", "items")
+OF_ENCODER = ("", "pooling", "gates", "items", "size")
 PART_TITLES: Mapping[str, str] = {
     "warm": "warm items",
     "cold": "cold items",
@@ -82,7 +82,7 @@ class ReplayPlan:
 
 
 def _fusions(days: int, task: Task, data: str, bench: Bench) -> list[Row]:
-    digest = shelf_digest(encoders, ranking)
+    digest = shelf_digest(*FUSED, ablations, rankers)
     runs: dict[str, list[Answers]] = {variant.name: [] for variant in FUSIONS}
     for seed in range(bench.seeds):
         paths = [_path(bench, data, f"fusion {v.name}", seed, digest) for v in FUSIONS]
@@ -116,7 +116,8 @@ def _encoders(task: Task, data: str, bench: Bench) -> list[Row]:
         bert_IT = bench.embed(task.log.interactions.texts_I)
         return TorchCosine(variant, nightly(seed), bert_IT, tqdm.write, {}, ONCE)
 
-    cells = [(row.name, row.about, partial(of, row)) for row in VARIANTS if row.about in OF_ENCODER]
+    asked = [row for row in VARIANTS if row.about in OF_ENCODER and "epochs" not in row.name]
+    cells = [(row.name, row.about, partial(of, row)) for row in asked]
     return _walked(task, data, "encoder", bench, cells)
 
 

@@ -22,6 +22,8 @@ class Held:
     ask: sizing.Ask
     before: sizing.Bytes
     after: sizing.Bytes
+    after_two: sizing.Bytes
+    """With a second generation of the same files, copied."""
     load_s: float
     search_wall_s: float
     search_cpu_s: float
@@ -32,6 +34,13 @@ class Held:
         """What the generation added."""
         return sizing.Bytes(
             self.after.private - self.before.private, self.after.mapped - self.before.mapped
+        )
+
+    @property
+    def grown_again(self) -> sizing.Bytes:
+        """What the second one added."""
+        return sizing.Bytes(
+            self.after_two.private - self.after.private, self.after_two.mapped - self.after.mapped
         )
 
 
@@ -49,13 +58,15 @@ def hold(root: Path, items: int) -> Held:
         residual_share=RESIDUAL_SHARE,
         active_share=ACTIVE_SHARE,
     )
-    before, after = (
-        sizing.Bytes(told[at]["private"], told[at]["mapped"]) for at in ("before", "after")
+    before, after, after_two = (
+        sizing.Bytes(told[at]["private"], told[at]["mapped"])
+        for at in ("before", "after", "after_two")
     )
     return Held(
         ask,
         before,
         after,
+        after_two,
         *(told[name] for name in ("load_s", "search_wall_s", "search_cpu_s", "session_bytes")),
     )
 

@@ -28,6 +28,15 @@ def memory_ratios(tiny: Held, sizes: Sequence[Held], floors: sizing.Floors) -> l
             _within(f"own memory that {items} add", formula.private / held.grown.private, told),
             _within(f"mapped memory that {items} add", formula.mapped / held.grown.mapped, told),
         ]
+    for held in sizes:
+        one, items = sizing.generation_bytes(held.ask), f"{held.ask.items:,} items"
+        added.append(
+            _within(
+                f"a second generation of {items}",
+                one.all / held.grown_again.all,
+                "all memory by the formula / that it added to the process with the first",
+            )
+        )
     of_process = [
         Ratio(
             name=f"a process with {held.ask.items:,} items",

@@ -10,6 +10,7 @@ touches it: each list of the index, each text vector, each neighbour.
 import argparse
 import gc
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -40,6 +41,8 @@ WARM = 20
 K = 200
 """Candidates of a list (`ray_jobs.ranking.candidates`)."""
 CHUNK = 65_536
+SECOND = "second"
+"""A folder in the root, with the files of the second generation."""
 USERS, SEEN = 10_000, 50
 
 
@@ -116,12 +119,8 @@ def item_bytes(directory: Path) -> float:
     return float(sum(lengths) / len(table))
 
 
-def held(root: Path) -> Mapping[str, object]:
-    """Load, warm and touch the made generation under `root`."""
-    faiss.omp_set_num_threads(1)  # as in a replica
-    assert callable(gateway.build_api)  # what a replica imports is in memory before
-    compile_all()  # and its kernels, which the first process of an installation compiles
-    before = settled_memory()
+def opened(root: Path) -> tuple[LoadedGeneration, TextVectors, float]:
+    """A generation, all touched; its texts, mapped once more; seconds until it could answer."""
     started = time.perf_counter()
     generation = LoadedGeneration.open(root, GENERATION)
     generation.warm()
@@ -129,11 +128,30 @@ def held(root: Path) -> Mapping[str, object]:
     texts = TextVectors.open(generation_directory(root, GENERATION))
     texts.rows_of([f"{n:032x}" for n in range(0, len(texts), 128)])  # a digest in each page
     touch(generation, texts)
+    return generation, texts, load_s
+
+
+def held(root: Path) -> Mapping[str, object]:
+    """Load, warm and touch the made generation under `root`; and then a copy of its files beside
+    it, as a replica holds the live one and the one before."""
+    faiss.omp_set_num_threads(1)  # as in a replica
+    assert callable(gateway.build_api)  # what a replica imports is in memory before
+    compile_all()  # and its kernels, which the first process of an installation compiles
+    before = settled_memory()
+    generation, texts, load_s = opened(root)
     wall_s, cpu_s = search_times(generation)
     after = settled_memory()
+    copied = root / SECOND
+    shutil.copytree(
+        generation_directory(root, GENERATION), generation_directory(copied, GENERATION)
+    )
+    second, texts_of_second, _ = opened(copied)
+    search_times(second)
+    assert len(texts) == len(texts_of_second), "both are held to the end"
     return {
         "before": before,
         "after": after,
+        "after_two": settled_memory(),
         "item_bytes": item_bytes(generation_directory(root, GENERATION)),
         "load_s": load_s,
         "search_wall_s": wall_s,

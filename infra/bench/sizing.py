@@ -10,7 +10,7 @@ that the replicas of a node share; mapped pages count as all touched, which a da
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_jobs.ranking.activity import HORIZONS_DAYS
 from ray_jobs.ranking.whole_history import FACTORS, LATE_FACTORS, LATE_ITEMS, MOST_ITEMS
@@ -59,6 +59,8 @@ class Ask:
     """`MOONLARK_SESSION_CACHE`."""
     delta: int = 0
     """Items changed since the night."""
+    shard_deployments: int = 0
+    """Of shards apart from the gateways (`MOONLARK_SHARD_PLACEMENT=deployments`); 0: none."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ def generation_parts(ask: Ask) -> dict[str, Bytes]:
         views = shards * choice.nlist * 3 * ARRAY_BYTES
         own = (1 + 1) * centroids + views  # coarse.faiss, and the delta's copy of it
         index = Bytes(n * (8 + 4) + n * 8 + own, n * (2 * d + 8) + shards * centroids)
+    if ask.shard_deployments:
+        # Elsewhere (`shard_server_bytes`). Here: rows of ordinals, the centroids and their copy.
+        index = Bytes(n * 4 + 2 * centroids)
     strings = ask.item_bytes + DIGEST_BYTES + 8 * STRING_COLUMNS
     return {
         "index": index,
@@ -237,12 +242,12 @@ def size(ask: Ask, floors: Floors | None = None) -> Size:
     )
 
 
-def shard_server_bytes(ask: Ask, deployments: int, floors: Floors | None = None) -> Bytes:
-    """A replica of the fullest of so many deployments of shards, while it switches: what it asks
-    Ray for (`MOONLARK_SHARD_MEMORY_BYTES`). Whole shards are dealt out, of which there are then to
-    be as many as deployments at least (`MOONLARK_SHARDS`)."""
-    known = floors or Floors()
-    index = generation_parts(ask)["index"]
+def shard_server_bytes(ask: Ask, floors: Floors | None = None) -> Bytes:
+    """A replica of the fullest of `ask.shard_deployments`, while it switches: what it asks Ray for
+    (`MOONLARK_SHARD_MEMORY_BYTES`). Whole shards are dealt out, of which there are then to be as
+    many as deployments at least (`MOONLARK_SHARDS`)."""
+    known, deployments = floors or Floors(), ask.shard_deployments
+    index = generation_parts(replace(ask, shard_deployments=0))["index"]
     shards = max(deployments, choose_shard_count(ask.items))
     share = (KEPT + 1) * math.ceil(shards / deployments) / shards
     return Bytes(known.shard_server + share * index.private, share * index.mapped)

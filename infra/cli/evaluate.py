@@ -17,7 +17,7 @@ from infra.evaluation.bar import question_bar
 from infra.evaluation.evaluate import Request, as_json, evaluate
 from infra.evaluation.interactions import Interactions
 from infra.evaluation.load import load_interactions
-from infra.evaluation.plots import draw
+from infra.evaluation.plots import draw, require_matplotlib
 from infra.evaluation.registry import MODELS
 from infra.evaluation.replay import VARIANTS, Variant
 from infra.evaluation.text_vectors import TextVectors
@@ -104,6 +104,13 @@ def command(
     def say(line: str) -> None:
         tqdm.write(line)  # above the bar
 
+    if protocol != "replay":
+        _refuse_without_replay(variant=variant, until=until, http=http or None)
+    if json_file is not None:
+        _try_to_write(json_file)
+    if plot is not None:
+        require_matplotlib()
+        plot.mkdir(parents=True, exist_ok=True)
     interactions = load_interactions(data, settings.state_dir)
     request = Request(
         models=_split(models) or DEFAULT_MODELS,
@@ -118,8 +125,6 @@ def command(
         say=say,
         bar=question_bar,
     )
-    if http and protocol != "replay":
-        raise typer.BadParameter("--http asks what a replay asks: add --protocol replay")
     tables = evaluate(interactions, request)
     result = as_json(interactions, request, tables)
     if json_file is not None:
@@ -143,6 +148,19 @@ def command(
         if json_file is not None:
             _write(json_file, result | {"http": asdict(found)})
         _tell_http(found)
+
+
+def _refuse_without_replay(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"--{name} is of a replay: add --protocol replay")
+
+
+def _try_to_write(path: Path) -> None:
+    """Now, and not after hours. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8"):
+        pass
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -193,6 +211,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts):
         raise typer.BadParameter(f"--seed {text!r}, accepted: numbers, separated by commas")
+    if len(set(map(int, parts))) < len(parts):
+        raise typer.BadParameter(f"--seed {text!r}, accepted: each number once")
     return tuple(map(int, parts))
 
 

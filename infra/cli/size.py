@@ -39,6 +39,7 @@ def command(
         rate=rate,
         text_dim=text_dimensions,
         item_bytes=item_bytes,
+        shard_deployments=shard_deployments,
     )
     found = sizing.size(ask)
     parts = Table("one generation", "own to a replica, MB", "mapped, MB")
@@ -46,20 +47,22 @@ def command(
         parts.add_row(name, _mb(part.private), _mb(part.mapped))
     parts.add_row("together", _mb(found.generation.private), _mb(found.generation.mapped))
     console.print(parts)
+    without_calls = ", without its calls of shards" if shard_deployments else ""
+    node = "one node with all of it" + (" but the shards" if shard_deployments else "")
     whole = Table("", "")
     for name, value in (
         ("a replica, own (two generations, sessions)", f"{_mb(found.replica.private)} MB"),
         ("mapped, shared by a node's replicas", f"{_mb(found.replica.mapped)} MB"),
-        ("CPU of a list", f"{found.list_cpu_s * 1e3:.2f} ms"),
+        (f"CPU of a list{without_calls}", f"{found.list_cpu_s * 1e3:.2f} ms"),
         (f"cores for {rate:g} lists/s, used to {sizing.USED:.0%}", f"{found.cores:.1f}"),
         ("gateway replicas", str(found.replicas)),
-        ("one node with all of it, while it switches", f"{found.node / GB:.1f} GB"),
+        (f"{node}, while it switches", f"{found.node / GB:.1f} GB"),
         ("database", f"{found.database / GB:.2f} GB"),
     ):
         whole.add_row(name, value)
     if shard_deployments:
-        each = sizing.shard_server_bytes(ask, shard_deployments)
-        whole.add_row("MOONLARK_SHARD_MEMORY_BYTES", f"{each.all:.0f}")
+        each = sizing.shard_server_bytes(ask)
+        whole.add_row("MOONLARK_SHARD_MEMORY_BYTES (a replica of shards)", f"{each.all:.0f}")
     console.print(whole)
 
 

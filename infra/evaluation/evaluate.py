@@ -159,7 +159,7 @@ def _row(
     seeds = request.seeds if is_repeated else request.seeds[:1]
     runs, choice = [], ""
     for seed in seeds:
-        path = _path(request, task, name, variant, seed)
+        path = _path(request, task, name, variant, seed, bert_IT)
         if path is not None and path.is_file():
             answers, choice = read_answers(path)
             runs.append(answers)
@@ -184,7 +184,14 @@ def _row(
     return Row(name, tuple(runs), choice)
 
 
-def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> Path | None:
+def _path(
+    request: Request,
+    task: Task,
+    name: str,
+    variant: str,
+    seed: int,
+    bert_IT: NDArray[np.float32] | None,
+) -> Path | None:
     if request.kept is None:
         return None
     parts = [task.log.interactions.name, variant, f"{request.nights}n", name, f"s{seed}"]
@@ -192,6 +199,7 @@ def _path(request: Request, task: Task, name: str, variant: str, seed: int) -> P
     parts += [shelf_digest(rankers, *entry.shelves)]
     parts += [_digest(Path(registry.__file__).read_bytes())] if entry.chooses else []
     parts += [_trained_by(request, seed)] if entry.seeded else []
+    parts += [_digest(bert_IT.tobytes())] if entry.is_ours and bert_IT is not None else []
     parts += [f"k{request.k}"] if request.k != CUTOFF else []
     return request.kept / f"{'_'.join(parts)}_{task.steps.count}.npz"
 

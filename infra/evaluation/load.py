@@ -10,7 +10,14 @@ from infra.datasets.fetch import MOVIELENS_100K, STATE_DIR
 from infra.datasets.movielens import read_movielens
 from infra.evaluation.errors import NoSuchData
 from infra.evaluation.ifdb import is_ifdb, read_ifdb
-from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
+from infra.evaluation.interactions import (
+    DAY_MS,
+    LONG_AGO_MS,
+    Interactions,
+    Ints,
+    ReplayRule,
+    from_columns,
+)
 from infra.evaluation.online_retail import is_online_retail, read_online_retail
 from infra.ingest.catalog import read_item_rows
 from infra.ingest.columns import Columns
@@ -66,6 +73,7 @@ def _movielens(folder: Path) -> Interactions:
 
 
 def _folder(folder: Path, data: str) -> Interactions:
+    """What users saw, by the times of their events; what takes an event back is not read."""
     columns = Columns.parse()
     with TemporaryDirectory() as scratch, Rejects(Path(scratch) / "rejects.jsonl") as rejects:
         with open_rows(_only(folder, "items", data)) as source:
@@ -90,7 +98,15 @@ def _folder(folder: Path, data: str) -> Interactions:
         [str(event.kind) for event in events],
         np.array([np.nan if e.value is None else e.value for e in events], np.float32),
         rule=ReplayRule(cut_ms, max(1, before_days // 10)) if before_days > 1 else None,
+        published_ms_I=_published([put.body.published_at_ms for put in puts]),
     )
+
+
+def _published(times_I: Sequence[int | None]) -> Ints | None:
+    """An item without a time was always there; None where none has one."""
+    if all(time is None for time in times_I):
+        return None
+    return np.array([LONG_AGO_MS if time is None else time for time in times_I], np.int64)
 
 
 def _numbers(names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -31,6 +31,12 @@ FEWEST = 20
 Bins = Sequence[float]
 
 
+def require_matplotlib() -> None:
+    """Raises NotHere where it is missing."""
+    if not HAS_MATPLOTLIB:
+        raise NotHere("--plot", "matplotlib is missing", "pip install -e '.[evaluation]'")
+
+
 def draw(
     table: Table, folder: Path, stem: str, models: Collection[str] | None = None
 ) -> list[Path]:
@@ -39,8 +45,7 @@ def draw(
     Raises:
         NotHere: matplotlib is not installed.
     """
-    if not HAS_MATPLOTLIB:
-        raise NotHere("--plot", "matplotlib is missing", "pip install -e '.[evaluation]'")
+    require_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     facts = table.facts
     hours_Q = facts.at_ms_Q / 3_600_000 % 24

@@ -26,8 +26,9 @@ from infra.evaluation.rankers.text_mean import TextMean
 from infra.evaluation.rankers.transformers import Transformer
 from infra.evaluation.rectools.peer import BERT4REC, SASREC, Model, PeerMissing, environment
 from infra.evaluation.task import Ranker
-from ray_jobs import encoders, ranking
+from ray_jobs import compiled, encoders, order, ranking
 from ray_jobs.encoders.fit import TrainConfig
+from ray_jobs.nightly import replay
 from ray_jobs.ranking.fusion import FEATURES
 from ray_jobs.ranking.timeline import Timeline
 
@@ -170,13 +171,15 @@ def _blended(make: Make) -> Make:
     return lambda setting: Blend(lambda: make(setting), WINDOWS, WEIGHTS)
 
 
+COSINE = (encoders, compiled, order)
+FUSED = (*COSINE, ranking, replay)
+"""What our own answers are made by, beside the rankers."""
+
 MODELS: Mapping[str, Entry] = {
-    "moonlark": Entry(_fused, seeded=True, is_ours=True, shelves=(encoders, ranking)),
-    "moonlark-hourly": Entry(_fused_hourly, seeded=True, is_ours=True, shelves=(encoders, ranking)),
-    "moonlark-no-cosine": Entry(
-        _fused_without_cosine, seeded=True, is_ours=True, shelves=(encoders, ranking)
-    ),
-    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, is_ours=True, shelves=(encoders,)),
+    "moonlark": Entry(_fused, seeded=True, is_ours=True, shelves=FUSED),
+    "moonlark-hourly": Entry(_fused_hourly, seeded=True, is_ours=True, shelves=FUSED),
+    "moonlark-no-cosine": Entry(_fused_without_cosine, seeded=True, is_ours=True, shelves=FUSED),
+    "moonlark-cosine": Entry(_or_popular(_cosine), seeded=True, is_ours=True, shelves=COSINE),
     "popularity": Entry(lambda setting: Popularity()),
     "popularity-1d": Entry(lambda setting: Popularity(1)),
     "popularity-7d": Entry(lambda setting: Popularity(7)),

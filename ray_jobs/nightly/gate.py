@@ -21,6 +21,8 @@ from sql.generations import read_live
 
 RECALL_QUERIES = 200
 RECALL_AT = 100
+WHOLE_MARGIN_NDCG = 0.1
+"""Live NDCG@10 from which on the whole margin may be lost: of 0.02 half would be."""
 SEED = 0
 
 
@@ -92,7 +94,8 @@ def check_accuracy(evaluated: Report, settings: NightSettings, *, something_is_l
     for what, candidate, old in compared:
         lost = old["ndcg@10"] - candidate["ndcg@10"]
         # Refuse only what is worse beyond the margin and not by chance (99.8 % of resamples).
-        if old["difference_high"] < 0 and lost > settings.gate_margin:
+        margin = settings.gate_margin * min(1.0, old["ndcg@10"] / WHOLE_MARGIN_NDCG)
+        if old["difference_high"] < 0 and lost > margin:
             raise GateRefused(
                 f"NDCG@10 of {what} {candidate['ndcg@10']:.4f} against {old['ndcg@10']:.4f} of "
                 f"{named} on {questions} held-out events",

@@ -33,7 +33,7 @@ class NightSettings(BertSettings):
     """Of everything that training draws."""
 
     shards: int | None = Field(None, ge=1, le=4096)
-    """Shards of the index; by default chosen from the catalog's size, at least 2."""
+    """Shards of the index; by default one for each two million items."""
 
     index_recall: float = Field(0.99, gt=0, le=1)
     """Recall@100 against exact search that users are promised: the night measures how many lists a
@@ -62,7 +62,8 @@ class NightSettings(BertSettings):
     """Recall@100 of the shards against exact search below which a candidate is refused."""
 
     gate_margin: float = Field(0.01, ge=0, le=1)
-    """NDCG@10 a candidate may lose against the live generation before it is refused."""
+    """NDCG@10 a candidate may lose against a live generation of 0.1 or more before it is refused,
+    and of a lower one in proportion: of 0.03 a tenth is 0.003."""
 
     publish: bool = True
     """False: the generation is sealed, past its gate, and not made live; a person may do that."""

@@ -10,10 +10,12 @@ the catalog are those of a sample, evenly taken.
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import regex
 
 NEAREST = 100
 """Items that speak for a user."""
@@ -25,12 +27,14 @@ MOST = 10
 LEAST_ITEMS = 2
 """Of the nearest that must have a term: one title alone says nothing."""
 
-_WORD = re.compile(r"[^\W\d_](?:[\w'’]*\w)?")
-_UNSPACED = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+"
+_WORD = regex.compile(r"\p{L}(?:[\w\p{M}'’]*[\w\p{M}])?")
+_UNSPACED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+"
 )
-"""Kana and Han characters: words are not parted by spaces, so each two neighbours are a term (as in
-Lucene's CJKBigramFilter)."""
+"""Scripts whose words are not parted by spaces, so each two neighbours are a term (as in Lucene's
+CJKBigramFilter)."""
+_CHARACTER = regex.compile(r"\X")
+"""As it is seen: with its marks."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,11 @@ class TermShares:
 def terms_of(title: str) -> set[str]:
     """Its words in lower case, without numbers and single letters; pairs of characters of writing
     that has no spaces."""
-    text = title.casefold()
-    found = {
-        run[at : at + 2] for run in _UNSPACED.findall(text) for at in range(max(1, len(run) - 1))
-    }
+    text = unicodedata.normalize("NFC", title).casefold()
+    found: set[str] = set()
+    for run in _UNSPACED.findall(text):
+        characters = _CHARACTER.findall(run)
+        found |= {"".join(characters[at : at + 2]) for at in range(max(1, len(characters) - 1))}
     words = _WORD.findall(_UNSPACED.sub(" ", text))
     return found | {word for word in words if len(word) > 1}
 

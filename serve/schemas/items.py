@@ -45,7 +45,11 @@ class ItemBodyIn(StrictBody):
     attributes: Annotated[
         dict[str, AttributeValue | list[str]], WrapValidator(_by_the_first_that_is_none)
     ] = Field(default_factory=dict, max_length=MAX_ATTRIBUTES)
-    published_at: Moment | None = None
+    published_at: Moment | None = Field(
+        None,
+        description="what came in the last weeks gets its chance in lists; without it an item is "
+        "found by its text alone until somebody acts on it",
+    )
     available: bool = Field(
         True, description="false withdraws it: in no list, until it is put with true again"
     )

@@ -1,9 +1,11 @@
 """The night learns what a list is made from: on both databases, from the log as it is exported."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import Engine, delete
 
 from infra.simulation.fake_model import FakeBert, embed_text, make_model
@@ -13,14 +15,16 @@ from ray_jobs.nightly.build import build_shard, build_with
 from ray_jobs.nightly.embed_missing import embed_with
 from ray_jobs.nightly.evaluate import evaluate
 from ray_jobs.nightly.export import export
-from ray_jobs.nightly.fuse import fuse
-from ray_jobs.nightly.histories import open_histories
+from ray_jobs.nightly.fuse import fuse, model_of, neighbours_of
+from ray_jobs.nightly.histories import Histories, open_histories
 from ray_jobs.nightly.holdout import held_out, validation
+from ray_jobs.nightly.replay import Replay, questions_of
 from ray_jobs.nightly.settings import NightSettings
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.train import training_data
 from ray_jobs.nightly.workspace import Workspace
 from ray_jobs.ranking.fusion import FEATURES
+from ray_jobs.ranking.neighbours import Neighbours
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.shards.items import read_items
 from sql import catalog, generations
@@ -114,6 +118,48 @@ def test_what_goes_together_is_learned_and_written(night: Night) -> None:
     assert measured["fused"]
     assert measured["ndcg@10"] > measured["popularity"]["ndcg@10"] + 0.1
     assert run_step(night, "fuse", fuse) == report
+
+
+def test_a_question_is_answered_by_what_came_before_its_moment(night: Night) -> None:
+    until_fused(night)
+    priors = Priors.open(night.workspace.directory)
+    assert priors is not None
+    model = model_of(night.workspace, priors.neighbours, priors.fusion)
+    histories = open_histories(night.workspace)
+    held_E = held_out(histories, night.settings)
+    question = questions_of(histories, held_E, model.ordinals_N, a_user=50, most=1_000)[0]
+    later_E = histories.at_ms_E >= question.at_ms
+    assert 0 < later_E.sum() < len(later_E)
+
+    def known(changed_E: NDArray[np.bool_]) -> tuple[list[int], bytes, float]:
+        """Where these events were about the next item."""
+        items = model.ordinals_N
+        next_E = items[(np.searchsorted(items, histories.ordinals_E) + 1) % len(items)]
+        ordinals_E = np.where(changed_E, next_E, histories.ordinals_E)
+        other = replace(histories, ordinals_E=ordinals_E)
+        ((_, found, evidence, month),) = Replay(model, other, [question]).evidence()
+        return found.tolist(), evidence.features(question.at_ms).tobytes(), month
+
+    assert known(later_E) == known(np.zeros_like(later_E))
+    assert known(~later_E) != known(np.zeros_like(later_E))
+
+
+def test_neighbours_that_judge_have_not_seen_the_holdout(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_fused(night)
+    counted: list[NDArray[np.bool_]] = []
+
+    def spied(histories: Histories, used_E: NDArray[np.bool_], workspace: Workspace) -> Neighbours:
+        counted.append(used_E)
+        return neighbours_of(histories, used_E, workspace)
+
+    monkeypatch.setattr("ray_jobs.nightly.evaluate.neighbours_of", spied)
+    run_step(night, "evaluate", evaluate)
+    held_E = held_out(open_histories(night.workspace), night.settings)
+    assert held_E.any()
+    assert counted
+    assert not any((used_E & held_E).any() for used_E in counted)
 
 
 def test_activity_is_the_days_counts_and_before_what_is_kept_of_them_the_logs(

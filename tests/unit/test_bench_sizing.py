@@ -120,13 +120,21 @@ def test_cores_grow_with_the_rate_and_the_cache_ends_where_it_is_said_to() -> No
 
 
 def test_shards_in_deployments_share_what_they_hold() -> None:
-    asked, floors = Ask(items=10_000_000), Floors()
-    floor = floors.shard_server
-    held = {count: shard_server_bytes(asked, count).all - floor for count in (1, 4, 5, 10)}
+    asked, floor = Ask(items=10_000_000), Floors().shard_server
+    held = {
+        count: shard_server_bytes(replace(asked, shard_deployments=count)).all - floor
+        for count in (1, 4, 5, 10)
+    }
     # Five shards, whole: of four deployments one has two of them.
     assert held[4] == pytest.approx(2 / 5 * held[1])
     assert held[5] == pytest.approx(1 / 5 * held[1])
     assert held[10] == pytest.approx(1 / 10 * held[1])
+    # The gateways hold what they have, and little else of the index.
+    apart, together = (
+        generation_bytes(replace(asked, shard_deployments=count)) for count in (4, 0)
+    )
+    gone = KEPT * (together.all - apart.all)
+    assert 0.9 < gone / (KEPT * generation_parts(asked)["index"].all) < 1
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -138,5 +146,5 @@ def test_the_command_says_what_the_formula_says() -> None:
     arguments = ["size", "--items", "1000000", "--users", "1000", "--shard-deployments", "4"]
     told = CliRunner().invoke(app, arguments)
     assert told.exit_code == 0, told.output
-    memory = shard_server_bytes(Ask(items=1_000_000, users=1_000), 4).all
+    memory = shard_server_bytes(Ask(items=1_000_000, users=1_000, shard_deployments=4)).all
     assert f"{memory:.0f}" in told.output

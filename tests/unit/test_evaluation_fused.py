@@ -1,5 +1,6 @@
 """Our model in a replay: the shelves of the day, with what the night would have learned."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ from numpy.typing import NDArray
 from infra.evaluation.ablations.fusions import FUSIONS, walk_fusions
 from infra.evaluation.ablations.windows import Windowed
 from infra.evaluation.interactions import DAY_MS, Interactions, ReplayRule, from_columns
+from infra.evaluation.leave_one_out import leave_one_out, roles
 from infra.evaluation.log import Log
 from infra.evaluation.rankers.choosing import OrPopular
 from infra.evaluation.rankers.fused import Fused
 from infra.evaluation.rankers.moonlark import Moonlark, train_data
 from infra.evaluation.rankers.popularity import Popularity
 from infra.evaluation.replay import replay
-from infra.evaluation.task import Lesson, Question
+from infra.evaluation.task import Lesson, Question, Task
 from infra.evaluation.walk import listed, walk
 from ray_jobs.encoders.fit import tiny
 from ray_jobs.ranking.fusion import FEATURES
@@ -83,6 +85,49 @@ def test_events_of_the_day_change_the_scores_of_the_next_question(tmp_path: Path
     others = np.setdiff1d(np.arange(GROUPS * EACH), group)
     assert after[open_items].min() > after[others].max()
     assert not np.array_equal(before[open_items], after[open_items])
+
+
+SAID_F = np.array([name not in ("cosine", "recent") for name in FEATURES])
+"""Features that no vector is in: training is not the same with other events."""
+
+
+def taught(task: Task, folder: Path) -> tuple[Lesson, list[NDArray[np.float32]]]:
+    """The lesson, and what is known of the candidates of each question that taught by it."""
+    lesson, _ = next(iter(task.steps))
+    model = fused(folder)
+    model.fit(task.log, lesson)
+    return lesson, [found.features[:, SAID_F] for found in model.lessons.lively]
+
+
+def with_other_items(events: Interactions, rows: NDArray[np.int64]) -> Interactions:
+    """The same log, but that these events were about items of the next group."""
+    items_E = events.items_E.copy()
+    items_E[rows] = (items_E[rows] + EACH) % (GROUPS * EACH)
+    return replace(events, items_E=items_E)
+
+
+def test_the_test_and_the_answers_teach_fusion_nothing(tmp_path: Path) -> None:
+    events = groups(400)
+    lesson, ours = taught(replay(events, "live"), tmp_path / "ours")
+    last = int(lesson.held_out.max())
+    unknown = np.arange(last, len(events.items_E))  # the last answer, and all of the test
+    _, others = taught(replay(with_other_items(events, unknown), "live"), tmp_path / "others")
+    assert len(ours) == len(others) > 20
+    assert all(np.array_equal(*pair) for pair in zip(ours, others, strict=True))
+    known = np.arange(lesson.held_out.min())
+    _, others = taught(replay(with_other_items(events, known), "live"), tmp_path / "known")
+    assert not all(np.array_equal(*pair) for pair in zip(ours, others, strict=True))
+
+
+def test_what_others_are_asked_about_is_no_activity_in_leave_one_out(tmp_path: Path) -> None:
+    events = groups(400)
+    task = leave_one_out(events)
+    assert len(task.log.interactions.items_E) == len(events.items_E), "nothing was filtered"
+    _, ours = taught(task, tmp_path / "ours")
+    tests = np.flatnonzero(roles(events) == 2)
+    _, others = taught(leave_one_out(with_other_items(events, tests)), tmp_path / "others")
+    assert len(ours) == len(others) > 200
+    assert all(np.array_equal(*pair) for pair in zip(ours, others, strict=True))
 
 
 def test_too_few_questions_leave_the_cosine_alone(tmp_path: Path) -> None:

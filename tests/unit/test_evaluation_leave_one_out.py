@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from infra.cli import evaluate as evaluate_command
+from infra.cli.main import app
 from infra.evaluation.errors import NoSuchData, NotHere, TooLittleData, UnknownModel
 from infra.evaluation.evaluate import Request, as_json, evaluate
-from infra.evaluation.interactions import Interactions, from_columns
+from infra.evaluation.interactions import LONG_AGO_MS, Interactions, from_columns
 from infra.evaluation.leave_one_out import leave_one_out, roles
 from infra.evaluation.load import load_interactions
 from infra.evaluation.rankers.moonlark import Moonlark
@@ -162,3 +165,34 @@ def test_a_folder_reads_as_what_was_written(tmp_path: Path) -> None:
     assert read.texts_I == made.texts_I
     assert np.array_equal(read.items_E, made.items_E)
     assert len(np.unique(read.users_E)) == made.user_count
+    assert read.published_ms_I is None
+    items[0] |= {"published_at": 1_700_000_000_000}
+    lines = "".join(json.dumps(row) + "\n" for row in items)
+    (folder / "items.jsonl").write_text(lines, encoding="utf-8")
+    dated = load_interactions(str(folder)).published_ms_I
+    assert dated is not None
+    assert dated[0] == 1_700_000_000_000
+    assert set(dated[1:].tolist()) == {LONG_AGO_MS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--until", "2024-01-01"], "--until is of a replay"),
+        (["--variant", "live"], "--variant is of a replay"),
+        (["--http", "3"], "--http is of a replay"),
+        (["--seed", "0,0"], "each number once"),
+        (["--seed", "one"], "numbers"),
+        (["--json", "/proc/none/figures.json"], "/proc/none"),
+        (["--plot", "/proc/none"], "/proc/none"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_command, "evaluate", None)
+    monkeypatch.setattr(evaluate_command, "load_interactions", lambda *_: circle())
+    monkeypatch.setenv("MOONLARK_STATE_DIR", str(tmp_path))
+    told = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert told.exit_code in (1, 2)
+    assert said in told.output + str(told.exception)

@@ -98,6 +98,12 @@ def evaluated(**change: object) -> dict[str, object]:
     return {"questions": 60, "can_compare": True, "ndcg@10": 0.1, "live": live} | change
 
 
+def lower(candidate: float) -> dict[str, object]:
+    """A log of which little can be told in advance: the live lists have 0.03."""
+    live = {"generation": "g1", "ndcg@10": 0.03, "difference_high": -0.001}
+    return evaluated(live=live) | {"ndcg@10": candidate}
+
+
 def by_vector(candidate: float, high: float) -> dict[str, object]:
     """Lists as good as the live ones; the user vector alone is `candidate`, the live one's 0.1."""
     live = {"generation": "g1", "ndcg@10": 0.1, "difference_high": 0.01}
@@ -121,6 +127,8 @@ def another_encoder(popular: float, high: float) -> dict[str, object]:
         (another_encoder(0.105, -0.001), None),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.2, "difference_high": -0.01}), "of the"),
         (evaluated(live={"generation": "g1", "ndcg@10": 0.105, "difference_high": -0.001}), None),
+        (lower(0.026), "lists 0.0260 against 0.0300"),
+        (lower(0.028), None),
         (by_vector(0.02, -0.01), "of the user vector alone 0.0200 against 0.1000 of the live g1"),
         (by_vector(0.02, 0.01), None),
         (by_vector(0.095, -0.001), None),
@@ -137,5 +145,6 @@ def test_the_gate_on_accuracy(report: dict[str, object], refused: str | None) ->
 def test_the_first_night_is_compared_with_nothing() -> None:
     report = evaluated(questions=0, live=None)
     check_accuracy(report, NightSettings(), something_is_live=False)
+    check_accuracy(lower(0.0), NightSettings(gate_margin=1.0), something_is_live=True)
     check_accuracy(report, NightSettings(gate_min_questions=0), something_is_live=True)
     check_accuracy(another_encoder(0.2, -0.01), NightSettings(), something_is_live=False)
