@@ -35,7 +35,7 @@ ITEMS_AT_ONCE = 5_000
 USERS_AT_ONCE = 500
 COPIED_AT_ONCE = 20_000
 DONE = "done"
-VERSION = 2
+VERSION = 3
 """Of what is made: another one is built anew."""
 
 Row = TypeVar("Row")
