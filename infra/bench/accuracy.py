@@ -115,10 +115,10 @@ PLANS = (
         is_drawn=False,
     ),
     Plan(
-        "IFDB, replay, SASRec of RecTools",
+        "IFDB, replay, the strongest baselines",
         "ifdb",
         "replay",
-        ("moonlark", "sequential-knn+popular", SASREC),
+        ("moonlark", "sequential-knn+popular", "ease+popular", SASREC),
         train_days=728,
         fuse_days=84,
         is_drawn=False,

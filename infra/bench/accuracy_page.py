@@ -53,15 +53,14 @@ on the days before the cut. Every model gets the same histories. In a replay cou
 EASE, ALS and histories are learned anew every 7 nights, neural weights as each section says. The
 weight of a blend is that of the days before the cut for all of the test: chosen anew as often as
 ours, by the same held-out events, it gave less (0.090 for 0.098 and 0.080 for 0.089 on Online
-Retail, 0.072 for 0.076 on IFDB; `infra/decisions/LOG.md`). In a table of a replay dated before
-2026-11-29 item-kNN, EASE, ALS and EASE with popularity are learned only every 28 nights.
+Retail, 0.072 for 0.076 on IFDB; `infra/decisions/LOG.md`).
 
-Among how many options a baseline chooses has grown: sequential kNN had four, the fastest decay 0.8,
-which won on MovieLens and IFDB, and EASE three. Tables called "the strongest baselines", and that
-of the user vector alone, have the wider choice (decay down to 0.3, ridge 30 to 3,000), the others
-have not yet ("+" beside a commit: with a change that was not committed then, here these options).
-With it sequential kNN takes 0.6 on MovieLens and in IFDB's replay: 0.108 for 0.096, and with
-popularity 0.077 for 0.076; EASE and popularity there 0.073 for 0.060.
+Baselines choose among eight numbers of neighbours, eight decays and lengths of a history, five
+ridges, nine settings of ALS, and blends among eight weights and three windows of recent popularity
+(`infra/evaluation/registry.py`). Before 2026-11-30 it was four for sequential kNN and three for
+EASE; where both were measured, the wider choice changed something on MovieLens (sequential kNN
+0.108 for 0.096) and in IFDB's replay (with popularity 0.077 for 0.076; EASE and popularity 0.073
+for 0.060), and nothing in IFDB's leave-one-out and on Online Retail.
 
 Neural weights are learned without the newest events, by which their epoch is chosen (2,000, at most
 20 of a user, at most a tenth: of IFDB's few events the last 314 days before the cut, of Online
