@@ -148,6 +148,13 @@ PLANS = (
         http=300,
         is_drawn=False,
     ),
+    Plan(
+        "Online Retail, replay by basket, the strongest baselines",
+        "online_retail",
+        "replay",
+        (*OURS, "sequential-knn+popular", "ease+popular"),
+        is_drawn=False,
+    ),
     Plan("Online Retail, replay, variants", "online_retail", "replay", LIVE, VARIANTS),
 )
 

@@ -85,8 +85,9 @@ night's 12 now, and the fused list is as good with both.
 
 What to know of the figures: in the replays of IFDB and Online Retail the user vector alone
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
-wins, and would nearly without the cosine: the sections that have `moonlark-no-cosine` show 0.002
-less on IFDB, which may be chance, and nothing on Online Retail. Live events add much on MovieLens
+wins, and would nearly without the cosine: the rows of `moonlark-no-cosine` have 0.002 less on IFDB,
+which may be chance, and nothing less on Online Retail; on MovieLens, where there is no drift and
+nothing is new, 0.013, which is real. Live events add much on MovieLens
 and IFDB, nothing on Online Retail (the sections "variants"). Newest first on IFDB gives 0.036 where
 the protocol's authors have 0.039, and popularity of the last 30 days 0.013 warm and 0.098 cold
 where they have 0.016 and 0.092: not reproduced. Other orders within a day of publication, and days
@@ -104,8 +105,7 @@ vector is worth to the list. `sasrec-rectools` and `bert4rec-rectools` are those
 an environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
 stop it, with one seed where no others are shown (a run takes ten CPU minutes and more). They list
 100 items: what comes later has reciprocal rank 0. BERT4Rec takes the better of two settings by the
-held-out events, in a table of its own that was not measured yet; its row of 2026-11-29 is of the
-first setting and one seed. In a replay they learn when our own weights do, and their histories are
+held-out events, in a table of its own. In a replay they learn when our own weights do, and their histories are
 live. On IFDB that took SASRec 47 CPU minutes (27 epochs until it stopped, and 12 again with all
 events); on Online Retail an epoch took almost five, and it does not stop before the sixteenth: it
 has no row there. `sasrec` is our own on torch's layers (full softmax), which can be trained on from
