@@ -43,8 +43,8 @@ MovieLens alone). `python -m infra.bench.accuracy --data FOLDER --plans TEXT` me
 and leaves the others as they are: each says when it was measured, and by what.
 
 All items are ranked, never a sample. Of equal scores the first in the catalog is listed first. Of
-equal times the first in the file comes first, in histories, splits and replays; but the night's
-own gate and fusion take one time as one moment (what happened in it was not known before), and on
+equal times the first in the file comes first, in histories, splits and replays; but the night's own
+gate and fusion take one time as one moment (what happened in it was not known before), and on
 Online Retail a customer's minute is one question. Only the first event of a user-item pair counts.
 
 Options (neighbours, ridge, factors, window and weight of popularity, epoch, weights of fusion) are
@@ -87,16 +87,16 @@ What to know of the figures: in the replays of IFDB and Online Retail the user v
 (`moonlark-cosine`) loses to the best baselines; it is the fused list, which is the product, that
 wins, and would nearly without the cosine: the rows of `moonlark-no-cosine` have 0.002 less on IFDB,
 which may be chance, and nothing less on Online Retail; on MovieLens, where there is no drift and
-nothing is new, 0.013, which is real. Live events add much on MovieLens
-and IFDB, nothing on Online Retail (the sections "variants"). Newest first on IFDB gives 0.036 where
-the protocol's authors have 0.039, and popularity of the last 30 days 0.013 warm and 0.098 cold
-where they have 0.016 and 0.092: not reproduced. Other orders within a day of publication, and days
-taken otherwise, came no nearer than 0.037.
+nothing is new, 0.013, which is real. Live events add much on MovieLens and IFDB, nothing on Online
+Retail (the sections "variants"). Newest first on IFDB gives 0.036 where the protocol's authors have
+0.039, and popularity of the last 30 days 0.013 warm and 0.098 cold where they have 0.016 and 0.092:
+not reproduced. Other orders within a day of publication, and days taken otherwise, came no nearer
+than 0.037.
 
-Intervals: 95 %, paired bootstrap over users, 1,000 resamples. "less" is NDCG@10 of the first
-model less the row's: a row whose interval leaves 0 out differs really. "warm" and "cold": items
-with and without events before the cut (for a basket: most of its items). fit: CPU seconds of one
-run, all trainings together.
+Intervals: 95 %, paired bootstrap over users, 1,000 resamples. "less" is NDCG@10 of the first model
+less the row's: a row whose interval leaves 0 out differs really. "warm" and "cold": items with and
+without events before the cut (for a basket: most of its items). fit: CPU seconds of one run, all
+trainings together.
 
 `moonlark-cosine` is the user vector alone, `moonlark` the fusion at re-ranking as it ships; it
 counts activity to the millisecond, `moonlark-hourly` by the hour, as a replica does (a table of its
@@ -105,11 +105,11 @@ vector is worth to the list. `sasrec-rectools` and `bert4rec-rectools` are those
 an environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
 stop it, with one seed where no others are shown (a run takes ten CPU minutes and more). They list
 100 items: what comes later has reciprocal rank 0. BERT4Rec takes the better of two settings by the
-held-out events, in a table of its own. In a replay they learn when our own weights do, and their histories are
-live. On IFDB that took SASRec 47 CPU minutes (27 epochs until it stopped, and 12 again with all
-events); on Online Retail an epoch took almost five, and it does not stop before the sixteenth: it
-has no row there. `sasrec` is our own on torch's layers (full softmax), which can be trained on from
-night to night.
+held-out events, in a table of its own. In a replay they learn when our own weights do, and their
+histories are live. On IFDB that took SASRec 47 CPU minutes (27 epochs until it stopped, and 12
+again with all events); on Online Retail an epoch took almost five, and it does not stop before the
+sixteenth: it has no row there. `sasrec` is our own on torch's layers (full softmax), which can be
+trained on from night to night.
 """
 
 
