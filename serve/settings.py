@@ -73,7 +73,7 @@ class ServeSettings(BertSettings):
     """How often a replica looks for a new live pointer, staged generations and item changes."""
 
     session_cache: int = Field(50_000, ge=1)
-    """Folded sessions kept in a replica's memory (about 2 kB each)."""
+    """Folded sessions kept in a replica's memory (about 4 kB each)."""
 
     write_back_after: int = Field(64, ge=1)
     """A folded tail longer than this many events is written back as a session row."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from infra.bench.accuracy import PAGE, TITLES
-from infra.bench.accuracy_page import GATE_TITLE, PACKAGES, TITLE, page_with
+from infra.bench.accuracy_page import GATE_TITLE, PACKAGES, TITLE, page_with, sections_of
 from infra.bench.machine import machine, told, versions
 from infra.cli.settings import CliSettings
 from infra.drills.bad_generation import ENDS, Bad, spoiled, turn_weights, untrained
@@ -185,8 +185,11 @@ def _live(store: LocalStore) -> str | None:
     return None if pointer is None else pointer.generation_id
 
 
-def section(found: dict[str, tuple[Log, Found]]) -> str:
-    """Of the page: a row a log, and a row a worse model."""
+def section(found: dict[str, tuple[Log, Found]], before: str = "") -> str:
+    """Of the page: a row a log, and a row a worse model. Those of other logs stay as they were in
+    the section `before`."""
+    others = [log.title for log in LOGS if log.title not in found]
+    kept = [line for line in before.splitlines() if line.startswith(_starts(others))]
     lines = [
         f"{TITLE}{GATE_TITLE}",
         "",
@@ -201,15 +204,21 @@ def section(found: dict[str, tuple[Log, Found]]) -> str:
     for title, (log, nights) in found.items():
         ndcg = f"{nights.ndcg[0]:.4f} to {nights.ndcg[-1]:.4f}" if nights.ndcg else ""
         lines.append(f"| {title} | {log.epochs} | {log.nights} | {len(nights.ndcg)} | {ndcg} |")
+    lines += [line for line in kept if line.count("|") == 6]
     lines += ["", "| log | made worse | what the gate said |", "|---|---|---|"]
     for title, (_, nights) in found.items():
         lines += [f"| {title} | {name} | {said} |" for name, said in nights.worse.items()]
+    lines += [line for line in kept if line.count("|") == 4]
     refused = [
         f"Refused, {title}, {reason}"
         for title, (_, nights) in found.items()
         for reason in nights.refused_good
     ]
     return "\n".join([*lines, *([""] if refused else []), *refused]) + "\n"
+
+
+def _starts(titles: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"| {title} |" for title in titles)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -224,13 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = TextVectors(state_dir / "evaluation", bert, tqdm.write)
     found: dict[str, tuple[Log, Found]] = {}
     for log in LOGS:
-        source = log.data if data is None or log.data == "ml-100k" else str(data / log.data)
-        if log.data != "ml-100k" and not Path(source).is_dir():
+        is_named = log.data == "ml-100k"
+        if not is_named and (data is None or not (data / log.data).is_dir()):
             continue
+        source = log.data if data is None or is_named else str(data / log.data)
         events = load_interactions(source, state_dir)
         found[log.title] = (log, run(events, texts.of(events.texts_I), log))
         before = PAGE.read_text(encoding="utf-8")
-        made = {GATE_TITLE: section(found)}
+        made = {GATE_TITLE: section(found, dict(sections_of(before)).get(GATE_TITLE, ""))}
         PAGE.write_text(page_with(made, before, TITLES), encoding="utf-8")
     print(PAGE)
 
