@@ -37,6 +37,8 @@ from sql.errors import StoreError
 
 ROUNDS = 20
 EVENTS_A_POST = 100
+ITEMS, KINDS = 40, ("view", "click", "favourite")
+"""Of the events of a post: none repeats another, or a night would refuse such a log."""
 MOST_POSTS = 300
 STEP_BYTES = 16_384
 """By so much a limit is above the database's size, times the round."""
@@ -133,8 +135,8 @@ def _events(number: int, post: int) -> dict[str, Any]:
         {
             "user_id": f"full{number}-{post}",
             "event_id": f"e{n}",
-            "kind": "click",
-            "item_id": f"space{n % 40}",
+            "kind": KINDS[n // ITEMS],
+            "item_id": f"space{n % ITEMS}",
         }
         for n in range(EVENTS_A_POST)
     ]

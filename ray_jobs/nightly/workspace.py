@@ -149,6 +149,16 @@ class NightError(RuntimeError):
         super().__init__(f"{message} (next: {hint})")
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled as it is: it leaves processes, and what it was made from is not in it."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[NightError], args: tuple[object, ...], said: dict[str, object]) -> NightError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(said)
+    return error
+
 
 class StepMissing(NightError):
     """A step was run before the one whose output it reads."""

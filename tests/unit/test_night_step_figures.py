@@ -1,6 +1,9 @@
 """How long a night's steps took outlives its work files, and a night that failed says as what."""
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy
+from multiprocessing import get_context
 
 import pytest
 
@@ -9,7 +12,7 @@ from infra.drills.small_night import open_small_night
 from ray_jobs.nightly.build import run_part
 from ray_jobs.nightly.step import Night, Report, run_step
 from ray_jobs.nightly.step_figures import PLAN, STEPS, of_night, shard_step
-from ray_jobs.nightly.workspace import GateRefused
+from ray_jobs.nightly.workspace import GateRefused, NightError, StepMissing
 from sql import generations
 from sql.engine import read_snapshot
 
@@ -97,3 +100,10 @@ def test_a_night_that_failed_says_as_what_and_when(store: LocalStore) -> None:
         run_step(night, "publish", refuse)
     assert metrics(store)["failed_as"] == "GateRefused"
     assert metrics(store)["failed_at_ms"] > 0
+
+
+@pytest.mark.parametrize("error", [GateRefused("it is worse", hint="look"), StepMissing("s", "g")])
+def test_an_error_of_a_night_leaves_its_process_as_it_is(error: NightError) -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        came = pool.submit(copy, error).result()
+    assert (type(came), str(came), came.hint) == (type(error), str(error), error.hint)
