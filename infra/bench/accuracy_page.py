@@ -105,11 +105,12 @@ vector is worth to the list. `sasrec-rectools` and `bert4rec-rectools` are those
 an environment of their own (it needs attrs < 24 and numpy < 2), each trained until held-out events
 stop it, with one seed where no others are shown (a run takes ten CPU minutes and more). They list
 100 items: what comes later has reciprocal rank 0. BERT4Rec takes the better of two settings by the
-held-out events, in a table of its own. In a replay they learn when our own weights do, and their
-histories are live. On IFDB that took SASRec 47 CPU minutes (27 epochs until it stopped, and 12
-again with all events); on Online Retail an epoch took almost five, and it does not stop before the
-sixteenth: it has no row there. `sasrec` is our own on torch's layers (full softmax), which can be
-trained on from night to night.
+held-out events, in a table of its own, which was not measured yet: with the first setting and one
+seed it had 0.077 on MovieLens (2026-11-29; moonlark's lists +0.0525, +0.0392 to +0.0664). In a
+replay they learn when our own weights do, and their histories are live. On IFDB that took SASRec 47
+CPU minutes (27 epochs until it stopped, and 12 again with all events); on Online Retail an epoch
+took almost five, and it does not stop before the sixteenth: it has no row there. `sasrec` is our
+own on torch's layers (full softmax), which can be trained on from night to night.
 """
 
 
