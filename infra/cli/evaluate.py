@@ -157,10 +157,13 @@ def _refuse_without_replay(**options: object) -> None:
 
 
 def _try_to_write(path: Path) -> None:
-    """Now, and not after hours. Raises OSError."""
+    """Now, and not after hours; a file made by trying is gone again. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    existed = path.exists()
     with path.open("a", encoding="utf-8"):
         pass
+    if not existed:
+        path.unlink()
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -191,6 +191,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate_command, "evaluate", None)
+    monkeypatch.setattr(evaluate_command, "require_matplotlib", lambda: None)  # an extra
     monkeypatch.setattr(evaluate_command, "load_interactions", lambda *_: circle())
     monkeypatch.setenv("MOONLARK_STATE_DIR", str(tmp_path))
     told = CliRunner().invoke(app, ["evaluate", *arguments])
