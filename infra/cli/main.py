@@ -28,6 +28,7 @@ COMMANDS = {
     "seen": Entry("infra.cli.seen", "Set what counts as seen in a category."),
     "unset": Entry("infra.cli.unset", "Take back a pin, a boost or a seen setting."),
     "publish": Entry("infra.cli.publish", "Make a generation live, or clear a hold."),
+    "unlock": Entry("infra.cli.unlock", "End sessions that hold a lock and do nothing."),
     "keys": Entry("infra.cli.keys", "Make, list and revoke API keys.", attribute="app"),
     "rollback": Entry("infra.cli.rollback", "Make an earlier generation live again."),
     "erase": Entry("infra.cli.erase", "Erase a user, finish erasures, or prove it."),

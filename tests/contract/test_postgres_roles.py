@@ -1,6 +1,5 @@
 """Each role of infra/postgres/roles.sql can do what it is for on a real Postgres, and no more."""
 
-import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import Engine, text
+from typer.testing import CliRunner
 
 from infra import runbooks
+from infra.cli.main import app
 from infra.drills.victims import wait_for
 from infra.stack.postgres import PostgresServer, connect, create_database
 from sql.engine import check_schema, migrate, open_engine, read_snapshot, write
@@ -19,6 +20,7 @@ from sql.erasure_bytes import purge_bytes
 from sql.erasure_ledger import Ledger
 from sql.errors import StoreUnavailable
 from sql.events import find_user
+from sql.locks import end_idle_holders
 from sql.retention import retain
 from sql.settings import RetentionSettings
 from sql.tables import metadata
@@ -148,14 +150,6 @@ def test_airflow_and_moonlark_do_not_enter_each_other_s_database(
         as_role(server, role, database)
 
 
-def ending(page: str) -> bytes:
-    """The statement by which a runbook ends sessions."""
-    (command,) = runbooks.read(page).commands("Mitigation")
-    program, place, option, statement = shlex.split(command)
-    assert (program, place, option) == ("psql", "$PGURL", "-c")
-    return statement.encode()
-
-
 def waits_for_a_lock(server: PostgresServer) -> bool:
     with connect(server.url("moonlark")) as admin:
         waiting = admin.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
@@ -163,76 +157,139 @@ def waits_for_a_lock(server: PostgresServer) -> bool:
 
 
 @pytest.mark.parametrize("page", LOCK_RUNBOOKS)
-def test_the_on_call_ends_who_holds_a_lock_and_nobody_else_by_the_runbooks_own_words(
-    server: PostgresServer, page: str
-) -> None:
-    statement = ending(page)
+def test_runbooks_of_locks_say_how_one_is_ended(page: str) -> None:
+    assert runbooks.read(page).commands("Mitigation") == ["moonlark unlock"]
+
+
+def test_the_on_call_ends_who_holds_a_lock_and_nobody_else(server: PostgresServer) -> None:
     url = server.url("moonlark", "moonlark_writer")
+    oncall, reader = as_role(server, "moonlark_oncall"), as_role(server, "moonlark_reader")
     with (
         connect(url) as forgotten,
         connect(url) as harmless,
-        connect(server.url("moonlark", "moonlark_oncall")) as oncall,
-        connect(server.url("moonlark", "moonlark_reader")) as reader,
         ThreadPoolExecutor(1) as beside,
     ):
         forgotten.execute("BEGIN")
         forgotten.execute("LOCK TABLE events IN EXCLUSIVE MODE")
         harmless.execute("BEGIN")
         harmless.execute("SELECT count(*) FROM items")
-        assert oncall.execute(statement).fetchall() == [], "it keeps nobody waiting yet"
+        assert end_idle_holders(oncall, idle_s=0) == [], "it keeps nobody waiting yet"
         waiting = beside.submit(_writes_an_event, url)
         wait_for("somebody waits", lambda: waits_for_a_lock(server), 30.0)
-        assert reader.execute(statement).fetchall() == []  # `state` is not shown to everyone
-        assert oncall.execute(statement).fetchall() == [(True,)]
+        assert end_idle_holders(oncall, idle_s=60) == [], "it may be about to go on"
+        assert end_idle_holders(reader, idle_s=0) == []  # `state` is not shown to everyone
+        (ended,) = end_idle_holders(oncall, idle_s=0)
+        assert (ended.role, ended.is_ended) == ("moonlark_writer", True)
+        assert ended.statement == "LOCK TABLE events IN EXCLUSIVE MODE"
         waiting.result(timeout=30.0)
         with pytest.raises(psycopg.OperationalError):
             forgotten.execute("SELECT 1")
         harmless.execute("SELECT 1")
+    oncall.dispose()
+    reader.dispose()
 
 
 def test_who_forgot_a_lock_on_a_table_is_ended_also_while_nobody_waits(
     server: PostgresServer,
 ) -> None:
     """Writers give up and come again: the on-call may look while none is there."""
-    (statement,) = {ending(page) for page in LOCK_RUNBOOKS}
-    assert statement.count(b"interval '10 s'") == 1
     url = server.url("moonlark", "moonlark_writer")
-    with (
-        connect(url) as forgotten,
-        connect(url) as writes,
-        connect(server.url("moonlark", "moonlark_oncall")) as oncall,
-    ):
+    oncall = as_role(server, "moonlark_oncall")
+    with connect(url) as forgotten, connect(url) as writes:
         forgotten.execute("BEGIN")
         forgotten.execute("LOCK TABLE exposures IN EXCLUSIVE MODE")
         writes.execute("BEGIN")
         writes.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
         time.sleep(0.5)
-        assert oncall.execute(statement).fetchall() == [], "that is too short"
-        soon = statement.replace(b"'10 s'", b"'0.2 s'")
-        assert oncall.execute(soon).fetchall() == [(True,)]
+        assert end_idle_holders(oncall, idle_s=0) == [], "that is too short"
+        (ended,) = end_idle_holders(oncall, idle_s=0, forgotten_s=0.2)
+        assert ended.idle_s >= 0.5
         with pytest.raises(psycopg.OperationalError):
             forgotten.execute("SELECT 1")
         writes.execute("SELECT 1")
+    oncall.dispose()
+
+
+def test_whom_the_on_call_may_not_end_is_named_and_the_others_are_ended(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLARK_DATABASE_URL", server.url("moonlark", "moonlark_oncall"))
+    with (
+        connect(server.url("moonlark")) as superuser,
+        connect(server.url("moonlark", "moonlark_writer")) as forgotten,
+        ThreadPoolExecutor(2) as beside,
+    ):
+        superuser.execute("BEGIN")
+        superuser.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        forgotten.execute("BEGIN")
+        forgotten.execute("LOCK TABLE exposures IN EXCLUSIVE MODE")
+        url = server.url("moonlark", "moonlark_writer")
+        waiting = [beside.submit(_writes, url, table) for table in ("events", "exposures")]
+        told = CliRunner().invoke(app, ["unlock", "--seconds", "3"])
+        waiting[1].result(timeout=30.0)
+        superuser.execute("COMMIT")
+        waiting[0].result(timeout=30.0)
+        with pytest.raises(psycopg.OperationalError):
+            forgotten.execute("SELECT 1")
+    assert told.exit_code == 1
+    lines = told.output.splitlines()
+    assert sorted(" ".join(line.split()[:2]) for line in lines) == [
+        "ask who",
+        "ended session",
+        "not ended,",
+    ], told.output
+    assert "after LOCK TABLE exposures" in told.output
+
+
+def test_a_lock_that_comes_and_goes_is_waited_for(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONLARK_DATABASE_URL", server.url("moonlark", "moonlark_oncall"))
+    quiet = CliRunner().invoke(app, ["unlock", "--seconds", "0"])
+    assert quiet.exit_code == 0
+    assert "nobody" in quiet.output
+    url = server.url("moonlark", "moonlark_writer")
+    with connect(url) as dreamer, ThreadPoolExecutor(2) as beside:
+        looks = beside.submit(CliRunner().invoke, app, ["unlock", "--seconds", "4"])
+        time.sleep(1.0)
+        dreamer.execute("BEGIN")
+        dreamer.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        beside.submit(_writes_an_event, url).result(timeout=30.0)
+        told = looks.result(timeout=30.0)
+        assert told.exit_code == 0
+        assert "ended session" in told.output
+        with pytest.raises(psycopg.OperationalError):
+            dreamer.execute("SELECT 1")
+
+
+def test_sqlite_has_no_sessions_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONLARK_DATABASE_URL", f"sqlite:///{tmp_path}/moonlark.db")
+    told = CliRunner().invoke(app, ["unlock"])
+    assert told.exit_code == 1
+    assert "accepted: Postgres" in told.output
 
 
 def _writes_an_event(url: str) -> None:
+    _writes(url, "events")
+
+
+def _writes(url: str, table: str) -> None:
     with connect(url) as conn:
         conn.execute("BEGIN")
-        conn.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
+        conn.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE".encode())
 
 
-def test_the_runbooks_words_end_no_session_of_another_database(server: PostgresServer) -> None:
+def test_no_session_of_another_database_is_ended(server: PostgresServer) -> None:
     create_database(server.url(), "shop")
-    (statement,) = {ending(page) for page in LOCK_RUNBOOKS}
-    url = server.url("shop")
-    with connect(url) as theirs, connect(server.url("moonlark")) as admin:
+    url, admin = server.url("shop"), open_engine(server.url("moonlark"))
+    with connect(url) as theirs:
         theirs.execute("CREATE TABLE events (n int)")
         theirs.execute("BEGIN")
         theirs.execute("LOCK TABLE events IN EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as beside:
             waiting = beside.submit(_writes_an_event, url)
             wait_for("somebody waits", lambda: waits_for_a_lock(server), 30.0)
-            assert admin.execute(statement).fetchall() == []
+            assert end_idle_holders(admin, idle_s=0) == []
             theirs.execute("COMMIT")
             waiting.result(timeout=30.0)
 

@@ -37,6 +37,7 @@ NAMES = (
     "seen",
     "unset",
     "publish",
+    "unlock",
     "keys",
     "rollback",
     "erase",
