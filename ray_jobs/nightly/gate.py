@@ -16,11 +16,11 @@ from ray_jobs.nightly.step import Night, Report
 from ray_jobs.nightly.workspace import GateRefused
 from ray_jobs.shards.manifest import open_manifest, verify
 from ray_jobs.shards.reader import ShardSet
+from ray_jobs.shards.recall import exact_nearest, recalls_of
 from sql.engine import read_snapshot
 from sql.generations import read_live
 
 RECALL_QUERIES = 200
-RECALL_AT = 100
 WHOLE_MARGIN_NDCG = 0.1
 """Live NDCG@10 from which on the whole margin may be lost: of 0.02 half would be."""
 SEED = 0
@@ -122,13 +122,6 @@ def _index_recall(
     rng = np.random.default_rng(SEED)
     count = min(RECALL_QUERIES, len(vectors_ND))
     queries_BD = vectors_ND[np.sort(rng.choice(len(vectors_ND), count, replace=False))]
-    k = min(RECALL_AT, len(vectors_ND))
-    _, found_BK = shards.search_all(queries_BD, k)
-    exact_BK: NDArray[np.int64] = np.argpartition(-(queries_BD @ vectors_ND.T), k - 1, axis=1)[
-        :, :k
-    ]
-    hits = sum(
-        len(np.intersect1d(found, ordinals_N[exact]))
-        for found, exact in zip(found_BK, exact_BK, strict=True)
-    )
-    return hits / (count * k)
+    _, true_BK = exact_nearest(queries_BD, vectors_ND, ordinals_N)
+    _, found_BK = shards.search_all(queries_BD, true_BK.shape[1])
+    return float(recalls_of(found_BK, true_BK).mean())
