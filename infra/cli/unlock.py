@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sql.engine import open_engine
-from sql.locks import Holder, end_idle_holders
+from sql.locks import NO_SESSIONS, Holder, end_idle_holders
 from sql.settings import StoreSettings
 
 POLL_S = 0.2
@@ -19,24 +19,30 @@ def command(
 ) -> None:
     """End sessions that hold a lock and do nothing.
 
-    Of Postgres: idle within a transaction for half a second while another waits; or for ten seconds
-    with a lock that keeps writers from a whole table. Statements that work are left alone.
+    Of Postgres: idle within a transaction that wrote, for a second while another waits; or for ten
+    seconds with a lock that keeps writers from a whole table. Statements that work are left alone.
+    The role must see others' sessions, as moonlark_oncall does.
 
     Exit status: 0, also where there was none; 1 where one was found that this role may not end.
     """
-    engine = open_engine(StoreSettings().database_url)
+    url = StoreSettings().database_url
+    if url.startswith("sqlite"):  # before it is opened, and so made
+        raise ValueError(NO_SESSIONS)
+    engine = open_engine(url)
     deadline_s = time.monotonic() + seconds
     told: dict[int, Holder] = {}
     while True:
         for holder in end_idle_holders(engine):
             if holder.pid not in told:
                 typer.echo(_line(holder))
-            told[holder.pid] = holder
+            if not (holder.pid in told and told[holder.pid].is_ended):
+                told[holder.pid] = holder
         if time.monotonic() >= deadline_s:
             break
         time.sleep(POLL_S)
     if not told:
         typer.echo(f"looked for {seconds:g} s: nobody who does nothing holds others up")
+        typer.echo("`moonlark doctor` names who does, working or not")
     if not all(holder.is_ended for holder in told.values()):
         typer.echo("ask who runs the database to end the others", err=True)
         raise typer.Exit(1)
