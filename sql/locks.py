@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 from sql.transactions import driver_errors, read_snapshot
 
 IDLE_S = 1.0
-"""moonlark's own transactions that write go from one statement to the next within milliseconds."""
+"""A writer of moonlark's own may pause for a collection of garbage, 0.2 s, between statements."""
 FORGOTTEN_S = 10.0
 NO_SESSIONS = (
     "database_url: SQLite has no sessions, accepted: Postgres; of SQLite `fuser moonlark.db` names "

@@ -30,20 +30,18 @@ def command(
         raise ValueError(NO_SESSIONS)
     engine = open_engine(url)
     deadline_s = time.monotonic() + seconds
-    told: dict[int, Holder] = {}
+    found: dict[int, Holder] = {}
     while True:
         for holder in end_idle_holders(engine):
-            if holder.pid not in told:
+            if found.setdefault(holder.pid, holder) is holder:
                 typer.echo(_line(holder))
-            if not (holder.pid in told and told[holder.pid].is_ended):
-                told[holder.pid] = holder
         if time.monotonic() >= deadline_s:
             break
         time.sleep(POLL_S)
-    if not told:
+    if not found:
         typer.echo(f"looked for {seconds:g} s: nobody who does nothing holds others up")
         typer.echo("`moonlark doctor` names who does, working or not")
-    if not all(holder.is_ended for holder in told.values()):
+    if not all(holder.is_ended for holder in found.values()):
         typer.echo("ask who runs the database to end the others", err=True)
         raise typer.Exit(1)
 

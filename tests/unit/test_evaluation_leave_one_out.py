@@ -197,3 +197,21 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(
     told = CliRunner().invoke(app, ["evaluate", *arguments])
     assert told.exit_code in (1, 2)
     assert said in told.output + str(told.exception)
+
+
+def test_a_measuring_that_fails_leaves_no_file_and_no_other_figures_than_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no figures today")
+
+    monkeypatch.setattr(evaluate_command, "evaluate", fails)
+    monkeypatch.setattr(evaluate_command, "load_interactions", lambda *_: circle())
+    monkeypatch.setenv("MOONLARK_STATE_DIR", str(tmp_path))
+    new, kept = tmp_path / "new.json", tmp_path / "kept.json"
+    kept.write_text("{}")
+    for path in (new, kept):
+        told = CliRunner().invoke(app, ["evaluate", "--json", str(path)])
+        assert "no figures today" in told.output + str(told.exception)
+    assert not new.exists()
+    assert kept.read_text() == "{}"
