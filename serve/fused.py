@@ -37,8 +37,8 @@ EARLY_MS = 400
 EARLIEST_MS = 800
 """However long they took."""
 
-ASKED_MS = 3_000
-"""A replica that was asked for no list for so long makes none ahead."""
+REST_MS = 5_000
+"""After it could not be made, or may be of no use: the database does not answer."""
 
 KEPT_POOLS = 4
 """Of generation and catalog: what the requests of a second share."""
@@ -87,19 +87,16 @@ class FusedLists:
         """Pools are made by one thread at a time; whoever needs them waits for it."""
         self._kept: OrderedDict[tuple[str, int], _Now] = OrderedDict()
         self._ready: _Ready | None = None
-        self._asked_ms = 0
-        """When a list was last made."""
-        self._early_ms = EARLY_MS
+        self._rest_ms = range(0)
+        """In these moments nothing is to be made ahead."""
 
     def make_ready(self, nobody: Callable[[], UserState], now_ms: int) -> None:
-        """Make what the lists of the next second share, if lists are asked for and what is there
-        is soon too old. A request that had to make it waited 50 to 300 ms, and those behind it,
-        too: one list in twenty. `nobody`: reads the state of no user."""
-        ready = self._ready
-        if not 0 <= now_ms - self._asked_ms < ASKED_MS:
+        """Make what the lists of the next second share, if what is there is soon too old, whether
+        lists are asked for or not: a request that had to make it waited 50 to 300 ms, and those
+        behind it, too. `nobody`: reads the state of no user."""
+        if now_ms in self._rest_ms:
             return
-        if ready is not None and 0 <= now_ms - ready.moments_ms.start < REFRESH_MS - self._early_ms:
-            return
+        self._rest_ms = range(now_ms, now_ms + REST_MS)
         state = nobody()
         priors = state.generation.priors
         if priors is None or state.as_of_ms is not None:
@@ -110,7 +107,8 @@ class FusedLists:
             _ = now.pools.front, now.pools.newest_first
             self._ready = _Ready(_key(state), range(now_ms, now_ms + REFRESH_MS), now)
         took_ms = self._trending.now_ms() - now_ms
-        self._early_ms = min(max(EARLY_MS, 2 * took_ms), EARLIEST_MS)
+        early_ms = min(max(EARLY_MS, 2 * took_ms), EARLIEST_MS)
+        self._rest_ms = range(now_ms, now_ms + REFRESH_MS - early_ms)
 
     def of_known(
         self,
@@ -191,7 +189,7 @@ class FusedLists:
 
     def _now(self, state: UserState, priors: Priors, as_of_ms: int) -> _Now:
         """Made again when the catalog changed, or activity was read again."""
-        self._asked_ms = asked_ms = self._trending.now_ms()
+        asked_ms = self._trending.now_ms()
         key = _key(state)
         if (found := self._readied(key, asked_ms, as_of_ms)) is not None:
             return found

@@ -85,7 +85,8 @@ class Recommender:
 
     def make_ready(self) -> None:
         """See `FusedLists.make_ready`; called beside the requests."""
-        self._fused.make_ready(lambda: self._states.read(None), self._now_ms())
+        if self._states.can_answer:
+            self._fused.make_ready(lambda: self._states.read(None), self._now_ms())
 
     def expose(self, answer: ItemList, query: ListQuery, request_id: str) -> None:
         """Record what is shown: a user's list, once it is the one that is sent."""

@@ -8,12 +8,15 @@ with it (`ROWS_A_SECOND`); its age tells.
 A refresh reads few hours, however many are asked for: those that still take events (this one and
 the one before), those never read or read before they were over, and of the rest one, in turn,
 since an undo takes an event off the hour in which it came: within as many seconds as hours held.
+What is read ahead is read slice by slice, with pauses in which requests have the processor.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +45,8 @@ REFRESH_MS = 1_000
 ROWS_A_SECOND = 20_000
 """Of `item_activity`, read for one hour."""
 MAX_HOURS = 168
+PAUSE_S = 0.005
+"""Between two slices of an hour that is read ahead."""
 NEW_USER_HOURS = 24
 MAX_ITEMS_PER_HOUR = 20_000
 """Those most acted on: with MAX_HOURS hours some 40 MB."""
@@ -90,8 +95,9 @@ class Trending:
     def __init__(self, engine: Engine, now_ms: Callable[[], int]) -> None:
         self._engine = engine
         self._now_ms = now_ms
-        self._lock = threading.Lock()
-        self._held: dict[int, _Hour] = {}
+        self._reading = threading.Lock()
+        """Who has it reads, and puts another mapping in the place of the one that is held."""
+        self._held: Mapping[int, _Hour] = {}
         self._turned_at_ms = 0
         self._reads = 0
         self._since: _Since | None = None
@@ -117,7 +123,7 @@ class Trending:
     def activity_since(self, hour: int, as_of_ms: int, early_ms: int = 0) -> Activity:
         """What was done from the start of `hour` to that of `as_of_ms`, of the last MAX_HOURS hours
         at most: what the night has not counted. The same object until something is read again:
-        what is too old, or will be in `early_ms`."""
+        what is too old, or will be in `early_ms` (who is early has time, and pauses)."""
         last, kept = hour_of(as_of_ms), self._since
         soon_ms = self._now_ms() + early_ms
         if kept is not None and kept.is_of(hour, as_of_ms) and soon_ms in kept.fresh_ms:
@@ -134,44 +140,70 @@ class Trending:
 
     def _read(
         self, wanted: Collection[int], early_ms: int = 0
-    ) -> tuple[dict[int, _Hour], int, int]:
+    ) -> tuple[Mapping[int, _Hour], int, int]:
         """These hours, the age of those of them that still take events, and when something is to be
         read again."""
-        with self._lock:
-            now_ms = self._now_ms()
-            stale = [hour for hour in wanted if self._is_stale(hour, now_ms + early_ms)]
-            if not 0 <= now_ms - self._turned_at_ms < REFRESH_MS:
-                over = [h for h in wanted if h not in stale and _is_over(self._held[h], h)]
-                stale += sorted(over, key=lambda hour: self._held[hour].read_at_ms)[:1]
-                self._turned_at_ms = now_ms
-            if stale:
-                self._reads += 1
-                self._refresh(stale, now_ms)
-            found = {hour: self._held[hour] for hour in wanted}
-            near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)
-            self._held = {hour: held for hour, held in self._held.items() if hour in near}
-            turn_ms = self._turned_at_ms + REFRESH_MS
-        open_ = [held for hour, held in found.items() if not _is_over(held, hour)]
-        age_ms = max((now_ms - held.read_at_ms for held in open_), default=0)
-        return found, age_ms, min([turn_ms, *(held.until_ms for held in open_)])
+        now_ms, held = self._now_ms(), self._held
+        is_needed = any(_is_stale(held, hour, now_ms + early_ms) for hour in wanted)
+        # An hour whose turn it is can wait for another who reads; the request cannot.
+        if (is_needed or self._is_turn(now_ms)) and self._reading.acquire(blocking=is_needed):
+            try:
+                held = self._read_again(wanted, early_ms)
+            finally:
+                self._reading.release()
+        found = {hour: held[hour] for hour in wanted}
+        now_ms = self._now_ms()
+        open_ = [of_hour for hour, of_hour in found.items() if not _is_over(of_hour, hour)]
+        age_ms = max((now_ms - of_hour.read_at_ms for of_hour in open_), default=0)
+        until_ms = [self._turned_at_ms + REFRESH_MS, *(of_hour.until_ms for of_hour in open_)]
+        return found, age_ms, min(until_ms)
 
-    def _refresh(self, hours: Collection[int], now_ms: int) -> None:
+    def _read_again(self, wanted: Collection[int], early_ms: int) -> Mapping[int, _Hour]:
+        """What is held when those of `wanted` that are stale were read; to be called by one."""
+        now_ms, held = self._now_ms(), self._held
+        stale = [hour for hour in wanted if _is_stale(held, hour, now_ms + early_ms)]
+        if self._is_turn(now_ms):
+            over = [h for h in wanted if h not in stale and _is_over(held[h], h)]
+            stale += sorted(over, key=lambda hour: held[hour].read_at_ms)[:1]
+            self._turned_at_ms = now_ms
+        if not stale:  # another has read it meanwhile
+            return held
+        self._reads += 1
+        held = {**held, **self._refreshed(stale, now_ms, is_early=early_ms > 0)}
+        near = range(hour_of(now_ms) - MAX_HOURS - 1, hour_of(now_ms) + 2)
+        self._held = {hour: of_hour for hour, of_hour in held.items() if hour in near}
+        return held
+
+    def _is_turn(self, now_ms: int) -> bool:
+        return not 0 <= now_ms - self._turned_at_ms < REFRESH_MS
+
+    def _refreshed(
+        self, hours: Collection[int], now_ms: int, *, is_early: bool
+    ) -> dict[int, _Hour]:
         """Without the database what is held stays, and its age tells."""
+        read: dict[int, _Hour] = {}
+        pause = partial(time.sleep, PAUSE_S) if is_early else _no_pause
         try:
             with read_snapshot(self._engine) as conn:
                 for hour in hours:
-                    read = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR)
-                    self._held[hour] = _Hour((read.ordinals, read.sums), now_ms, read.rows)
+                    found = read_hour(conn, hour, KIND_WEIGHTS, MAX_ITEMS_PER_HOUR, pause)
+                    read[hour] = _Hour((found.ordinals, found.sums), now_ms, found.rows)
         except StoreUnavailable as error:
             log.warning("activity is not refreshed: %s", error)
-            for hour in hours:
-                self._held.setdefault(hour, _Hour(NO_COUNTS, 0, 0))
+            unread = (hour for hour in hours if hour not in read and hour not in self._held)
+            read |= {hour: _Hour(NO_COUNTS, 0, 0) for hour in unread}
+        return read
 
-    def _is_stale(self, hour: int, now_ms: int) -> bool:
-        held = self._held.get(hour)
-        if held is None:
-            return True
-        return not _is_over(held, hour) and now_ms not in range(held.read_at_ms, held.until_ms)
+
+def _no_pause() -> None:
+    """Whoever waits for it wants it soon."""
+
+
+def _is_stale(held: Mapping[int, _Hour], hour: int, now_ms: int) -> bool:
+    of_hour = held.get(hour)
+    if of_hour is None:
+        return True
+    return not _is_over(of_hour, hour) and now_ms not in range(of_hour.read_at_ms, of_hour.until_ms)
 
 
 def _is_over(held: _Hour, hour: int) -> bool:

@@ -139,6 +139,11 @@ class UserStates:
         self._now_ms = now_ms
         self._head: _Head | None = None
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether a generation is loaded."""
+        return bool(self._watch.loaded)
+
     def read(self, user_id: str | None) -> UserState:
         """The state of `user_id` (None: of nobody, for lists that need only the catalog).
 

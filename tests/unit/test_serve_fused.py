@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve.fused import ASKED_MS, EARLY_MS, FusedLists
+from serve.fused import EARLY_MS, REST_MS, FusedLists
 from serve.trending import REFRESH_MS
+from sql.errors import StoreUnavailable
 
 THREADS = 8
 STATE: Any = SimpleNamespace(
@@ -25,7 +26,7 @@ class OneActivity:
     """In the place of `Trending`: nothing happens, and the clock is moved by hand."""
 
     def __init__(self) -> None:
-        self.at_ms = 10 * ASKED_MS
+        self.at_ms = 1_000_000
         self.activity = object()
 
     def now_ms(self) -> int:
@@ -73,7 +74,6 @@ def test_pools_that_took_long_are_made_earlier_the_next_time(
     def looks(after_ms: int) -> bool:
         """Whether a look so long after the last making began makes the next ones."""
         before, trending.at_ms = len(made), made[-1] + after_ms
-        lists._asked_ms = trending.at_ms
         lists.make_ready(lambda: STATE, trending.at_ms)
         return len(made) > before
 
@@ -87,3 +87,34 @@ def test_pools_that_took_long_are_made_earlier_the_next_time(
     takes_ms = 0
     assert looks(REFRESH_MS - 2 * 300)
     assert not looks(REFRESH_MS - EARLY_MS - 1), "they took no time, so it is early enough again"
+
+
+def test_a_replica_that_nobody_asks_has_its_pools_and_rests_where_it_cannot_make_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trending: Any = OneActivity()
+    lists, made = FusedLists(trending), []
+    is_away, asked = True, []
+
+    def make(_: object, __: object, live: object, as_of_ms: int) -> object:
+        made.append(as_of_ms)
+        return SimpleNamespace(live=live, pools=SimpleNamespace(front=None, newest_first=None))
+
+    def nobody() -> Any:
+        asked.append(trending.at_ms)
+        if is_away:
+            raise StoreUnavailable("sqlite", "away")
+        return STATE
+
+    monkeypatch.setattr(FusedLists, "_made", staticmethod(make))
+    with pytest.raises(StoreUnavailable):
+        lists.make_ready(nobody, trending.at_ms)
+    is_away = False
+    trending.at_ms += REST_MS - 1
+    lists.make_ready(nobody, trending.at_ms)
+    assert (len(asked), len(made)) == (1, 0)
+    trending.at_ms += 1
+    lists.make_ready(nobody, trending.at_ms)
+    assert (len(asked), len(made)) == (2, 1)
+    assert lists._now(STATE, PRIORS, trending.at_ms).live is trending.activity
+    assert len(made) == 1, "the first list finds them"

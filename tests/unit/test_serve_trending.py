@@ -54,9 +54,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     put_items(engine, puts, at_ms=1)
     made = Store(engine)
 
-    def read(conn, hour, weights, limit):  # type: ignore[no-untyped-def]
+    def read(conn, hour, weights, limit, pause):  # type: ignore[no-untyped-def]
         made.read.append(hour)
-        return read_hour(conn, hour, weights, limit)
+        return read_hour(conn, hour, weights, limit, pause)
 
     monkeypatch.setattr(trending_module, "read_hour", read)
     return made
