@@ -81,7 +81,10 @@ class Day:
     counts: Counts
     metrics: Metrics
     list_pool: ThreadPoolExecutor
-    """Where lists are made."""
+    """Where lists are made that may take long, and all where they wait for others: for a database
+    server, or for shards in deployments of their own."""
+    lists_at_once: bool
+    """Whether the others are made on the event loop (`Recommender.recommend_at_once`)."""
     pools_ahead: Periodic
     """Makes what the lists of the next second share, beside the requests."""
     checkpoints: Periodic
@@ -175,6 +178,7 @@ class Day:
             metrics=metrics,
             pools_ahead=pools_ahead,
             checkpoints=checkpoints,
+            lists_at_once=engine.dialect.name == "sqlite" and not ask_shards,
             list_pool=ThreadPoolExecutor(
                 settings.distant_list_threads if ask_shards else settings.list_threads,
                 "lists",

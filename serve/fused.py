@@ -110,6 +110,12 @@ class FusedLists:
         early_ms = min(max(EARLY_MS, 2 * took_ms), EARLIEST_MS)
         self._rest_ms = range(now_ms, now_ms + REFRESH_MS - early_ms)
 
+    def is_at_hand(self, state: UserState, as_of_ms: int) -> bool:
+        """Whether a list of that moment finds its pools made."""
+        now_ms = self._trending.now_ms()
+        made = self._readied(_key(state), now_ms, as_of_ms)
+        return made is not None or state.generation.priors is None
+
     def of_known(
         self,
         state: UserState,

@@ -126,6 +126,16 @@ class Policies:
                 self._held = self._read(self._held)
             return self._held
 
+    def are_at_hand(
+        self, policy_seq: int, generation_id: str, view: CatalogView, as_of_ms: int
+    ) -> bool:
+        """Whether `at` and `boosts` of that view have nothing to read or make."""
+        held = self._held
+        if not _covers(held, policy_seq, view.catalog_seq):
+            return False
+        in_force = held.boosts(as_of_ms)
+        return not in_force or _boosts_key(held, generation_id, view, in_force) in self._boosts
+
     def held(self, policy_seq: int) -> PolicySet:
         """What was read last, while the database does not answer.
 
@@ -148,10 +158,7 @@ class Policies:
         in_force = policies.boosts(as_of_ms)
         if not in_force:
             return None
-        key = (
-            *(policies.policy_seq, policies.catalog_seq, generation_id, view.catalog_seq),
-            *(policy_id for policy_id, _ in in_force),
-        )
+        key = _boosts_key(policies, generation_id, view, in_force)
         with self._lock:
             found = self._boosts.get(key)
             if found is not None:
@@ -178,6 +185,18 @@ class Policies:
             items = catalog.resolve_items(conn, sorted(named)) if named else {}
         ordinals = {item_id: item.ordinal for item_id, item in items.items()}
         return PolicySet(policy_seq, catalog_seq, policies, ordinals)
+
+
+def _boosts_key(
+    policies: PolicySet,
+    generation_id: str,
+    view: CatalogView,
+    in_force: Sequence[tuple[str, BoostPolicy]],
+) -> tuple[object, ...]:
+    return (
+        *(policies.policy_seq, policies.catalog_seq, generation_id, view.catalog_seq),
+        *(policy_id for policy_id, _ in in_force),
+    )
 
 
 def _covers(held: PolicySet, policy_seq: int, catalog_seq: int) -> bool:

@@ -75,10 +75,23 @@ def read_recommendation(
     `Snapshot.base` tells which, and only the stored session's bytes are ever read.
     """
     if user_id is not None:
-        quick = read_quickly(engine, user_id, loaded, cached or {}, max_tail)
-        if quick is not None:
-            return _of_quick(quick)
+        usual = read_usual(engine, user_id, loaded, cached, max_tail)
+        if usual is not None:
+            return usual
     return read_whole(engine, user_id, loaded, encoder_of, cached, max_tail)
+
+
+def read_usual(
+    engine: Engine,
+    user_id: str,
+    loaded: Sequence[str],
+    cached: Mapping[str, tuple[int, int, int]] | None = None,
+    max_tail: int = MAX_TAIL,
+) -> Snapshot | None:
+    """`read_recommendation` of a user whose session holds, with fewer than `max_tail` events after
+    it, none with a text: two short statements. None of any other user."""
+    quick = read_quickly(engine, user_id, loaded, cached or {}, max_tail)
+    return None if quick is None else _of_quick(quick)
 
 
 def read_whole(

@@ -76,8 +76,9 @@ class Replica:
             now_ms=self.now_ms,
         )
         trending, policies = Trending(engine, self.now_ms), Policies(engine)
-        for locked in (trending, policies):  # they hold their lock while they read
-            locked._lock = BatonLock(scheduler)  # type: ignore[assignment]
+        # They hold their lock while they read.
+        trending._reading = BatonLock(scheduler)  # type: ignore[assignment]
+        policies._lock = BatonLock(scheduler)  # type: ignore[assignment]
         self.recommender = Recommender(
             engine, self.states, trending, self.write_behind, self.now_ms, policies
         )
@@ -123,8 +124,10 @@ class Replica:
         return call
 
     def recommend(self, user_id: str, query: ListQuery, request_id: str) -> ItemList:
-        """As the route does: once more if texts waited for BERT."""
-        answer = self.recommender.recommend(user_id, query)
+        """As the route does: at once if it can be, and once more if texts waited for BERT."""
+        answer = self.recommender.recommend_at_once(user_id, query)
+        if answer is None:
+            answer = self.recommender.recommend(user_id, query)
         if answer.state.unembedded and self.world.bert_is_up:
             self._embed_late(answer.state.unembedded)
             answer = self.recommender.recommend(user_id, query)

@@ -216,11 +216,22 @@ class BatonLock:
         self._held = False
 
     def __enter__(self) -> None:
+        self.acquire()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """As `threading.Lock.acquire` does."""
         while self._held:
+            if not blocking:
+                return False
             self._scheduler.pause()
         self._held = True
+        return True
+
+    def release(self) -> None:
+        """As `threading.Lock.release` does."""
+        self._held = False
 
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        self._held = False
+        self.release()

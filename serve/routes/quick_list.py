@@ -40,7 +40,9 @@ class QuickList:
             return
         day: Day = scope["app"].state.day
         state = scope["state"]
-        answer = await list_of(day, state["key"], user_id, ListQuery(k=k), state["request_id"])
+        answer = await list_of(
+            *(day, state["key"], user_id, ListQuery(k=k), state["request_id"]), is_usual=True
+        )
         note(state, answer)
         body = orjson.dumps(answer)
         headers = [

@@ -15,6 +15,7 @@ from serve.lists import ItemList, ListQuery
 from serve.online_encoder import EncoderUnavailable
 from serve.path_ids import PathId
 from serve.problems import another_encoder, unavailable
+from serve.recommend import AT_ONCE_K
 from serve.request_log import note
 from serve.routes.context import (
     day_of,
@@ -84,15 +85,28 @@ async def recommend(
 
 
 async def list_of(
-    day: Day, key: ApiKey | None, user_id: str, query: ListQuery, request_id: str
+    day: Day,
+    key: ApiKey | None,
+    user_id: str,
+    query: ListQuery,
+    request_id: str,
+    *,
+    is_usual: bool = False,
 ) -> dict[str, Any]:
-    """The body of a user's list, which is recorded as shown. `key`: who asks.
+    """The body of a user's list, which is recorded as shown. `key`: who asks. `is_usual`: the query
+    says a length and nothing else.
 
     Raises:
         ProblemError: 429 for a user who asks too much, 503 where nothing can be answered.
     """
     day.allowances.take_lists(key, [user_id])
-    answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
+    answer: ItemList | None = None
+    if is_usual and day.lists_at_once and query.k <= AT_ONCE_K:
+        answer = day.recommender.recommend_at_once(user_id, query)
+    if answer is None:
+        answer = await _made(day, lambda: day.recommender.recommend(user_id, query))
+    else:
+        day.counts.mark(answer.state.degraded)
     day.recommender.expose(answer, query, request_id)
     if query.explain and not may_read_texts(key):
         _hide_texts(answer)

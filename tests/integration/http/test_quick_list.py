@@ -63,9 +63,9 @@ def test_the_usual_request_does_go_the_short_way(
     asked: list[str] = []
     real = quick_list.list_of
 
-    async def noted(day: Any, key: Any, user_id: str, *more: Any) -> dict[str, Any]:
+    async def noted(day: Any, key: Any, user_id: str, *more: Any, **named: Any) -> dict[str, Any]:
         asked.append(user_id)
-        return await real(day, key, user_id, *more)
+        return await real(day, key, user_id, *more, **named)
 
     monkeypatch.setattr(quick_list, "list_of", noted)
     client = stack.replicas[0]
