@@ -20,6 +20,7 @@ from ray_jobs.encoders.user_encoder import unit_rows
 from ray_jobs.ranking.activity import Activity
 from ray_jobs.ranking.candidates import Candidates
 from ray_jobs.ranking.fusion import Evidence
+from ray_jobs.ranking.lookup import union_of_ascending
 from ray_jobs.ranking.neighbours import Near
 from ray_jobs.ranking.priors import Priors
 from ray_jobs.ranking.shown import Shown
@@ -232,7 +233,7 @@ def _key(state: UserState) -> tuple[str, int]:
 
 def _pools(state: UserState, priors: Priors, live: Activity, as_of_ms: int) -> Pools:
     items = state.view.items
-    acted_on = np.union1d(priors.most_active, live.ordinals)
+    acted_on = union_of_ascending(priors.most_active, live.ordinals)
     sums = priors.activity.at(acted_on, as_of_ms) + live.at(acted_on, as_of_ms)
     # A list looks at each of the pool, and a busy day has acted on a hundred thousand.
     active = most_active(acted_on, sums, POOL)

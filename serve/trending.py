@@ -45,7 +45,7 @@ REFRESH_MS = 1_000
 ROWS_A_SECOND = 20_000
 """Of `item_activity`, read for one hour."""
 MAX_HOURS = 168
-PAUSE_S = 0.005
+PAUSE_S = 0.02
 """Between two slices of an hour that is read ahead."""
 NEW_USER_HOURS = 24
 MAX_ITEMS_PER_HOUR = 20_000
