@@ -52,7 +52,7 @@ class ServeSettings(BertSettings):
     """With `deployments`: what one list waits for shards; those that did not answer are left out,
     and the list is marked `shard_gone`."""
 
-    group_commit_ms: float = Field(3.0, ge=0, le=100)
+    group_commit_ms: float = Field(1.0, ge=0, le=100)
     """How long concurrent event posts are gathered into one transaction, milliseconds."""
 
     group_commit_events: int = Field(2000, ge=1, le=10_000)
