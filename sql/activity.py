@@ -23,7 +23,6 @@ from sql.event_rules import HOUR_MS
 from sql.tables import events, item_activity
 from sql.transactions import read_snapshot
 
-
 SLICE_ROWS = 5_000
 """Read at once, in some 2 ms; many times more than the kinds and slots of one item."""
 
@@ -62,6 +61,7 @@ def read_hour(
         if not is_last:  # of its last item there may be more rows: they come with the next slice
             first = int(rows_3R[0, -1])
             rows_3R = rows_3R[:, rows_3R[0] < first]
+            assert rows_3R.shape[1], "an item has fewer rows than a slice"
         read.append(rows_3R)
         if is_last:
             break

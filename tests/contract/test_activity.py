@@ -1,13 +1,18 @@
 """The counts of an hour: weighted, the most active first, without what was undone."""
 
-import numpy as np
-from sqlalchemy import Engine
+from collections import Counter
 
+import numpy as np
+import pytest
+from sqlalchemy import Engine, insert
+
+from sql import activity
 from sql.activity import hour_of, read_hour
 from sql.catalog import put_items
-from sql.engine import read_snapshot
+from sql.engine import read_snapshot, write
 from sql.event import EventKind, NewEvent
 from sql.events import append
+from sql.tables import item_activity
 from tests.contract.store_builder import item
 
 HOUR_MS = 3_600_000
@@ -37,3 +42,35 @@ def test_the_counts_of_an_hour_are_weighted_and_the_most_active_are_kept(engine:
         assert sorted(read_hour(conn, 7, WEIGHTS, 2)[0].tolist()) == [1, 2]
         assert read_hour(conn, 8, WEIGHTS, 10)[0].tolist() == [0]
         assert len(read_hour(conn, 9, WEIGHTS, 10)[0]) == 0
+
+
+@pytest.mark.parametrize("slice_rows", [13, 40, 1_000])
+def test_an_hour_read_in_slices_is_the_hour(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, slice_rows: int
+) -> None:
+    """Items of up to twelve rows, those of one never torn apart; of equal ones the first items."""
+    rng = np.random.default_rng(slice_rows)
+    rows = [
+        {"hour": 7, "ordinal": ordinal, "kind": kind, "slot": slot, "n": int(rng.integers(0, 3))}
+        for ordinal in rng.choice(500, 60, replace=False).tolist()
+        for kind in ("view", "click", "purchase", "hide")
+        for slot in range(3)
+        if rng.random() < 0.7
+    ]
+    beside = {"hour": 8, "ordinal": 1, "kind": "click", "slot": 0, "n": 9}
+    with write(engine) as conn:
+        conn.execute(insert(item_activity), [*rows, beside])
+    sums: Counter[int] = Counter()
+    for row in rows:
+        sums[int(str(row["ordinal"]))] += WEIGHTS.get(str(row["kind"]), 0.0) * int(str(row["n"]))
+    best = sorted((ordinal for ordinal in sums if sums[ordinal] > 0), key=lambda o: (-sums[o], o))
+    monkeypatch.setattr(activity, "SLICE_ROWS", slice_rows)
+    pauses: list[None] = []
+    for limit in (1, 7, 1_000):
+        pauses.clear()
+        with read_snapshot(engine) as conn:
+            read = read_hour(conn, 7, WEIGHTS, limit, lambda: pauses.append(None))
+        found = dict(zip(read.ordinals.tolist(), read.sums.tolist(), strict=True))
+        assert found == {ordinal: sums[ordinal] for ordinal in best[:limit]}
+        assert read.rows == len(rows)
+        assert len(pauses) >= len(rows) // slice_rows

@@ -1,5 +1,6 @@
 """Counts by hour, with a clock that is moved by hand: how fresh they are, and what is read."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,33 @@ def test_who_makes_it_ahead_reads_again_before_it_is_old(store: Store) -> None:
     ahead = trending.activity_since(HOUR, store.clock.ms, early_ms=trending_module.REFRESH_MS)
     assert ahead.ordinals.tolist() == [1, 2]
     assert trending.activity_since(HOUR, store.clock.ms) is ahead
+
+
+def test_who_asks_does_not_wait_for_what_is_read_ahead(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trending = Trending(store.engine, store.clock)
+    store.act("click", "i1")
+    trending.trends(ITEMS, store.clock.ms, 1)
+    first = trending.activity_since(HOUR, store.clock.ms)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(conn, hour, weights, limit, pause):  # type: ignore[no-untyped-def]
+        begun.set()
+        assert may_end.wait(30), "nobody lets it end"
+        return read_hour(conn, hour, weights, limit, pause)
+
+    monkeypatch.setattr(trending_module, "read_hour", slow)
+    store.act("click", "i2")
+    ahead = threading.Thread(
+        target=trending.activity_since, args=(HOUR, store.clock.ms, trending_module.REFRESH_MS)
+    )
+    ahead.start()
+    assert begun.wait(30)
+    store.clock.ms += 1
+    trends = trending.trends(ITEMS, store.clock.ms, 1)
+    assert (trends.activity.tolist(), trends.age_ms) == ([0, 1, 0, 0], 1)
+    assert trending.activity_since(HOUR, store.clock.ms) is first
+    may_end.set()
+    ahead.join(30)
+    assert trending.activity_since(HOUR, store.clock.ms).ordinals.tolist() == [1, 2]

@@ -8,11 +8,15 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy.exc import OperationalError
 
+from serve.lists import ItemList, ListQuery
 from serve.problems import REQUEST_ID
+from serve.recommend import Recommender
 from serve.routes import quick_list
 from serve.settings import ServeSettings
 from sql.keys import make_key, new_secret
 from tests.integration.http.conftest import Stack
+from tests.integration.http.test_fused import priors_of, weights, with_priors
+from tests.integration.http.test_trending import soon
 
 LISTS_A_MINUTE = 150
 
@@ -108,6 +112,7 @@ def test_whatever_happened_before_both_ways_answer_the_same(
     monkeypatch.setattr("serve.trending.REFRESH_MS", 0)
     monkeypatch.setattr("serve.trending.ROWS_A_SECOND", 10**9)
     rng = np.random.default_rng(seed)
+    at_once = noted_at_once(monkeypatch)
     seen: set[str] = set()
     for step in range(40):
         client, user = stack.replicas[step % 2], f"u{rng.integers(3)}"
@@ -118,6 +123,46 @@ def test_whatever_happened_before_both_ways_answer_the_same(
         answer = quick.json()
         seen |= {answer["basis"], *answer["degraded"], f"policy {answer['policy_seq'] > 0}"}
     assert {"session", "popularity"} <= seen
+    assert set(at_once) == {True, False}, "both on the event loop and in a thread"
+
+
+def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each list that may be made on the event loop: whether it was."""
+    noted: list[bool] = []
+    real = Recommender.recommend_at_once
+
+    def made(self: Recommender, user_id: str, query: ListQuery) -> ItemList | None:
+        answer = real(self, user_id, query)
+        noted.append(answer is not None)
+        return answer
+
+    monkeypatch.setattr(Recommender, "recommend_at_once", made)
+    return noted
+
+
+def test_with_priors_the_list_is_made_at_once_when_its_pools_are_ready(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_priors(stack, priors_of(weights(neighbours=1.0, cosine=0.5, activity=0.1)))
+    client = stack.replicas[0]
+    event = {"user_id": "reader", "kind": "click", "item_id": "i3"}
+    assert client.post("/v1/events", json=event).status_code == 200
+    at_once = noted_at_once(monkeypatch)
+
+    def is_made_at_once() -> bool:
+        quick, whole = (answer.json() for answer in both(client, "reader"))
+        ids = [[item["item_id"] for item in answer["items"]] for answer in (quick, whole)]
+        assert ids[0] == ids[1]
+        assert quick["user_seq"] == whole["user_seq"] == 1
+        return at_once[-1]
+
+    soon(is_made_at_once)  # the first may come before the pools
+    # Now there is something to read and to make first, whoever does it.
+    assert client.put("/v1/items/new", json={"title": "a new one"}).status_code == 200
+    assert client.delete("/v1/items/i9").status_code == 200
+    quick, whole = (answer.json() for answer in both(client, "reader"))
+    assert quick["catalog_seq"] == whole["catalog_seq"]
+    soon(is_made_at_once)
 
 
 KINDS = ("view", "click", "rating", "favourite", "purchase", "dislike", "hide", "search")
