@@ -120,6 +120,7 @@ def test_whatever_happened_before_both_ways_answer_the_same(
         happen(stack, client, user, str(what), step, rng)
         quick, whole = both(client, user)
         assert_same(quick, whole)
+        assert_same(client.get(f"/v1/users/{user}/recommendations"), whole)  # all is at hand now
         answer = quick.json()
         seen |= {answer["basis"], *answer["degraded"], f"policy {answer['policy_seq'] > 0}"}
     assert {"session", "popularity"} <= seen
