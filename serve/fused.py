@@ -39,7 +39,7 @@ EARLIEST_MS = 800
 """However long they took."""
 
 REST_MS = 5_000
-"""After it could not be made, or may be of no use: the database does not answer."""
+"""After it could not be made: the database does not answer."""
 
 KEPT_POOLS = 4
 """Of generation and catalog: what the requests of a second share."""
@@ -99,8 +99,10 @@ class FusedLists:
             return
         self._rest_ms = range(now_ms, now_ms + REST_MS)
         state = nobody()
-        priors = state.generation.priors
-        if priors is None or state.as_of_ms is not None:
+        if state.as_of_ms is not None:
+            return
+        if (priors := state.generation.priors) is None:  # the next generation may have some
+            self._rest_ms = range(now_ms, now_ms + REFRESH_MS)
             return
         live = self._trending.activity_since(priors.fusion.activity_hour, now_ms, REFRESH_MS)
         with self._making:

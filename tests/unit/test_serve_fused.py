@@ -118,3 +118,19 @@ def test_a_replica_that_nobody_asks_has_its_pools_and_rests_where_it_cannot_make
     assert (len(asked), len(made)) == (2, 1)
     assert lists._now(STATE, PRIORS, trending.at_ms).live is trending.activity
     assert len(made) == 1, "the first list finds them"
+
+
+def test_priors_of_the_next_generation_are_found_within_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trending: Any = OneActivity()
+    lists = FusedLists(trending)
+    made = SimpleNamespace(pools=SimpleNamespace(front=None, newest_first=None))
+    monkeypatch.setattr(FusedLists, "_made", staticmethod(lambda *_: made))
+    without: Any = SimpleNamespace(
+        generation=SimpleNamespace(generation_id="old", priors=None), catalog_seq=0, as_of_ms=None
+    )
+    lists.make_ready(lambda: without, trending.at_ms)
+    trending.at_ms += REFRESH_MS
+    lists.make_ready(lambda: STATE, trending.at_ms)
+    assert lists.is_at_hand(STATE, trending.at_ms)
