@@ -62,14 +62,14 @@ index than the list has, and scores what others took, what is new and what is ac
 COLLECTION, SETTLED = "a full garbage collection", "the same, with all before it frozen"
 """Nobody is answered meanwhile (`serve.settled`)."""
 STEPS: tuple[tuple[str, Any, str], ...] = (
-    ("snapshot", serve.user_state, "read_recommendation"),
+    ("snapshot", serve.user_state, "read_usual"),
     ("fold of one event", serve.user_state, "fold"),
     ("search", serve.recommend, "candidates_by_vector"),
     ("candidates, evidence and score", serve.fused.FusedLists, "of_known"),
     ("parts of the score and boosts", serve.recommend, "weighed"),
     ("re-ranking", serve.recommend, "rerank_page"),
     ("items as shown", serve.recommend, "listed"),
-    (MAKING, serve.recommend.Recommender, "recommend"),
+    (MAKING, serve.recommend.Recommender, "recommend_at_once"),
 )
 """What is measured: its name, and the function that it is."""
 

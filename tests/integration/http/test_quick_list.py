@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy.exc import OperationalError
 
+from infra.bench.list_cost import STEPS, Stopwatch
 from serve.lists import ItemList, ListQuery
 from serve.problems import REQUEST_ID
 from serve.recommend import Recommender
@@ -166,6 +167,16 @@ def test_with_priors_the_list_is_made_at_once_when_its_pools_are_ready(
     quick, whole = (answer.json() for answer in both(client, "reader"))
     assert quick["catalog_seq"] == whole["catalog_seq"]
     soon(is_made_at_once)
+    watch = Stopwatch()
+
+    def is_measured() -> bool:
+        assert client.post("/v1/events", json=event).status_code == 200
+        with watch.on_all():
+            client.get("/v1/users/reader/recommendations")
+        return at_once[-1]
+
+    soon(is_measured)
+    assert set(watch.took_ms) >= {step for step, _, _ in STEPS}, "what `list_cost` measures"
 
 
 KINDS = ("view", "click", "rating", "favourite", "purchase", "dislike", "hide", "search")
