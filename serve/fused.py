@@ -3,8 +3,7 @@
     nearest to the user vector (retrieval)  -+
     most active, newest, neighbours         -+-> evidence -> fusion -> scores with their parts
 
-The sources and the weights are of `ray_jobs.ranking`, which the night replays. Runs in a thread of
-the replica.
+The sources and the weights are of `ray_jobs.ranking`, which the night replays.
 """
 
 import threading

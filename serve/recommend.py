@@ -1,6 +1,6 @@
 """Lists: from a session, from an item, from a text. Search the shards and the delta, re-rank.
 
-Runs in a thread of the replica; touches no event loop.
+Runs in a thread of the replica, or on its event loop (`Recommender.recommend_at_once`).
 """
 
 from collections.abc import Callable, Sequence
