@@ -113,7 +113,10 @@ class Policies:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
+        """Who has it reads the database."""
         self._held = PolicySet(0, 0, (), {})
+        self._boosts_lock = threading.Lock()
+        """For moments: whoever asks for boosts does not wait for who reads."""
         self._boosts: OrderedDict[tuple[object, ...], Boosts] = OrderedDict()
 
     def at(self, policy_seq: int, catalog_seq: int) -> PolicySet:
@@ -159,13 +162,13 @@ class Policies:
         if not in_force:
             return None
         key = _boosts_key(policies, generation_id, view, in_force)
-        with self._lock:
+        with self._boosts_lock:
             found = self._boosts.get(key)
             if found is not None:
                 self._boosts.move_to_end(key)
                 return found
         made = boosts_of(policies, [body for _, body in in_force], view.items)
-        with self._lock:
+        with self._boosts_lock:
             self._boosts[key] = made
             while len(self._boosts) > KEPT_BOOSTS:
                 self._boosts.popitem(last=False)
