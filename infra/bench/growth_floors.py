@@ -4,7 +4,6 @@ A real stack (Ray, Serve, HAProxy, one gateway replica) with a catalog of 300 it
 process of its own, for the stack has the drills' encoder.
 """
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,14 +23,15 @@ WARM = 50
 MINILM = "models/all-MiniLM-L6-v2"
 
 BERT = """
-import json
+import gc
 import sys
 import ray.serve
-from infra.bench.held_memory import settled_memory
+from infra.bench.process_memory import memory_of
 from ray_jobs.encoders.item_bert import BertEncoder
 encoder = BertEncoder(sys.argv[1])
 encoder.encode([f"a text {n} as any other" for n in range(64)])
-print(json.dumps(settled_memory()))
+gc.collect()
+print(memory_of().pss)
 """
 
 
@@ -47,12 +47,12 @@ def measured_floors(known: Floors, first_private: float) -> Floors:
         apart = {gateway, *(process.pid for process in encoders)}
         rest = [memory_of(process.pid) for process in everything if process.pid not in apart]
     model = NightSettings().bert_model or str(CliSettings().state_dir / MINILM)
-    bert = json.loads(subprocess.check_output([sys.executable, "-c", BERT, model], text=True))
+    bert = int(subprocess.check_output([sys.executable, "-c", BERT, model], text=True))
     return replace(
         known,
         replica_private=round(own.private - first_private),
         replica_mapped=own.mapped,
-        encoder=bert["private"] + bert["mapped"],
+        encoder=bert,
         ray=sum(found.pss for found in rest),
     )
 

@@ -67,7 +67,7 @@ def plots(
             "items",
             "MB",
             {
-                "measured (PSS)": {h.ask.items: h.after.all / MB for h in sizes},
+                "measured": {h.ask.items: h.after.all / MB for h in sizes},
                 "by the formula": by_formula,
             },
             dashed=("by the formula",),

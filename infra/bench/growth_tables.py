@@ -41,7 +41,7 @@ def memory_ratios(tiny: Held, sizes: Sequence[Held], floors: sizing.Floors) -> l
         Ratio(
             name=f"a process with {held.ask.items:,} items",
             value=expected(held) / held.after.all,
-            of="what it had before, measured, and the formula / its PSS",
+            of="what it had before, measured, and the formula / all its memory",
         )
         for held in sizes
     ]

@@ -13,11 +13,11 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import faiss
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,10 +47,15 @@ USERS, SEEN = 10_000, 50
 
 
 def settled_memory() -> dict[str, int]:
-    """Bytes of this process, `private` and `mapped`, once it has given back what it can."""
+    """Bytes of this process, `private` and `mapped`, once it has given back what it can.
+
+    Mapped is whole, not its share of what others map too: who starts or ends beside it does not
+    change what a generation adds.
+    """
     gc.collect()
     pa.default_memory_pool().release_unused()
-    return asdict(memory_of())
+    own = memory_of().private
+    return {"private": own, "mapped": psutil.Process().memory_info().shared}
 
 
 def touch(generation: LoadedGeneration, texts: TextVectors) -> None:

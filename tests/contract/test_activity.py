@@ -1,6 +1,7 @@
 """The counts of an hour: weighted, the most active first, without what was undone."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_an_hour_read_in_slices_is_the_hour(
 ) -> None:
     """Items of up to twelve rows, those of one never torn apart; of equal ones the first items."""
     rng = np.random.default_rng(slice_rows)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"hour": 7, "ordinal": ordinal, "kind": kind, "slot": slot, "n": int(rng.integers(0, 3))}
         for ordinal in rng.choice(500, 60, replace=False).tolist()
         for kind in ("view", "click", "purchase", "hide")
@@ -62,7 +63,7 @@ def test_an_hour_read_in_slices_is_the_hour(
         conn.execute(insert(item_activity), [*rows, beside])
     sums: Counter[int] = Counter()
     for row in rows:
-        sums[int(str(row["ordinal"]))] += WEIGHTS.get(str(row["kind"]), 0.0) * int(str(row["n"]))
+        sums[row["ordinal"]] += WEIGHTS.get(row["kind"], 0.0) * row["n"]
     best = sorted((ordinal for ordinal in sums if sums[ordinal] > 0), key=lambda o: (-sums[o], o))
     monkeypatch.setattr(activity, "SLICE_ROWS", slice_rows)
     pauses: list[None] = []

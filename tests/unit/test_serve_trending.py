@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -10,7 +11,7 @@ from ray_jobs.ranking.trend import HOUR_MS
 from ray_jobs.shards.items import Item, ItemTable
 from serve import trending as trending_module
 from serve.trending import MAX_HOURS, Trending
-from sql.activity import read_hour
+from sql.activity import HourCounts, read_hour
 from sql.catalog import ItemBody, ItemPut, put_items
 from sql.engine import migrate, open_engine
 from sql.event import EventKind, NewEvent
@@ -167,10 +168,10 @@ def test_who_asks_does_not_wait_for_what_is_read_ahead(
     first = trending.activity_since(HOUR, store.clock.ms)
     begun, may_end = threading.Event(), threading.Event()
 
-    def slow(conn, hour, weights, limit, pause):  # type: ignore[no-untyped-def]
+    def slow(*of_hour: Any) -> HourCounts:
         begun.set()
         assert may_end.wait(30), "nobody lets it end"
-        return read_hour(conn, hour, weights, limit, pause)
+        return read_hour(*of_hour)
 
     monkeypatch.setattr(trending_module, "read_hour", slow)
     store.act("click", "i2")

@@ -170,6 +170,7 @@ def test_with_priors_the_list_is_made_at_once_when_its_pools_are_ready(
     watch = Stopwatch()
 
     def is_measured() -> bool:
+        time.sleep(0.2)
         assert client.post("/v1/events", json=event).status_code == 200
         with watch.on_all():
             client.get("/v1/users/reader/recommendations")
