@@ -40,6 +40,9 @@ EARLIEST_MS = 800
 REST_MS = 5_000
 """After it could not be made: the database does not answer."""
 
+AT_HAND_MS = 50
+"""So long pools must still hold for a list that must not make any: many times what it takes."""
+
 KEPT_POOLS = 4
 """Of generation and catalog: what the requests of a second share."""
 
@@ -113,9 +116,9 @@ class FusedLists:
         self._rest_ms = range(now_ms, now_ms + REFRESH_MS - early_ms)
 
     def is_at_hand(self, state: UserState, as_of_ms: int) -> bool:
-        """Whether a list of that moment finds its pools made."""
-        now_ms = self._trending.now_ms()
-        made = self._readied(_key(state), now_ms, as_of_ms)
+        """Whether a list of that moment finds its pools made, now and while it is made."""
+        until_ms = self._trending.now_ms() + AT_HAND_MS
+        made = self._readied(_key(state), until_ms, as_of_ms)
         return made is not None or state.generation.priors is None
 
     def of_known(

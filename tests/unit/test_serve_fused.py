@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.fused import EARLY_MS, REST_MS, FusedLists
+from serve.fused import AT_HAND_MS, EARLY_MS, REST_MS, FusedLists
 from serve.trending import REFRESH_MS
 from sql.errors import StoreUnavailable
 
@@ -134,3 +134,6 @@ def test_priors_of_the_next_generation_are_found_within_a_second(
     trending.at_ms += REFRESH_MS
     lists.make_ready(lambda: STATE, trending.at_ms)
     assert lists.is_at_hand(STATE, trending.at_ms)
+    trending.at_ms += REFRESH_MS - AT_HAND_MS
+    assert not lists.is_at_hand(STATE, trending.at_ms), "they may end while the list is made"
+    assert lists._now(STATE, PRIORS, trending.at_ms) is made, "for another list they still hold"
